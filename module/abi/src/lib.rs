@@ -1,0 +1,13 @@
+//! The binary interface of xt_TRAFSTAT: rule info, snapshot header and record.
+//!
+//! Layouts, units and byte order are stated once, in `module/uapi/xt_TRAFSTAT.h`;
+//! the types here are generated from it by `cargo xtask abi`, and a build in which
+//! the two differ fails.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[rustfmt::skip]
+#[allow(missing_docs)]
+mod generated;
+
+pub use generated::*;

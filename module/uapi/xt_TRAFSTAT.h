@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note OR MIT */
+/*
+ * The binary interface of xt_TRAFSTAT: what a rule carries into the kernel and
+ * what a snapshot carries out of it.
+ *
+ * Rule. iptables hands struct xt_trafstat_tginfo to the kernel, revision 1 of
+ * target TRAFSTAT (revision 0 was the original module's layout). The account
+ * that the rule counts into is known by (network namespace, family, name). The
+ * four port lists share one pool of ranges; a list names its part of the pool.
+ * Everything up to `rule` comes from user space and is compared when a rule is
+ * deleted; `rule` is the kernel's own.
+ *
+ * Snapshot. /proc/net/trafstat/snapshot/{ipv4,ipv6}/NAME reads as one header
+ * followed by `records` records of `record_size` bytes each. A reader skips
+ * header_size bytes to the first record, so that either may grow at its end.
+ * Opening the file for reading closes the account's open epoch, or serves the
+ * closed one again, byte for byte, until "ack EPOCH" is written to the file.
+ * In packets and in bytes:
+ *
+ *	seen + extrapolated = recorded + outside + skipped
+ *	seen - gso_extra    = what the iptables rule counters say
+ *
+ * Integers are in host byte order, addresses in network byte order. Bytes are
+ * layer-3 bytes: IP header and payload. A reserved field is zero.
+ */
+#ifndef _UAPI_XT_TRAFSTAT_H
+#define _UAPI_XT_TRAFSTAT_H
+
+#include <linux/types.h>
+
+#define XT_TRAFSTAT_REVISION		1
+
+#define XT_TRAFSTAT_NAME_LEN		32	/* with the NUL */
+#define XT_TRAFSTAT_ADDR_LEN		16
+#define XT_TRAFSTAT_MAX_RANGES		480
+
+/* An account's limit in records where the rule gives none. */
+#define XT_TRAFSTAT_DEFAULT_MAX_ENTRIES	1000000
+
+/* What becomes of the packet after it is counted. */
+#define XT_TRAFSTAT_POLICY_CONTINUE	0
+#define XT_TRAFSTAT_POLICY_ACCEPT	1
+#define XT_TRAFSTAT_POLICY_DROP		2
+
+/* Options that the original had, kept so that saved rules restore unchanged. */
+#define XT_TRAFSTAT_RULE_FAST_AGGREGATE	0x01
+
+/* Which ports keep their number in the record; all others become 0. */
+#define XT_TRAFSTAT_PORTS_NONE		0
+#define XT_TRAFSTAT_PORTS_ALL		1
+#define XT_TRAFSTAT_PORTS_LISTED	2
+
+/* Indexes into `lists`. The TCP lists also serve SCTP and DCCP, the UDP lists
+ * UDP-Lite.
+ */
+#define XT_TRAFSTAT_LOCAL_TCP		0
+#define XT_TRAFSTAT_LOCAL_UDP		1
+#define XT_TRAFSTAT_REMOTE_TCP		2
+#define XT_TRAFSTAT_REMOTE_UDP		3
+#define XT_TRAFSTAT_LISTS		4
+
+/* Ports first..=last. */
+struct xt_trafstat_port_range {
+	__u16 first;
+	__u16 last;
+};
+
+/* ranges[start .. start + count] when mode is LISTED, else start and count are 0. */
+struct xt_trafstat_port_list {
+	__u16 mode;
+	__u16 start;
+	__u16 count;
+	__u16 reserved;
+};
+
+struct xt_trafstat_rule;
+
+struct xt_trafstat_tginfo {
+	char  name[XT_TRAFSTAT_NAME_LEN];
+	__u8  local_addr[XT_TRAFSTAT_ADDR_LEN];	/* IPv4 in the first four; host bits as typed */
+	__u8  prefix_len;
+	__u8  policy;
+	__u8  flags;
+	__u8  dump_priority;			/* 0: not given; no effect */
+	__u32 max_entries;			/* in thousands of records; 0: not given */
+	__u32 min_pkt_spoof;			/* packets; 0: off */
+	__u32 sample_tcp_syn;			/* one in so many packets; 0: off */
+	__u32 sample_tcp_any;
+	__u32 sample_udp_any;
+	struct xt_trafstat_port_list lists[XT_TRAFSTAT_LISTS];
+	struct xt_trafstat_port_range ranges[XT_TRAFSTAT_MAX_RANGES];
+
+	/* Kernel only: no part of the comparison, zero in user space. */
+	struct xt_trafstat_rule *rule __attribute__((aligned(8)));
+};
+
+#define XT_TRAFSTAT_SNAPSHOT_MAGIC	"TRAFSTAT"	/* eight bytes, no NUL */
+#define XT_TRAFSTAT_SNAPSHOT_VERSION	1
+
+#define XT_TRAFSTAT_FAMILY_IPV4		2	/* NFPROTO_IPV4 */
+#define XT_TRAFSTAT_FAMILY_IPV6		10	/* NFPROTO_IPV6 */
+
+struct xt_trafstat_snapshot_header {
+	__u8  magic[8];
+	__u16 version;
+	__u16 header_size;
+	__u16 record_size;
+	__u8  family;
+	__u8  prefix_len;
+	__u8  account_id[16];		/* random, drawn when the account was created */
+	__u64 epoch;			/* with account_id, this snapshot's identity; from 1 */
+	__u64 records;
+	__u64 opened_ns;		/* CLOCK_REALTIME */
+	__u64 closed_ns;
+	__u64 seen_packets;
+	__u64 seen_bytes;
+	__u64 extrapolated_packets;
+	__u64 extrapolated_bytes;
+	__u64 recorded_packets;		/* the sum over the records */
+	__u64 recorded_bytes;
+	__u64 outside_packets;		/* neither side in the local net */
+	__u64 outside_bytes;
+	__u64 skipped_packets;		/* left out by sampling */
+	__u64 skipped_bytes;
+	__u64 gso_extra_packets;	/* wire packets less socket buffers */
+	__u64 gso_extra_bytes;
+	__u64 folded_packets;		/* the part of recorded that lost its remote side */
+	__u64 folded_bytes;
+	__u64 max_entries;		/* in records */
+	__u32 min_pkt_spoof;
+	__u32 reserved;
+	__u8  local_addr[XT_TRAFSTAT_ADDR_LEN];
+	char  name[XT_TRAFSTAT_NAME_LEN];
+};
+
+/* The remote address and both ports were given up for want of room. */
+#define XT_TRAFSTAT_RECORD_FOLDED	0x01
+
+struct xt_trafstat_record_ipv4 {
+	__u8  local_ip[4];
+	__u8  remote_ip[4];
+	__u16 local_port;
+	__u16 remote_port;
+	__u8  protocol;
+	__u8  flags;
+	__u16 reserved;
+	__u64 sent_packets;		/* by the local side */
+	__u64 received_packets;
+	__u64 sent_bytes;
+	__u64 received_bytes;
+	__u64 syn_packets;		/* TCP, SYN without ACK, both directions */
+};
+
+#endif /* _UAPI_XT_TRAFSTAT_H */
