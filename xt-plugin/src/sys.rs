@@ -1,0 +1,224 @@
+//! The door to libxtables: registration, callbacks and all unsafe code of the plugin.
+//!
+//! The contracts that the proofs below rest on are those of `xtables.h` and of the
+//! extensions that come with iptables: libxtables is single-threaded, allocates a rule's
+//! target with `size` bytes of data, zeroed, and calls back only between registration
+//! and the program's exit.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CStr, CString, c_void},
+    mem::offset_of,
+    process,
+};
+
+use trafstat_abi::{REVISION, RuleInfo};
+
+use crate::{
+    local_net::{Family, Ipv4},
+    options::{self, ENTRIES},
+    ports::Transport,
+    render,
+};
+use bindings::{
+    NFPROTO_IPV4, OTHER_PROBLEM, PARAMETER_PROBLEM, XTABLES_VERSION, XTOPT_MAND, XTOPT_MULTI,
+    XTTYPE_NONE, XTTYPE_STRING, xt_entry_target, xt_fcheck_call, xt_option_call, xt_option_entry,
+    xtables_target,
+};
+
+#[allow(
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    dead_code,
+    unsafe_op_in_unsafe_fn,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block
+)]
+mod bindings {
+    include!(concat!(env!("OUT_DIR"), "/xtables.rs"));
+}
+
+// SAFETY: .init_array is an array of pointers to functions that the loader calls with
+// the C convention, and `register` is one that takes nothing of what it is passed.
+#[unsafe(link_section = ".init_array")]
+#[used]
+static REGISTER: extern "C" fn() = register;
+
+extern "C" fn register() {
+    register_target(target::<Ipv4>(NFPROTO_IPV4 as u16));
+}
+
+fn register_target(target: xtables_target) {
+    let target = Box::leak(Box::new(target));
+    // SAFETY: the target and all that it points to are leaked or static, so they outlive
+    // the program's use of the library, and nobody else refers to them.
+    unsafe { bindings::xtables_register_target(target) };
+}
+
+fn target<F: Family>(family: u16) -> xtables_target {
+    xtables_target {
+        version: XTABLES_VERSION.as_ptr(),
+        name: c"TRAFSTAT".as_ptr(),
+        revision: REVISION as u8,
+        family,
+        size: align(size_of::<RuleInfo>()),
+        userspacesize: offset_of!(RuleInfo, rule),
+        help: Some(help),
+        x6_parse: Some(parse::<F>),
+        x6_fcheck: Some(complete::<F>),
+        x6_options: option_entries().as_ptr(),
+        print: Some(list::<F>),
+        save: Some(save::<F>),
+        ..xtables_target::default()
+    }
+}
+
+/// libxtables' form of the option table, with the empty entry that ends it.
+fn option_entries() -> &'static [xt_option_entry] {
+    let entries = (0..).zip(&ENTRIES).map(|(id, entry)| {
+        let mandatory = if entry.mandatory { XTOPT_MAND } else { 0 };
+        let repeatable = if entry.repeatable { XTOPT_MULTI } else { 0 };
+        xt_option_entry {
+            name: entry.name.as_ptr(),
+            // Strings all, for libxtables' own types look names up in the DNS and
+            // take octal and hexadecimal numbers.
+            type_: if entry.takes_value {
+                XTTYPE_STRING
+            } else {
+                XTTYPE_NONE
+            },
+            id,
+            flags: mandatory | repeatable,
+            ..xt_option_entry::default()
+        }
+    });
+    let end = xt_option_entry::default();
+    Vec::leak(entries.chain([end]).collect())
+}
+
+/// `XT_ALIGN` of linux/netfilter/x_tables.h, a macro that bindgen cannot translate.
+const fn align(size: usize) -> usize {
+    size.next_multiple_of(align_of::<bindings::_xt_align>())
+}
+
+extern "C" fn help() {
+    write(render::HELP);
+}
+
+unsafe extern "C" fn parse<F: Family>(call: *mut xt_option_call) {
+    // SAFETY: libxtables passes a call on its own stack and looks at it again only when
+    // this function has returned.
+    let call = unsafe { &mut *call };
+    let given_before = call.xflags;
+    // SAFETY: `call` is what libxtables made for this option; the function checks it
+    // against the option table and notes in it that the option was given.
+    unsafe { bindings::xtables_option_parse(call) };
+
+    // SAFETY: the entry is one of those that `option_entries` leaked.
+    let id = unsafe { &*call.entry }.id;
+    let Some(entry) = ENTRIES.get(id as usize) else {
+        exit_error(OTHER_PROBLEM, &format!("no option has the number {id}"));
+    };
+    let value = if entry.takes_value && !call.arg.is_null() {
+        // SAFETY: the argument of an option that takes one is a string of the command
+        // line, which lives as long as the program.
+        unsafe { CStr::from_ptr(call.arg) }
+    } else {
+        c""
+    };
+    let Ok(value) = value.to_str() else {
+        let reason = format!("--{}: the value is not UTF-8 text", entry.name());
+        exit_error(PARAMETER_PROBLEM, &reason);
+    };
+    // SAFETY: the data are the rule's own `size` bytes, aligned as malloc aligns and zeroed
+    // at first, RuleInfo is valid for any bytes, and nobody else looks at them meanwhile.
+    let info = unsafe { &mut *call.data.cast::<RuleInfo>() };
+    let repeated = given_before & (1 << id) != 0;
+    if let Err(reason) = options::parse::<F>(info, entry, value, repeated, service_port) {
+        exit_error(PARAMETER_PROBLEM, &reason);
+    }
+}
+
+unsafe extern "C" fn complete<F: Family>(call: *mut xt_fcheck_call) {
+    // SAFETY: libxtables passes a call on its own stack that lives until this function
+    // has returned.
+    let call = unsafe { &*call };
+    // SAFETY: as in `parse`.
+    let info = unsafe { &mut *call.data.cast::<RuleInfo>() };
+    options::complete::<F>(info);
+}
+
+unsafe extern "C" fn list<F: Family>(
+    _ip: *const c_void,
+    target: *const xt_entry_target,
+    _numeric: i32,
+) {
+    // SAFETY: the target is the one that libxtables passed.
+    let info = unsafe { rule_info(target) };
+    write(&render::list::<F>(&info));
+}
+
+unsafe extern "C" fn save<F: Family>(_ip: *const c_void, target: *const xt_entry_target) {
+    // SAFETY: the target is the one that libxtables passed.
+    let info = unsafe { rule_info(target) };
+    write(&render::save::<F>(&info));
+}
+
+/// Copies the rule out of a target as the kernel or the command line made it.
+///
+/// # Safety
+///
+/// `target` points to a target's header, followed by as many bytes as the header says.
+unsafe fn rule_info(target: *const xt_entry_target) -> RuleInfo {
+    // SAFETY: the caller vouches for the header; targets are aligned to 8 in the kernel's
+    // rule blob as in memory from malloc.
+    let header = unsafe { &*target };
+    // SAFETY: every member of the union begins with the size.
+    let target_size = unsafe { header.u.target_size };
+    if usize::from(target_size) < size_of::<xt_entry_target>() + size_of::<RuleInfo>() {
+        let reason = format!(
+            "the kernel's rule has {target_size} bytes, fewer than revision {REVISION} has"
+        );
+        exit_error(OTHER_PROBLEM, &reason);
+    }
+    // SAFETY: the header's size says that the data follow within the same allocation.
+    let info = unsafe { target.add(1) }.cast::<RuleInfo>();
+    // SAFETY: that many bytes were just seen to be there, and RuleInfo is valid for any.
+    unsafe { info.read_unaligned() }
+}
+
+fn service_port(name: &str, transport: Transport) -> Option<u16> {
+    let name = CString::new(name).ok()?;
+    let protocol = match transport {
+        Transport::Tcp => c"tcp",
+        Transport::Udp => c"udp",
+    };
+    // SAFETY: both are strings that live across the call, which only reads them.
+    let port = unsafe { bindings::xtables_service_to_port(name.as_ptr(), protocol.as_ptr()) };
+    u16::try_from(port).ok()
+}
+
+/// Writes through C's stdout, whose buffer holds the rest of the line.
+fn write(text: &str) {
+    let text = CString::new(text).unwrap_or_default();
+    // SAFETY: the format takes one string, and it is given one.
+    unsafe { bindings::printf(c"%s".as_ptr(), text.as_ptr()) };
+}
+
+/// Says what is wrong, as iptables says it, and ends the program: `xtables_error`.
+fn exit_error(status: bindings::xtables_exittype, message: &str) -> ! {
+    let message = CString::new(message).unwrap_or_default();
+    // SAFETY: the program sets this before it loads an extension and never changes it.
+    let params = unsafe { bindings::xt_params };
+    // SAFETY: it points to a static of the program.
+    let params = unsafe { params.as_ref() };
+    if let Some(exit) = params.and_then(|params| params.exit_err) {
+        // SAFETY: the format takes one string, and it is given one. The function exits
+        // without unwinding through this frame.
+        unsafe { exit(status, c"TRAFSTAT: %s".as_ptr(), message.as_ptr()) };
+    }
+    process::exit(status as i32)
+}
