@@ -6,21 +6,14 @@
 
 use std::{
     env,
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     sync::OnceLock,
 };
 
 #[path = "../src/t_file.rs"]
 mod t_file;
-
-/// Debian's and the plain build's folders of the extensions that come with iptables.
-const SYSTEM_DIRS: [&str; 4] = [
-    "/usr/lib/x86_64-linux-gnu/xtables",
-    "/usr/lib/aarch64-linux-gnu/xtables",
-    "/usr/lib/xtables",
-    "/usr/lib64/xtables",
-];
 
 #[test]
 fn t_file_rules_are_taken_or_refused_as_it_says() {
@@ -39,6 +32,41 @@ fn t_file_rules_are_taken_or_refused_as_it_says() {
             stderr(&output)
         );
     }
+}
+
+#[test]
+fn saved_rules_of_the_t_file_are_taken_by_restore() {
+    let cases = t_file::parse(include_str!("../libxt_TRAFSTAT.t")).unwrap();
+    let saved: Vec<&str> = cases.iter().filter_map(|case| case.saved).collect();
+    let rules: String = saved
+        .iter()
+        .map(|rule| format!("-A INPUT {rule}\n"))
+        .collect();
+    let output = restore_translate(&format!("*filter\n:INPUT ACCEPT [0:0]\n{rules}COMMIT\n"));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        stdout.matches("-j TRAFSTAT").count(),
+        saved.len(),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn restore_takes_no_parameter_longer_than_those_saved() {
+    let rule = |len: usize| {
+        let ports = vec!["22"; len / 3 + 1].join(",");
+        let net = "-A INPUT -j TRAFSTAT --local-net 10.0.0.1/32";
+        format!("*filter\n{net} --local-tcp-ports {ports}\nCOMMIT\n")
+    };
+    assert_eq!(restore_translate(&rule(1022)).status.code(), Some(0));
+    let output = restore_translate(&rule(1025));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("Parameter too long"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
@@ -123,7 +151,7 @@ fn value_that_is_not_utf8_is_refused() {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 
     let rule = ["-A", "INPUT", "-j", "TRAFSTAT", "--name"];
-    let output = translate_command()
+    let output = command("iptables-translate")
         .args(rule)
         .arg(OsStr::from_bytes(b"\xff"))
         .output()
@@ -133,20 +161,35 @@ fn value_that_is_not_utf8_is_refused() {
 }
 
 fn iptables_translate(args: &[&str]) -> Output {
-    translate_command()
+    command("iptables-translate")
         .args(args)
         .output()
         .expect("iptables-translate starts; is iptables installed?")
 }
 
-fn translate_command() -> Command {
-    let mut libdirs = plugin_dir().as_os_str().to_owned();
-    for dir in SYSTEM_DIRS {
-        libdirs.push(":");
-        libdirs.push(dir);
+/// What iptables-restore-translate makes of a file that iptables-save could have written.
+fn restore_translate(saved: &str) -> Output {
+    let mut restore = command("iptables-restore-translate")
+        .args(["-f", "/dev/stdin"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("iptables-restore-translate starts; is iptables installed?");
+    let mut stdin = restore.stdin.take().unwrap();
+    // It stops reading at the first rule that it refuses, which its status then tells.
+    if let Err(error) = stdin.write_all(saved.as_bytes()) {
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
     }
-    let mut command = Command::new("iptables-translate");
-    command.env("XTABLES_LIBDIR", libdirs).env("LC_ALL", "C");
+    drop(stdin);
+    restore.wait_with_output().unwrap()
+}
+
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env("XTABLES_LIBDIR", plugin_dir())
+        .env("LC_ALL", "C");
     command
 }
 
