@@ -30,7 +30,8 @@ TRAFSTAT target options:
   --min-pkt-spoof N         give up the remote side of records with fewer packets
                             (default 0: keep all)
   --sample-tcp-syn N        count one in N TCP SYN packets, N times (default 0: all)
-  --sample-tcp-any N        the same for TCP, for SYN only if not given above
+  --sample-tcp-any N        the same for other TCP packets, and for SYN packets
+                            without an option of their own (default 0: all)
   --sample-udp-any N        the same for UDP packets (default 0: all)
   --fast-aggregate          accepted for old rules, no effect
   --dump-priority N         accepted for old rules (0 to 100), no effect
