@@ -75,7 +75,7 @@ const _: () = {
     ["Offset of field: PortList::reserved"][::core::mem::offset_of!(PortList, reserved) - 6usize];
 };
 #[repr(C)]
-#[derive(Debug, Copy, Clone)]
+#[derive(Debug)]
 pub struct Rule {
     _unused: [u8; 0],
 }

@@ -1,2 +1,64 @@
-//! xtask
-fn main() {}
+//! The project's own commands: `cargo xtask build`, `demo`, `test`, `vmtest`, `ci`, `abi`.
+
+#![forbid(unsafe_code)]
+
+mod abi;
+mod build;
+mod command;
+mod kbuild;
+mod kernel_object;
+mod packages;
+mod paths;
+mod progress;
+mod rootfs;
+mod vm;
+mod vmtest;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the programs, the iptables plugin and the kernel module.
+    Build,
+    /// Run the scenarios in a virtual machine; with FILTER only those whose name contains it.
+    Vmtest {
+        /// Part of the scenarios' names.
+        filter: Option<String>,
+    },
+    /// Write module/abi/src/generated.rs from module/uapi/xt_TRAFSTAT.h.
+    Abi {
+        /// Only compare; exit 1 when they differ.
+        #[arg(long)]
+        check: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Build => build::build().map(drop),
+        Task::Vmtest { filter } => vmtest::run(filter.as_deref()).map(drop),
+        Task::Abi { check: false } => abi::generate(),
+        Task::Abi { check: true } => abi::check(),
+    }
+}

@@ -1,0 +1,116 @@
+//! The module, built by a kernel's own build system from the glue's C and the Rust object.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::progress::Step;
+use crate::rootfs::Rootfs;
+use crate::{command, paths};
+
+/// The Rust object under the name that `module/Kbuild` copies it from.
+const OBJECT: &str = "trafstat_core.prebuilt";
+const MODULE: &str = "xt_TRAFSTAT.ko";
+
+/// Builds the module for the kernel of a Debian folder; returns the module's path.
+///
+/// # Errors
+///
+/// The compiler, objtool or modpost fails or warns.
+pub fn for_rootfs(rootfs: &Rootfs, object: &[u8]) -> Result<PathBuf> {
+    let folder = prepare(&rootfs.kernel, object)?;
+    make(&rootfs.kernel, &folder, |build| {
+        let mut make = rootfs.command(&folder, "make");
+        make.arg("-C").arg(build).arg("M=/mnt");
+        make
+    })
+}
+
+/// Builds the module for the kernel that runs here; returns the module's path.
+///
+/// # Errors
+///
+/// The kernel's headers are missing, or as for [`for_rootfs`].
+pub fn for_host(kernel: &str, object: &[u8]) -> Result<PathBuf> {
+    let folder = prepare(kernel, object)?;
+    make(kernel, &folder, |build| {
+        let mut make = Command::new("make");
+        make.arg("-C").arg(build).arg(format!("M={}", folder.display()));
+        make
+    })
+}
+
+/// Where a kernel keeps what modules are built with.
+pub fn headers(kernel: &str) -> PathBuf {
+    Path::new("/lib/modules").join(kernel).join("build")
+}
+
+/// Puts sources and object together in `target/module/KERNEL`; what did not change keeps its time.
+fn prepare(kernel: &str, object: &[u8]) -> Result<PathBuf> {
+    let module = paths::repository().join("module");
+    let mut sources = BTreeMap::from([
+        (OBJECT.to_owned(), object.to_vec()),
+        ("Kbuild".to_owned(), fs::read(module.join("Kbuild"))?),
+    ]);
+    for folder in ["glue", "uapi"] {
+        for entry in fs::read_dir(module.join(folder))? {
+            let path = entry?.path();
+            if let (Some(name), Some("c" | "h")) = (
+                path.file_name().and_then(|name| name.to_str()),
+                path.extension().and_then(|extension| extension.to_str()),
+            ) {
+                sources.insert(name.to_owned(), fs::read(&path)?);
+            }
+        }
+    }
+
+    let folder = paths::target().join("module").join(kernel);
+    fs::create_dir_all(&folder)?;
+    for entry in fs::read_dir(&folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_source = name.ends_with(".h") || name.ends_with(".c") && !name.ends_with(".mod.c");
+        let stale = is_source && !sources.contains_key(&*name);
+        if stale {
+            fs::remove_file(&path)?;
+        }
+    }
+    for (name, content) in sources {
+        let path = folder.join(name);
+        if fs::read(&path).ok().as_ref() != Some(&content) {
+            fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    Ok(folder)
+}
+
+fn make(
+    kernel: &str,
+    folder: &Path,
+    command: impl FnOnce(&Path) -> Command,
+) -> Result<PathBuf> {
+    let step = Step::begin(format!("Building the module for {kernel}"));
+    let module = folder.join(MODULE);
+    // Left over from an earlier build, it would look like this one's result.
+    if module.exists() {
+        fs::remove_file(&module)?;
+    }
+    let output = command::run(command(&headers(kernel)).arg("modules"), &step)?;
+    let warnings: Vec<_> = output
+        .lines()
+        .filter(|line| line.to_lowercase().contains("warning"))
+        // Said of a kernel that a compiler of another version built; it changes nothing.
+        .filter(|line| !line.contains("the compiler differs from the one used to build the kernel"))
+        .collect();
+    if !warnings.is_empty() {
+        // Make would take the objects for good the next time.
+        fs::remove_dir_all(folder)?;
+    }
+    ensure!(warnings.is_empty(), "the module's build warns:\n{output}");
+    ensure!(module.exists(), "the build made no {MODULE}:\n{output}");
+    step.done();
+    Ok(module)
+}

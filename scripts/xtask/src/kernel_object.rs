@@ -1,0 +1,170 @@
+//! The module's Rust half: one object that serves every kernel.
+//!
+//! It is compiled as the kernel compiles its own Rust, libcore included, and then checked: what it
+//! leaves to be linked is a short list, so no path in it can end in a panic.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use object::read::archive::ArchiveFile;
+use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SymbolIndex};
+use rustc_demangle::demangle;
+
+use crate::progress::Step;
+use crate::{command, paths};
+
+const TARGET: &str = "x86_64-unknown-none";
+
+/// What the kernel passes to rustc on x86, where any configuration needs it.
+const FLAGS: &[&str] = &[
+    "-Crelocation-model=static",
+    "-Cpanic=abort",
+    // Calls go straight to their target: a load from the GOT is an indirect branch, which kernels
+    // with retpolines do not allow.
+    "-Zplt=yes",
+    "-Zfunction-sections=no",
+    // CONFIG_RETHUNK, CONFIG_X86_KERNEL_IBT, CONFIG_CALL_PADDING.
+    "-Zfunction-return=thunk-extern",
+    "-Zcf-protection=branch",
+    "-Zpatchable-function-entry=16,16",
+];
+
+/// The symbols that the object may leave to be linked, beside the glue's functions.
+const ALLOWED: &str = "module/ffi/symbols.allow";
+const GLUE_HEADER: &str = "module/glue/ffi.h";
+
+/// Compiles and checks the object; returns its bytes.
+///
+/// # Errors
+///
+/// The compiler fails or warns, or the object has a symbol that it must not have: then the error
+/// names the symbol and the functions that use it.
+pub fn build() -> Result<Vec<u8>> {
+    let step = Step::begin("Compiling the module's Rust object");
+    require_libcore_source(&step)?;
+    let target_dir = paths::target().join("kernel");
+    let output = command::run(
+        Command::new(paths::cargo())
+            .current_dir(paths::repository())
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("RUSTFLAGS", flags()?.join(" "))
+            .args(["build", "--package", "trafstat-ffi", "--profile", "kernel"])
+            .args(["--target", TARGET, "-Zbuild-std=core", "--target-dir"])
+            .arg(&target_dir),
+        &step,
+    )?;
+    ensure!(!output.contains("warning"), "the compiler warns:\n{output}");
+
+    let library = target_dir.join(TARGET).join("kernel/libtrafstat_ffi.a");
+    let object = own_object(&fs::read(&library)?)
+        .with_context(|| format!("in {}", library.display()))?;
+    check(&object, &allowed_symbols()?)?;
+    step.done();
+    Ok(object)
+}
+
+fn flags() -> Result<Vec<&'static str>> {
+    let known = command::read(Command::new("rustc").args(["-C", "help"]))?;
+    // Stable only in newer compilers. A jump table is an indirect branch, too.
+    let jump_tables = if known.contains("jump-tables") {
+        "-Cjump-tables=no"
+    } else {
+        "-Zno-jump-tables"
+    };
+    Ok(FLAGS.iter().copied().chain([jump_tables]).collect())
+}
+
+fn require_libcore_source(step: &Step) -> Result<()> {
+    let sysroot = command::read(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let source = PathBuf::from(sysroot).join("lib/rustlib/src/rust/library/core/src/lib.rs");
+    if source.exists() {
+        return Ok(());
+    }
+    command::run(Command::new("rustup").args(["component", "add", "rust-src"]), step)
+        .map(drop)
+        .context(
+            "the kernel object is built with a libcore of its own, whose source is not there; \
+             install `rust-src` in the version of `rustc --version`",
+        )
+}
+
+/// The object of trafstat-ffi, which link-time optimisation made of all the crates.
+fn own_object(library: &[u8]) -> Result<Vec<u8>> {
+    let archive = ArchiveFile::parse(library)?;
+    let mut own = Vec::new();
+    for member in archive.members() {
+        let member = member?;
+        if member.name().starts_with(b"trafstat_ffi-") {
+            own.push(member.data(library)?);
+        }
+    }
+    match own[..] {
+        [object] => Ok(object.to_vec()),
+        _ => bail!("{} objects of trafstat-ffi instead of one", own.len()),
+    }
+}
+
+fn allowed_symbols() -> Result<BTreeSet<String>> {
+    let read = |path: &str| {
+        fs::read_to_string(paths::repository().join(path))
+            .with_context(|| format!("cannot read {path}"))
+    };
+    let listed = read(ALLOWED)?;
+    let listed = listed
+        .lines()
+        .map(|line| line.split('#').next().unwrap_or_default().trim())
+        .filter(|symbol| !symbol.is_empty());
+    let header = read(GLUE_HEADER)?;
+    let declared = header
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("trafstat_"));
+    Ok(listed.chain(declared).map(str::to_owned).collect())
+}
+
+fn check(bytes: &[u8], allowed: &BTreeSet<String>) -> Result<()> {
+    let object = object::File::parse(bytes)?;
+    let mut faults = Vec::new();
+    for symbol in object.symbols().skip_while(|symbol| symbol.index().0 == 0) {
+        let name = symbol.name()?;
+        let plain = format!("{:#}", demangle(name));
+        let wrong = if symbol.is_undefined() {
+            !name.is_empty() && !allowed.contains(name)
+        } else {
+            plain.contains("core::panicking::") || plain.contains("rust_begin_unwind")
+        };
+        if wrong {
+            let users = users(&object, symbol.index());
+            faults.push(format!("    {plain}, used by {}", users.join(", ")));
+        }
+    }
+    ensure!(
+        faults.is_empty(),
+        "the kernel object has symbols that it must not have, most likely a path that can panic:\n{}\n\
+         What it may leave to be linked is in {ALLOWED} and {GLUE_HEADER}.",
+        faults.join("\n")
+    );
+    Ok(())
+}
+
+/// The functions that refer to `symbol`.
+fn users(object: &object::File<'_>, symbol: SymbolIndex) -> Vec<String> {
+    let mut users = BTreeSet::new();
+    for section in object.sections() {
+        for (offset, relocation) in section.relocations() {
+            if relocation.target() == RelocationTarget::Symbol(symbol) {
+                let function = object.symbols().find(|function| {
+                    function.section_index() == Some(section.index())
+                        && (function.address()..function.address() + function.size())
+                            .contains(&offset)
+                });
+                if let Some(Ok(name)) = function.map(|function| function.name()) {
+                    users.insert(format!("{:#}", demangle(name)));
+                }
+            }
+        }
+    }
+    users.into_iter().collect()
+}

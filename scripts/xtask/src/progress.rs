@@ -1,0 +1,71 @@
+//! What is being done, on standard error: a moving line on a terminal, plain lines elsewhere.
+
+use std::io::{IsTerminal, stderr};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// One thing that takes time; ends with a line that says how long it took.
+pub struct Step {
+    what: String,
+    started: Instant,
+    spinner: Option<ProgressBar>,
+}
+
+impl Step {
+    /// Says that `what` begins.
+    pub fn begin(what: impl Into<String>) -> Self {
+        let what = what.into();
+        let spinner = stderr().is_terminal().then(|| spinner(&what));
+        if spinner.is_none() {
+            eprintln!("{what} ...");
+        }
+        Self {
+            what,
+            started: Instant::now(),
+            spinner,
+        }
+    }
+
+    /// Shows the newest line of a long output, on a terminal only.
+    pub fn detail(&self, line: &str) {
+        if let Some(spinner) = &self.spinner {
+            spinner.set_message(line.trim().to_owned());
+        }
+    }
+
+    /// Prints `line` on standard output, above the moving line where there is one.
+    pub fn print(&self, line: &str) {
+        match &self.spinner {
+            Some(spinner) => spinner.suspend(|| println!("{line}")),
+            None => println!("{line}"),
+        }
+    }
+
+    /// Says that the step ended well.
+    pub fn done(self) {
+        let seconds = self.started.elapsed().as_secs_f32();
+        if let Some(spinner) = &self.spinner {
+            spinner.finish_and_clear();
+        }
+        eprintln!("{} ... done in {seconds:.1} s", self.what);
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if let Some(spinner) = &self.spinner {
+            spinner.finish_and_clear();
+        }
+    }
+}
+
+fn spinner(what: &str) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg:.dim}") {
+        spinner.set_style(style);
+    }
+    spinner.set_prefix(what.to_owned());
+    spinner.enable_steady_tick(Duration::from_millis(120));
+    spinner
+}

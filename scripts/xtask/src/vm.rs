@@ -1,0 +1,235 @@
+//! A guest: the kernel of a Debian folder, booted with virtme-ng on that folder, read-only.
+//!
+//! The guest's own programs speak on its second serial line, which is this side's stdout pipe; the
+//! first line is the kernel's console, which is kept and shown when the run does not succeed. A
+//! run succeeds by saying so ([`SUCCESS`]) and in no other way.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::progress::Step;
+use crate::rootfs::{self, Rootfs};
+use crate::{command, packages, paths};
+
+/// The line by which the program in the guest says that all went well.
+pub const SUCCESS: &str = "TRAFSTAT GUEST SUCCEEDED";
+
+const VIRTME_NG: &str = "1.42";
+const PACKAGES: &[&str] = &["binutils", "kmod", "procps", "python3-venv", "qemu-system-x86"];
+
+/// How long a kernel may take to its first line under KVM; under emulation it takes longer.
+const KVM_PATIENCE: Duration = Duration::from_secs(8);
+
+/// What a guest is made of.
+pub struct Guest<'a> {
+    rootfs: &'a Rootfs,
+    virtme_run: PathBuf,
+    kvm: bool,
+}
+
+impl<'a> Guest<'a> {
+    /// Installs what booting needs and finds out whether KVM works.
+    ///
+    /// # Errors
+    ///
+    /// Something cannot be installed.
+    pub fn ensure(rootfs: &'a Rootfs) -> Result<Self> {
+        packages::install(PACKAGES)?;
+        let mut guest = Self {
+            rootfs,
+            virtme_run: ensure_virtme_ng()?,
+            kvm: false,
+        };
+        guest.kvm = guest.kvm_works()?;
+        Ok(guest)
+    }
+
+    /// Boots, runs `script` with `share` at [`rootfs::SHARE`], and hands each line that it prints to `line`.
+    ///
+    /// # Errors
+    ///
+    /// The guest does not say [`SUCCESS`], or not within `patience`. The error has the console.
+    pub fn run(
+        &self,
+        script: &str,
+        share: &Path,
+        patience: Duration,
+        line: impl FnMut(&str),
+    ) -> Result<()> {
+        let ended = self.boot(script, share, self.kvm, patience, line)?;
+        match ended.outcome {
+            Outcome::Succeeded => return Ok(()),
+            Outcome::Stopped => eprintln!("The guest stopped without saying that it succeeded."),
+            Outcome::HungUp => eprintln!("The guest hung for {} s.", patience.as_secs()),
+        }
+        eprintln!("---- the guest's console\n{}\n----", ended.console);
+        bail!("the run in the guest failed")
+    }
+
+    /// The kernel's release and how it is run, for a report.
+    pub fn describe(&self) -> String {
+        let accelerator = if self.kvm { "KVM" } else { "emulation" };
+        format!("kernel {} under {accelerator}", self.rootfs.kernel)
+    }
+
+    /// Tries KVM once for each boot of this host: it can be there without being usable.
+    fn kvm_works(&self) -> Result<bool> {
+        if fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
+            return Ok(false);
+        }
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let remembered = paths::cache()?.join(format!("kvm-{}", self.rootfs.kernel));
+        if let Some((known_id, works)) = fs::read_to_string(&remembered)
+            .ok()
+            .as_deref()
+            .and_then(|text| text.split_once(' '))
+        {
+            if known_id == boot_id.trim() {
+                return Ok(works == "works");
+            }
+        }
+        let step = Step::begin("Trying KVM");
+        let share = paths::target().join("guest");
+        fs::create_dir_all(&share)?;
+        let script = format!("echo {SUCCESS}");
+        let ended = self.boot(&script, &share, true, KVM_PATIENCE, |_| ())?;
+        let works = matches!(ended.outcome, Outcome::Succeeded);
+        let verdict = if works { "works" } else { "fails" };
+        fs::write(&remembered, format!("{} {verdict}", boot_id.trim()))?;
+        step.done();
+        Ok(works)
+    }
+
+    fn boot(
+        &self,
+        script: &str,
+        share: &Path,
+        kvm: bool,
+        patience: Duration,
+        mut line: impl FnMut(&str),
+    ) -> Result<Ended> {
+        let run_dir = paths::target().join("vm");
+        fs::create_dir_all(&run_dir)?;
+        let console_path = run_dir.join("console.log");
+        let pid_path = run_dir.join("qemu.pid");
+        if pid_path.exists() {
+            fs::remove_file(&pid_path)?;
+        }
+        let mut virtme = self.command(script, share, kvm, &pid_path);
+        let mut child = virtme
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(&console_path)?)
+            .spawn()
+            .with_context(|| format!("cannot run {}", command::describe(&virtme)))?;
+
+        let (sender, receiver) = mpsc::channel();
+        let stdout = child.stdout.take().context("the guest has no output")?;
+        thread::spawn(move || {
+            command::lines(stdout, &mut |line: &str| {
+                // Nobody listens any more when the guest is given up.
+                let _ = sender.send(line.to_owned());
+            });
+        });
+
+        let deadline = Instant::now() + patience;
+        let mut outcome = Outcome::Stopped;
+        loop {
+            match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(text) if text == SUCCESS => outcome = Outcome::Succeeded,
+                Ok(text) => line(&text),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    // A guest that succeeded and then hangs has not succeeded.
+                    outcome = Outcome::HungUp;
+                    kill(&mut child, &pid_path)?;
+                    break;
+                }
+            }
+        }
+        child.wait()?;
+        let console = fs::read(&console_path)?;
+        Ok(Ended {
+            outcome,
+            console: String::from_utf8_lossy(&console).replace('\r', ""),
+        })
+    }
+
+    fn command(&self, script: &str, share: &Path, kvm: bool, pid_path: &Path) -> Command {
+        let root = &self.rootfs.path;
+        let mut command = Command::new(&self.virtme_run);
+        command
+            // virtme-run looks for the share's mount point from here.
+            .current_dir(root)
+            .arg("--kimg")
+            .arg(self.rootfs.kernel_image())
+            .arg("--root")
+            .arg(root)
+            .arg("--rwdir")
+            .arg(format!("{}={}", rootfs::SHARE, share.display()))
+            .args(["--force-9p", "--mods", "auto", "--cpus", "2", "--memory", "1G"])
+            // Up to warnings: what a failed run's console should show.
+            .args(["--show-boot-console", "--kopt", "loglevel=5"])
+            .arg("--script-sh")
+            .arg(format!("exec >/dev/ttyS1 2>&1; stty -F /dev/ttyS1 raw; {script}"));
+        if !kvm {
+            command.arg("--disable-kvm");
+        }
+        // The last option of virtme-run: everything after it is QEMU's.
+        command
+            .args(["--qemu-opts", "-chardev", "file,id=guest,path=/proc/self/fd/1"])
+            .args(["-serial", "chardev:guest", "-pidfile"])
+            .arg(pid_path);
+        command
+    }
+}
+
+struct Ended {
+    outcome: Outcome,
+    console: String,
+}
+
+enum Outcome {
+    Succeeded,
+    Stopped,
+    HungUp,
+}
+
+/// Ends QEMU, which is a child of `virtme`, and with it `virtme`.
+fn kill(virtme: &mut Child, pid_path: &Path) -> Result<()> {
+    match fs::read_to_string(pid_path) {
+        Ok(pid) => command::run_visibly(Command::new("kill").args(["-KILL", pid.trim()])),
+        // QEMU never started.
+        Err(_) => Ok(virtme.kill()?),
+    }
+}
+
+fn ensure_virtme_ng() -> Result<PathBuf> {
+    let path = paths::cache()?.join(format!("virtme-ng-{VIRTME_NG}"));
+    let program = path.join("bin/virtme-run");
+    // A virtual environment knows its own path and cannot be renamed when complete, so a file
+    // says that it is.
+    let complete = path.join("complete");
+    if !complete.exists() {
+        let step = Step::begin(format!("Installing virtme-ng {VIRTME_NG} in {}", path.display()));
+        if path.exists() {
+            fs::remove_dir_all(&path)?;
+        }
+        command::run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&path), &step)?;
+        command::run(
+            Command::new(path.join("bin/pip"))
+                .args(["install", "--quiet", "--disable-pip-version-check"])
+                .arg(format!("virtme-ng=={VIRTME_NG}")),
+            &step,
+        )?;
+        fs::write(complete, "")?;
+        step.done();
+    }
+    Ok(program)
+}

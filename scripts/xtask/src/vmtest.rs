@@ -1,0 +1,28 @@
+//! `cargo xtask vmtest`: the scenarios of `vmtests/`, one boot for all.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::progress::Step;
+use crate::vm::Guest;
+use crate::{build, rootfs};
+
+/// All scenarios together, under emulation on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20 * 60);
+
+/// Runs the scenarios whose name contains `filter`.
+///
+/// # Errors
+///
+/// Something does not build, or a scenario fails.
+pub fn run(filter: Option<&str>) -> Result<()> {
+    let (built, rootfs, module) = build::build()?;
+    let share = built.stage(&module)?;
+    let guest = Guest::ensure(&rootfs)?;
+    let step = Step::begin(format!("Scenarios on {}", guest.describe()));
+    let script = format!("{}/trafstat-vmtests run {}", rootfs::SHARE, filter.unwrap_or_default());
+    guest.run(&script, &share, PATIENCE, |line| step.print(line))?;
+    step.done();
+    Ok(())
+}
