@@ -1,1 +1,27 @@
-//! placeholder
+//! Keeps what xt_TRAFSTAT counted: from snapshot to database, exactly once.
+//!
+//! ```text
+//! backend ◀─ collect ◀─ source ◀─ /proc/net/trafstat
+//!    └─▶ query ─▶ trafstat show
+//! ```
+//!
+//! - [`snapshot`] decodes a snapshot as it streams by and refuses one whose
+//!   totals do not hold, so that nothing downstream sees a half-checked record.
+//! - [`source`] is where snapshots come from and are acknowledged.
+//! - [`collect`] takes every account's snapshot through one transaction of the
+//!   store and acknowledges it only after the commit.
+//! - [`backend`] is the store: one trait, one file per database. SQL stands there
+//!   and nowhere else.
+//! - [`query`] is a question to the store and its answer.
+//! - [`options`] are the command line's options that all programs share.
+
+pub mod account;
+pub mod backend;
+pub mod collect;
+pub mod options;
+pub mod origin;
+pub mod protocol;
+pub mod query;
+pub mod snapshot;
+pub mod source;
+pub mod time;

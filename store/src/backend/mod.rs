@@ -1,0 +1,183 @@
+//! The store: one trait, one file per database.
+//!
+//! A backend keeps to this, and `tests/contract.rs` holds it to it:
+//!
+//! - A snapshot's records and its identity, (account id, epoch), are committed in
+//!   one transaction, or nothing of it is.
+//! - What a commit has returned from survives the loss of power: only then may the
+//!   kernel's copy be acknowledged.
+//! - The same identity again is not stored again, and with other totals refused.
+
+mod sqlite;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use thiserror::Error;
+
+pub use sqlite::{DEFAULT_PATH, Sqlite};
+
+use crate::account::Account;
+use crate::origin::Origin;
+use crate::query::{Answer, Query};
+use crate::snapshot::{Header, Record};
+
+/// A database of snapshots.
+pub trait Store {
+    /// Creates the schema, or brings it to this program's version.
+    ///
+    /// # Errors
+    /// That the database is newer than this program, or not a trafstat database.
+    fn migrate(&mut self) -> Result<(), StoreError>;
+
+    /// Begins the transaction that appends one snapshot.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if the identity is stored with other totals.
+    fn begin<'a>(&'a mut self, origin: &Origin, header: &Header) -> Result<Begun<'a>, StoreError>;
+
+    /// Sums up records.
+    ///
+    /// # Errors
+    /// The database's.
+    fn query(&mut self, query: &Query) -> Result<Answer, StoreError>;
+
+    /// Deletes the records of every epoch that closed before a time.
+    ///
+    /// The identity of each account's newest epoch stays even then: the kernel may
+    /// still serve that one, and it must not be counted twice.
+    ///
+    /// # Errors
+    /// The database's; then nothing was deleted.
+    fn prune(&mut self, before: Timestamp) -> Result<Pruned, StoreError>;
+
+    /// Writes a copy of the whole store, as of one moment, to a file that is not
+    /// there yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`], or the database's; then no file is left behind.
+    fn back_up(&mut self, to: &Path) -> Result<(), StoreError>;
+}
+
+/// What the beginning of an append found.
+pub enum Begun<'a> {
+    /// A new snapshot, which waits for its records.
+    New(Box<dyn Append + 'a>),
+    /// The snapshot is stored already, with the same totals.
+    AlreadyStored,
+}
+
+/// An open transaction that appends one snapshot; dropped, it leaves nothing.
+pub trait Append {
+    /// Adds records; records of one key are summed.
+    ///
+    /// # Errors
+    /// The database's.
+    fn write(&mut self, records: &[Record]) -> Result<(), StoreError>;
+
+    /// Makes the snapshot durable: once this returns, a loss of power keeps it.
+    ///
+    /// # Errors
+    /// The database's; then nothing was stored.
+    fn commit(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// What pruning deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pruned {
+    /// Epochs whose records were deleted.
+    pub epochs: u64,
+    /// Records deleted.
+    pub records: u64,
+}
+
+/// Why a store failed.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// There is nothing to read yet.
+    #[error(
+        "there is no database {}: \"trafstat-store\" creates it with the first collection, \
+         --db names another",
+        .0.display()
+    )]
+    Missing(PathBuf),
+    /// The system keeps the file from this user.
+    #[error(
+        "not permitted to open {}: run this as root or as a member of the file's group",
+        .0.display()
+    )]
+    NotPermitted(PathBuf),
+    /// The file is there already.
+    #[error("{} exists already; name a file that does not", .0.display())]
+    Exists(PathBuf),
+    /// A database of another program.
+    #[error("{} is not a trafstat database; --db names another", .0.display())]
+    Foreign(PathBuf),
+    /// Written by a later release.
+    #[error(
+        "{} has schema version {found}, this program knows up to {known}: upgrade trafstat",
+        .path.display()
+    )]
+    TooNew {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// This program's.
+        known: i64,
+    },
+    /// Written by an earlier release, and opened for reading only.
+    #[error(
+        "{} has schema version {found}, this program reads {known}: run \"trafstat-store\" \
+         once to upgrade it",
+        .path.display()
+    )]
+    TooOld {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// This program's.
+        known: i64,
+    },
+    /// The identity is stored with other totals.
+    #[error(
+        "epoch {epoch} of account {account} is stored already, but with another {what}: \
+         stored {stored}, now {offered}; it is not stored again"
+    )]
+    Conflict {
+        /// The account.
+        account: Account,
+        /// Its epoch.
+        epoch: u64,
+        /// The first total that differs.
+        what: &'static str,
+        /// The stored figure.
+        stored: i64,
+        /// The snapshot's figure.
+        offered: u64,
+    },
+    /// A number beyond what a signed 64-bit column holds.
+    #[error("{what} is {value}, more than a database column holds")]
+    OutOfRange {
+        /// What was to be stored.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// Someone else writes and does not end.
+    #[error("the database is locked by another program; try again when it is done")]
+    Locked,
+    /// The system failed.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The database failed.
+    #[error("the database failed: {0}")]
+    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

@@ -1,0 +1,39 @@
+//! Where a test may kill the collector, to prove that nothing is lost or doubled.
+//!
+//! With the feature `kill-points`, `TRAFSTAT_STORE_KILL_AT` names the point at which
+//! the process sends itself SIGKILL, which no handler or destructor can soften.
+//! Without it, as in every release, a point is nothing.
+
+/// A point between two steps of which a crash could do one without the other.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum KillPoint {
+    /// All records are written, the transaction is open.
+    BeforeCommit,
+    /// The store has the snapshot, and so has the kernel.
+    BeforeAck,
+    /// The kernel has given the snapshot up.
+    AfterAck,
+}
+
+impl KillPoint {
+    /// Goes on, unless the environment says that this is the end.
+    #[cfg(not(feature = "kill-points"))]
+    pub(super) fn pass(self) {}
+
+    /// Goes on, unless the environment says that this is the end.
+    #[cfg(feature = "kill-points")]
+    pub(super) fn pass(self) {
+        use rustix::process::{Signal, getpid, kill_process};
+
+        let name = match self {
+            Self::BeforeCommit => "before-commit",
+            Self::BeforeAck => "before-ack",
+            Self::AfterAck => "after-ack",
+        };
+        if std::env::var_os("TRAFSTAT_STORE_KILL_AT").is_some_and(|at| at == name) {
+            // A process may always signal itself; should it live on, the test that
+            // expects its death fails.
+            let _ = kill_process(getpid(), Signal::KILL);
+        }
+    }
+}

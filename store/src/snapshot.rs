@@ -1,0 +1,510 @@
+//! Decodes a snapshot as it streams by, and refuses one that does not add up.
+//!
+//! A snapshot is one header and its records (`uapi/xt_TRAFSTAT.h`). It may hold
+//! millions of records, so they come in batches and are never all in memory. The
+//! last batch is followed by an end only if every total holds: whoever reads a
+//! snapshot to its end has seen it proved.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use thiserror::Error;
+use trafstat_abi::{RecordIpv4, SnapshotHeader};
+use zerocopy::FromBytes;
+
+use crate::account::{Account, Family, NameError};
+
+/// A snapshot being read from `R`.
+#[derive(Debug)]
+pub struct Snapshot<R> {
+    reader: R,
+    header: Header,
+    record_size: usize,
+    unread_records: u64,
+    summed: Sum,
+    bytes: Vec<u8>,
+    batch: Vec<Record>,
+}
+
+/// Everything that a snapshot says besides its records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// The account that was counted into.
+    pub account: Account,
+    /// The account's 128 random bits; with `epoch` the snapshot's identity.
+    pub account_id: [u8; 16],
+    /// Which of the account's epochs this is, from 1.
+    pub epoch: u64,
+    /// The account's local net, host bits as typed.
+    pub local_net: IpNet,
+    /// How many records follow.
+    pub records: u64,
+    /// When the epoch opened, in nanoseconds of CLOCK_REALTIME.
+    pub opened_ns: u64,
+    /// When the epoch closed, in nanoseconds of CLOCK_REALTIME.
+    pub closed_ns: u64,
+    /// What the epoch counted, in sum.
+    pub totals: Totals,
+    /// The account's limit in records.
+    pub max_entries: u64,
+    /// Flows of fewer packets lost their remote side; 0: off.
+    pub min_pkt_spoof: u32,
+}
+
+/// The sums over an epoch: `seen + extrapolated = recorded + outside + skipped`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// What the rules saw.
+    pub seen: Volume,
+    /// What sampling's multiplication added.
+    pub extrapolated: Volume,
+    /// What the records hold.
+    pub recorded: Volume,
+    /// What had neither side in the local net.
+    pub outside: Volume,
+    /// What sampling left out.
+    pub skipped: Volume,
+    /// Wire packets less socket buffers: `seen - gso_extra` is what rule counters say.
+    pub gso_extra: Volume,
+    /// The part of `recorded` that lost its remote side for want of room.
+    pub folded: Volume,
+}
+
+/// An amount of traffic.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Volume {
+    /// Wire packets.
+    pub packets: u64,
+    /// Layer-3 bytes.
+    pub bytes: u64,
+}
+
+/// What was counted for one flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// The side in the local net.
+    pub local: Endpoint,
+    /// The other side.
+    pub remote: Endpoint,
+    /// `RECORD_FOLDED` and flags still to come.
+    pub flags: u8,
+    /// What was counted.
+    pub counters: Counters,
+}
+
+/// One side of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Its port; 0 where the rule keeps none or the protocol has none.
+    pub port: u16,
+}
+
+/// What a record counts, from the local side's point of view.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Counters {
+    /// Packets that the local side sent.
+    pub sent_packets: u64,
+    /// Packets that the local side received.
+    pub received_packets: u64,
+    /// Layer-3 bytes that the local side sent.
+    pub sent_bytes: u64,
+    /// Layer-3 bytes that the local side received.
+    pub received_bytes: u64,
+    /// TCP packets with SYN and without ACK, both directions.
+    pub syn_packets: u64,
+}
+
+/// Why a snapshot was refused.
+#[derive(Debug, Error)]
+pub enum SnapshotError {
+    /// The source failed.
+    #[error("cannot read the snapshot: {0}")]
+    Read(#[source] io::Error),
+    /// The source ended inside the header.
+    #[error("the snapshot ends inside its header, after {found} of {expected} bytes")]
+    HeaderTruncated {
+        /// Bytes that were there.
+        found: usize,
+        /// Bytes that the header has.
+        expected: usize,
+    },
+    /// Not a snapshot at all.
+    #[error("this is not a trafstat snapshot: it does not begin with \"TRAFSTAT\"")]
+    Magic,
+    /// A layout that this program does not know.
+    #[error(
+        "the snapshot has format version {found}, this program reads version {known}: \
+         install the kernel module and trafstat-store of one release"
+    )]
+    Version {
+        /// The snapshot's version.
+        found: u16,
+        /// The version read here.
+        known: u32,
+    },
+    /// A family whose records this program cannot read.
+    #[error(
+        "the snapshot's address family {0} is not known to this program: install the \
+         kernel module and trafstat-store of one release"
+    )]
+    Family(u8),
+    /// A size smaller than the part of the layout that is known.
+    #[error("the snapshot's {what} has {found} bytes, fewer than the {least} it must have")]
+    Size {
+        /// Header or record.
+        what: &'static str,
+        /// The size that the snapshot claims.
+        found: usize,
+        /// The size that this version has at least.
+        least: usize,
+    },
+    /// The account's name is none.
+    #[error("the snapshot's account name is wrong: {0}")]
+    Name(#[from] NameError),
+    /// The local net's prefix is longer than its address.
+    #[error("the snapshot's local net has prefix length {0}, more than its address has bits")]
+    PrefixLength(u8),
+    /// Epochs count from 1.
+    #[error("the snapshot has epoch 0; epochs count from 1")]
+    Epoch,
+    /// Conservation does not hold in the header.
+    #[error(
+        "{unit} do not add up: seen {} + extrapolated {} = {}, but recorded {} + outside {} \
+         + skipped {} = {}",
+        .seen, .extrapolated, u128::from(*.seen) + u128::from(*.extrapolated),
+        .recorded, .outside, .skipped,
+        u128::from(*.recorded) + u128::from(*.outside) + u128::from(*.skipped)
+    )]
+    Conservation {
+        /// Packets or bytes.
+        unit: Unit,
+        /// What the rules saw.
+        seen: u64,
+        /// What sampling added.
+        extrapolated: u64,
+        /// What the header says the records hold.
+        recorded: u64,
+        /// What had neither side in the local net.
+        outside: u64,
+        /// What sampling left out.
+        skipped: u64,
+    },
+    /// The records do not hold what the header says.
+    #[error("{unit} do not add up: the header says recorded {header}, the records hold {records}")]
+    Recorded {
+        /// Packets or bytes.
+        unit: Unit,
+        /// The header's total.
+        header: u64,
+        /// The sum over the records.
+        records: u128,
+    },
+    /// The source ended before its last record.
+    #[error("the header says {expected} records, but the snapshot ends after {found}")]
+    RecordsMissing {
+        /// The header's count.
+        expected: u64,
+        /// Whole records that were there.
+        found: u64,
+    },
+    /// The source goes on after its last record.
+    #[error("the header says {0} records, but the snapshot goes on after them")]
+    RecordsExcess(u64),
+}
+
+/// What a total counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Wire packets.
+    Packets,
+    /// Layer-3 bytes.
+    Bytes,
+}
+
+impl<R: Read> Snapshot<R> {
+    /// Reads and checks the header.
+    ///
+    /// # Errors
+    /// The source's, and every way in which a header can be wrong, conservation
+    /// included.
+    pub fn open(mut reader: R) -> Result<Self, SnapshotError> {
+        let mut bytes = [0; size_of::<SnapshotHeader>()];
+        let found = read_full(&mut reader, &mut bytes)?;
+        if found < bytes.len() {
+            return Err(SnapshotError::HeaderTruncated {
+                found,
+                expected: bytes.len(),
+            });
+        }
+        let raw: SnapshotHeader = zerocopy::transmute!(bytes);
+        let header = decode_header(&raw)?;
+        skip_header_growth(&mut reader, &raw)?;
+        Ok(Self {
+            reader,
+            record_size: usize::from(raw.record_size),
+            unread_records: header.records,
+            header,
+            summed: Sum::default(),
+            bytes: Vec::new(),
+            batch: Vec::new(),
+        })
+    }
+
+    /// Everything besides the records.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The next some thousand records; none after the last, once all totals hold.
+    ///
+    /// # Errors
+    /// The source's, or that the records are not what the header says.
+    pub fn next_batch(&mut self) -> Result<Option<&[Record]>, SnapshotError> {
+        if self.unread_records == 0 {
+            self.check_end()?;
+            return Ok(None);
+        }
+        let records = usize::try_from(self.unread_records)
+            .unwrap_or(usize::MAX)
+            .min((BATCH_BYTES / self.record_size).max(1));
+        self.bytes.resize(records * self.record_size, 0);
+        let found = read_full(&mut self.reader, &mut self.bytes)?;
+        if found < self.bytes.len() {
+            let whole = (found / self.record_size) as u64;
+            return Err(SnapshotError::RecordsMissing {
+                expected: self.header.records,
+                found: self.header.records - self.unread_records + whole,
+            });
+        }
+        self.batch.clear();
+        for bytes in self.bytes.chunks_exact(self.record_size) {
+            let (raw, _growth) =
+                RecordIpv4::read_from_prefix(bytes).map_err(|_| SnapshotError::Size {
+                    what: "record",
+                    found: bytes.len(),
+                    least: size_of::<RecordIpv4>(),
+                })?;
+            let record = decode_ipv4(&raw);
+            self.summed.add(&record.counters);
+            self.batch.push(record);
+        }
+        self.unread_records -= records as u64;
+        Ok(Some(&self.batch))
+    }
+
+    /// The source, to acknowledge the snapshot to.
+    pub fn reader_mut(&mut self) -> &mut R {
+        &mut self.reader
+    }
+
+    fn check_end(&mut self) -> Result<(), SnapshotError> {
+        if read_full(&mut self.reader, &mut [0])? != 0 {
+            return Err(SnapshotError::RecordsExcess(self.header.records));
+        }
+        let recorded = self.header.totals.recorded;
+        for (unit, header, records) in [
+            (Unit::Packets, recorded.packets, self.summed.packets),
+            (Unit::Bytes, recorded.bytes, self.summed.bytes),
+        ] {
+            if u128::from(header) != records {
+                return Err(SnapshotError::Recorded {
+                    unit,
+                    header,
+                    records,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Counters {
+    /// Adds another record's counters, saturating.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, value) in [
+            (&mut self.sent_packets, other.sent_packets),
+            (&mut self.received_packets, other.received_packets),
+            (&mut self.sent_bytes, other.sent_bytes),
+            (&mut self.received_bytes, other.received_bytes),
+            (&mut self.syn_packets, other.syn_packets),
+        ] {
+            *sum = sum.saturating_add(value);
+        }
+    }
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Packets => "packets",
+            Self::Bytes => "bytes",
+        })
+    }
+}
+
+/// How much is read at once: some thousand records, less than a cache of level 2.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// The running sum over the records; wide, since a wrong snapshot may hold anything.
+#[derive(Debug, Default)]
+struct Sum {
+    packets: u128,
+    bytes: u128,
+}
+
+impl Sum {
+    fn add(&mut self, counters: &Counters) {
+        self.packets += u128::from(counters.sent_packets) + u128::from(counters.received_packets);
+        self.bytes += u128::from(counters.sent_bytes) + u128::from(counters.received_bytes);
+    }
+}
+
+/// Reads until `bytes` is full or the source ends; gives how much was read.
+fn read_full(reader: &mut impl Read, bytes: &mut [u8]) -> Result<usize, SnapshotError> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match reader.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(SnapshotError::Read(error)),
+        }
+    }
+    Ok(filled)
+}
+
+/// Passes over what a later version appended to the header.
+fn skip_header_growth(reader: &mut impl Read, raw: &SnapshotHeader) -> Result<(), SnapshotError> {
+    let known = size_of::<SnapshotHeader>();
+    let expected = usize::from(raw.header_size);
+    let mut growth = vec![0; expected - known];
+    let found = read_full(reader, &mut growth)?;
+    if found < growth.len() {
+        return Err(SnapshotError::HeaderTruncated {
+            found: known + found,
+            expected,
+        });
+    }
+    Ok(())
+}
+
+fn decode_header(raw: &SnapshotHeader) -> Result<Header, SnapshotError> {
+    // The generated constant has a NUL that the field has not.
+    if raw.magic[..] != trafstat_abi::SNAPSHOT_MAGIC[..raw.magic.len()] {
+        return Err(SnapshotError::Magic);
+    }
+    if u32::from(raw.version) != trafstat_abi::SNAPSHOT_VERSION {
+        return Err(SnapshotError::Version {
+            found: raw.version,
+            known: trafstat_abi::SNAPSHOT_VERSION,
+        });
+    }
+    if u32::from(raw.family) != trafstat_abi::FAMILY_IPV4 {
+        return Err(SnapshotError::Family(raw.family));
+    }
+    check_size("header", raw.header_size, size_of::<SnapshotHeader>())?;
+    check_size("record", raw.record_size, size_of::<RecordIpv4>())?;
+    if raw.epoch == 0 {
+        return Err(SnapshotError::Epoch);
+    }
+    let [a, b, c, d, ..] = raw.local_addr;
+    let local_net = Ipv4Net::new(Ipv4Addr::new(a, b, c, d), raw.prefix_len)
+        .map_err(|_| SnapshotError::PrefixLength(raw.prefix_len))?;
+    let name = raw.name.map(|character| character.to_ne_bytes()[0]);
+    let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+    let header = Header {
+        account: Account {
+            family: Family::Ipv4,
+            name: String::from_utf8_lossy(name).parse()?,
+        },
+        account_id: raw.account_id,
+        epoch: raw.epoch,
+        local_net: local_net.into(),
+        records: raw.records,
+        opened_ns: raw.opened_ns,
+        closed_ns: raw.closed_ns,
+        totals: decode_totals(raw),
+        max_entries: raw.max_entries,
+        min_pkt_spoof: raw.min_pkt_spoof,
+    };
+    check_conservation(&header.totals)?;
+    Ok(header)
+}
+
+fn decode_totals(raw: &SnapshotHeader) -> Totals {
+    let volume = |packets, bytes| Volume { packets, bytes };
+    Totals {
+        seen: volume(raw.seen_packets, raw.seen_bytes),
+        extrapolated: volume(raw.extrapolated_packets, raw.extrapolated_bytes),
+        recorded: volume(raw.recorded_packets, raw.recorded_bytes),
+        outside: volume(raw.outside_packets, raw.outside_bytes),
+        skipped: volume(raw.skipped_packets, raw.skipped_bytes),
+        gso_extra: volume(raw.gso_extra_packets, raw.gso_extra_bytes),
+        folded: volume(raw.folded_packets, raw.folded_bytes),
+    }
+}
+
+fn decode_ipv4(raw: &RecordIpv4) -> Record {
+    let endpoint = |ip: [u8; 4], port| Endpoint {
+        ip: IpAddr::from(ip),
+        port,
+    };
+    Record {
+        protocol: raw.protocol,
+        local: endpoint(raw.local_ip, raw.local_port),
+        remote: endpoint(raw.remote_ip, raw.remote_port),
+        flags: raw.flags,
+        counters: Counters {
+            sent_packets: raw.sent_packets,
+            received_packets: raw.received_packets,
+            sent_bytes: raw.sent_bytes,
+            received_bytes: raw.received_bytes,
+            syn_packets: raw.syn_packets,
+        },
+    }
+}
+
+fn check_size(what: &'static str, found: u16, least: usize) -> Result<(), SnapshotError> {
+    let found = usize::from(found);
+    if found < least {
+        return Err(SnapshotError::Size { what, found, least });
+    }
+    Ok(())
+}
+
+fn check_conservation(totals: &Totals) -> Result<(), SnapshotError> {
+    for (unit, of) in [
+        (
+            Unit::Packets,
+            (|volume| volume.packets) as fn(Volume) -> u64,
+        ),
+        (Unit::Bytes, |volume| volume.bytes),
+    ] {
+        let [seen, extrapolated, recorded, outside, skipped] = [
+            totals.seen,
+            totals.extrapolated,
+            totals.recorded,
+            totals.outside,
+            totals.skipped,
+        ]
+        .map(of);
+        let counted = u128::from(seen) + u128::from(extrapolated);
+        if counted != u128::from(recorded) + u128::from(outside) + u128::from(skipped) {
+            return Err(SnapshotError::Conservation {
+                unit,
+                seen,
+                extrapolated,
+                recorded,
+                outside,
+                skipped,
+            });
+        }
+    }
+    Ok(())
+}
