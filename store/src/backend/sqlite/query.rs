@@ -177,7 +177,11 @@ ORDER BY {order} DESC",
         totals = totals.join(", "),
         order = measure(query.order),
     );
-    for number in 1..=keys.len() {
+    for (field, number) in query.by.iter().zip(1..) {
+        // IPv4 before IPv6, as addresses compare.
+        if matches!(field, Field::LocalIp | Field::RemoteIp) {
+            sql.push_str(&format!(", length(key_{number})"));
+        }
         sql.push_str(&format!(", key_{number}"));
     }
     if let Some(limit) = query.limit {
