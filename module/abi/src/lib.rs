@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 #[rustfmt::skip]
-#[allow(missing_docs)]
+#[allow(missing_docs, non_camel_case_types)]
 mod generated;
 
 pub use generated::*;

@@ -1,9 +1,18 @@
-//! door
+//! The door between the kernel module's C and trafstat-core: `module/glue/ffi.h` in Rust.
+//!
+//! All unsafe Rust of the kernel side is here: [`memory`] turns the kernel's allocator
+//! and RCU into core's slots, [`exports`] turns C's pointers into references.
 #![no_std]
 #![allow(unsafe_code)]
+
+mod exports;
+mod memory;
 
 #[cfg(target_os = "none")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
+    // Never linked: the build fails on any path that panics.
+    loop {
+        core::hint::spin_loop();
+    }
 }

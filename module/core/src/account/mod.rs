@@ -1,0 +1,308 @@
+//! An account: what rules of one name count into, epoch by epoch.
+//!
+//! An account has two sides, each with a flow table for every CPU. Packets count on the
+//! side of the open epoch. Closing it opens the other side first, then waits until no
+//! packet is under way that still saw the old one; from then on the closed tables belong
+//! to the reader alone. Equal flows of several CPUs are merged in place, and the epoch is
+//! served, always the same, until it is acknowledged; its side is then empty and waits to
+//! be opened again.
+//!
+//! | who | may call | meanwhile |
+//! | --- | --- | --- |
+//! | packets, one at a time on a CPU | `count` | anything |
+//! | the worker, one | `prepare` | anything but a second worker |
+//! | the reader, one | `close`, `read`, `acknowledge` | packets; `wait_for_writers` ends the worker's run |
+//! | anyone | `stats`, `set_limits` | anything |
+
+mod closed;
+mod side;
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+
+use crate::classify::{Family, classify};
+use crate::flow_table::Observation;
+use crate::flow_table::totals::{Totals, TotalsSum, VolumeCounter};
+use crate::hash::HashKey;
+use crate::memory::{Allocation, Memory, Slot};
+use crate::parse::{HEADER_BYTES, ParseError};
+use crate::rule::Rule;
+use crate::wire::{Gso, Volume};
+
+pub use closed::Closed;
+pub use side::Place;
+use side::Side;
+
+/// What an account is, from its creation on.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// 128 random bits.
+    pub id: [u8; 16],
+    /// Padded with NUL.
+    pub name: [u8; trafstat_abi::NAME_LEN as usize],
+    /// As typed, host bits included, padded with 0.
+    pub local_addr: [u8; 16],
+    /// Bits of the local net.
+    pub prefix_len: u8,
+}
+
+/// Limits of an account, in force from the next epoch on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Records of one epoch, over all CPUs.
+    pub max_entries: u32,
+    /// Flows that received fewer packets lose their remote side; 0 keeps all.
+    pub min_pkt_spoof: u32,
+}
+
+/// What closing an epoch asks of its surroundings.
+pub trait Surroundings {
+    /// Returns once no packet and no worker is under way that began before the call.
+    fn wait_for_writers(&self);
+
+    /// Called every now and then during long work.
+    fn reschedule(&self);
+}
+
+/// A packet as the rules see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    /// Its first bytes, from the network header on; at least [`HEADER_BYTES`] of them, or
+    /// the whole packet, after [`NeedMore`].
+    pub bytes: &'a [u8],
+    /// Its length in layer-3 bytes.
+    pub len: u32,
+    /// Where it stands for several.
+    pub gso: Option<Gso>,
+}
+
+/// The packet was not counted: give more of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NeedMore;
+
+/// The epoch to acknowledge is not the one that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WrongEpoch;
+
+/// An account as monitoring sees it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// The open epoch.
+    pub epoch: u64,
+    /// The closed epoch that is not acknowledged, 0 for none.
+    pub unread: u64,
+    /// Since the account was created; `recorded` only of closed epochs.
+    pub totals: TotalsSum,
+    /// Records of the open epoch, flows seen on several CPUs counted on each.
+    pub records: u64,
+    /// The limit of the open epoch.
+    pub max_entries: u64,
+    /// Bytes of memory for flow tables, both sides.
+    pub memory_bytes: u64,
+}
+
+/// An account of one address family.
+pub struct Account<M: Memory, F: Family<W>, const W: usize> {
+    net: F::Net,
+    hash_key: HashKey,
+    /// The open epoch, from 1; its lowest bit is its side.
+    epoch: AtomicU64,
+    sides: [Side<M, W>; 2],
+    /// The closed epoch that is not acknowledged; 0 for none.
+    unread: AtomicU64,
+    max_entries: AtomicU32,
+    min_pkt_spoof: AtomicU32,
+    acknowledged: AcknowledgedTotals,
+    identity: Identity,
+}
+
+/// Totals of all acknowledged epochs.
+#[derive(Default)]
+struct AcknowledgedTotals {
+    totals: Totals,
+    recorded: VolumeCounter,
+}
+
+impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
+    /// An account whose first epoch opened at `now_ns`. It counts once
+    /// [`Account::allocate`] has succeeded.
+    pub fn new(identity: Identity, hash_key: HashKey, limits: Limits, now_ns: u64) -> Self {
+        let account = Self {
+            net: F::net(&identity.local_addr, identity.prefix_len),
+            hash_key,
+            epoch: AtomicU64::new(1),
+            sides: Default::default(),
+            unread: AtomicU64::new(0),
+            max_entries: AtomicU32::new(limits.max_entries),
+            min_pkt_spoof: AtomicU32::new(limits.min_pkt_spoof),
+            acknowledged: AcknowledgedTotals::default(),
+            identity,
+        };
+        account.side(1).open(limits, now_ns);
+        account
+    }
+
+    /// Allocates the flow tables of CPUs 0 to `cpus` - 1, empty, where `has_cpu` says that
+    /// there is such a CPU. Returns whether there was memory.
+    pub fn allocate(&self, cpus: u32, has_cpu: impl Fn(u32) -> bool, guard: &M::Guard) -> bool {
+        self.sides.iter().all(|side| {
+            side.tables.fill(cpus as usize, Allocation::Sleeping { cpu: 0 })
+                && side.tables.get(guard).unwrap_or_default().iter().zip(0..).all(
+                    |(table, cpu)| !has_cpu(cpu) || table.fill(1, Allocation::Sleeping { cpu }),
+                )
+        })
+    }
+
+    /// What the account is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The limits of the next epoch.
+    pub fn set_limits(&self, limits: Limits) {
+        self.max_entries.store(limits.max_entries, Relaxed);
+        self.min_pkt_spoof.store(limits.min_pkt_spoof, Relaxed);
+    }
+
+    /// Counts a packet on the CPU with id `cpu`, by one of the account's rules.
+    ///
+    /// Returns whether the worker should run.
+    ///
+    /// # Errors
+    /// [`NeedMore`] where the bytes given do not reach the ports; the packet is then not
+    /// counted yet.
+    #[inline]
+    pub fn count(
+        &self,
+        rule: &Rule<M>,
+        cpu: u32,
+        packet: Packet<'_>,
+        guard: &M::Guard,
+    ) -> Result<bool, NeedMore> {
+        let tuple = match F::parse(packet.bytes, packet.len as usize) {
+            Err(ParseError::NeedMore) if packet.bytes.len() < HEADER_BYTES => return Err(NeedMore),
+            tuple => tuple.ok(),
+        };
+        let side = self.side(self.epoch.load(Acquire));
+        let Some(table) = side.table(cpu, guard) else {
+            return Ok(false);
+        };
+        let mut volume = Volume { packets: 1, bytes: u64::from(packet.len) };
+        if let Some(gso) = packet.gso {
+            let extra = gso.extra(packet.len);
+            table.totals.gso_extra.add(extra);
+            volume = volume.plus(extra);
+        }
+        table.totals.seen.add(volume);
+        let flow = tuple.and_then(|tuple| {
+            let (key, direction) = classify::<F, W>(&self.net, &rule.ports(guard), &tuple)?;
+            Some((tuple, key, direction))
+        });
+        let Some((tuple, key, direction)) = flow else {
+            table.totals.outside.add(volume);
+            return Ok(false);
+        };
+        if let Some((one_in, class)) = rule.sampling.one_in(tuple.protocol, tuple.syn) {
+            if !table.is_sampled(class, one_in) {
+                table.totals.skipped.add(volume);
+                return Ok(false);
+            }
+            table.totals.extrapolated.add(volume.times(one_in - 1));
+            volume = volume.times(one_in);
+        }
+        let hash = self.hash_key.hash(&key);
+        let seen = Observation { key, hash, direction, volume, syn: tuple.syn };
+        Ok(table.count(&seen, &side.budgets, guard, |key| {
+            let folded = F::folded(key);
+            (folded, self.hash_key.hash(&folded))
+        }))
+    }
+
+    /// Allocates ahead what the open epoch's flow tables will need.
+    pub fn prepare(&self, guard: &M::Guard) {
+        let side = self.side(self.epoch.load(Acquire));
+        for (table, cpu) in side.tables.get(guard).unwrap_or_default().iter().zip(0..) {
+            if let Some([table]) = table.get(guard) {
+                table.prepare(cpu);
+            }
+        }
+    }
+
+    /// Closes the open epoch at `now_ns` and merges what its CPUs counted, unless an
+    /// earlier one still waits to be acknowledged. Returns the epoch to be read.
+    pub fn close(&self, now_ns: u64, around: &impl Surroundings, guard: &M::Guard) -> u64 {
+        let unread = self.unread.load(Acquire);
+        if unread != 0 {
+            return unread;
+        }
+        let epoch = self.epoch.load(Relaxed);
+        self.side(epoch.wrapping_add(1)).open(self.limits(), now_ns);
+        self.epoch.store(epoch.wrapping_add(1), Release);
+        around.wait_for_writers();
+        self.side(epoch).close::<F>(now_ns, &self.hash_key, around, guard);
+        self.unread.store(epoch, Release);
+        epoch
+    }
+
+    /// The closed epoch that waits to be acknowledged.
+    pub fn closed<'a>(&'a self, guard: &'a M::Guard) -> Option<Closed<'a, M, W>> {
+        match self.unread.load(Acquire) {
+            0 => None,
+            epoch => Some(Closed { identity: &self.identity, side: self.side(epoch), epoch, guard }),
+        }
+    }
+
+    /// Frees the closed epoch, which was read and is safely stored.
+    ///
+    /// # Errors
+    /// [`WrongEpoch`] where `epoch` is not the one that waits.
+    pub fn acknowledge(&self, epoch: u64, guard: &M::Guard) -> Result<(), WrongEpoch> {
+        let closed = self.closed(guard).filter(|closed| closed.epoch == epoch).ok_or(WrongEpoch)?;
+        let sum = closed.totals();
+        self.acknowledged.totals.add(&sum);
+        self.acknowledged.recorded.add(sum.recorded);
+        closed.side.clear(guard);
+        self.unread.store(0, Release);
+        Ok(())
+    }
+
+    /// Whether nothing waits to be read and nothing was seen since.
+    pub fn is_idle(&self, guard: &M::Guard) -> bool {
+        self.unread.load(Acquire) == 0
+            && self.side(self.epoch.load(Acquire)).totals(guard).seen.packets == 0
+    }
+
+    /// What monitoring shows.
+    pub fn stats(&self, guard: &M::Guard) -> Stats {
+        let epoch = self.epoch.load(Acquire);
+        let open = self.side(epoch);
+        let mut totals = TotalsSum::default();
+        totals.add(&self.acknowledged.totals);
+        totals.recorded = self.acknowledged.recorded.load();
+        for side in &self.sides {
+            totals.merge(&side.totals(guard));
+        }
+        let records = open.tables(guard).map(|table| u64::from(table.len()));
+        let tables = self.sides.iter().flat_map(|side| side.tables(guard));
+        Stats {
+            epoch,
+            unread: self.unread.load(Acquire),
+            totals,
+            records: records.fold(0, u64::wrapping_add),
+            max_entries: u64::from(open.limits().max_entries),
+            memory_bytes: tables.map(|table| table.bytes() as u64).fold(0, u64::wrapping_add),
+        }
+    }
+
+    #[inline]
+    fn side(&self, epoch: u64) -> &Side<M, W> {
+        let [even, odd] = &self.sides;
+        if epoch & 1 == 0 { even } else { odd }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            max_entries: self.max_entries.load(Relaxed),
+            min_pkt_spoof: self.min_pkt_spoof.load(Relaxed),
+        }
+    }
+}

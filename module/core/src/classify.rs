@@ -1,0 +1,220 @@
+//! From a packet's [`Tuple`] to the flow that it belongs to: which side is local, which
+//! ports keep their number.
+
+use crate::parse::{self, ParseError, Tuple};
+use crate::rule::{Ports, Side};
+
+/// A flow within one account, as `W` words that compare and hash as a whole.
+///
+/// The last word has, from its lowest bit on: local port (16 bits), remote port (16),
+/// protocol (8), flags (8). The words before it have the local address, then the remote
+/// one, as in the packet. In memory on a little-endian machine these are the first bytes
+/// of the record in `uapi/xt_TRAFSTAT.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlowKey<const W: usize>(pub [u64; W]);
+
+/// Flag of a record that stands for flows which found no room.
+pub const FOLDED: u8 = trafstat_abi::RECORD_FOLDED as u8;
+
+impl<const W: usize> FlowKey<W> {
+    /// Whether the key stands for flows that found no room.
+    pub fn is_folded(&self) -> bool {
+        self.0.last().is_some_and(|rest| rest >> FLAGS_SHIFT & u64::from(FOLDED) != 0)
+    }
+}
+
+/// Which way a packet goes, seen from the local net.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The source is local, the destination may be too.
+    Sent,
+    /// Only the destination is local.
+    Received,
+}
+
+/// What differs between IPv4 and IPv6 on the way from bytes to a flow.
+pub trait Family<const W: usize>: 'static {
+    /// `NFPROTO_*`.
+    const NUMBER: u8;
+    /// Bytes of one address.
+    const ADDRESS_LEN: usize;
+    /// An address in network byte order.
+    type Address: Copy;
+    /// A network that addresses are compared with.
+    type Net: Copy + Sync;
+
+    /// The network of the first `prefix_len` bits of `address`; host bits do not matter
+    /// and bits past the address length are ignored.
+    fn net(address: &[u8; 16], prefix_len: u8) -> Self::Net;
+
+    /// Whether the network holds the address.
+    fn contains(net: &Self::Net, address: Self::Address) -> bool;
+
+    /// Reads the tuple from the first bytes of a packet of `packet_len` bytes.
+    ///
+    /// # Errors
+    /// See [`ParseError`].
+    fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<Self::Address>, ParseError>;
+
+    /// Puts a key together; `rest` is the last word.
+    fn key(local: Self::Address, remote: Self::Address, rest: u64) -> FlowKey<W>;
+
+    /// The key that flows of this protocol and local address are folded into.
+    fn folded(key: FlowKey<W>) -> FlowKey<W>;
+
+    /// The key of the local side alone: protocol, local address and local port.
+    fn local_side(key: FlowKey<W>) -> FlowKey<W>;
+}
+
+const PROTOCOL_SHIFT: u32 = 32;
+const FLAGS_SHIFT: u32 = 40;
+const LOCAL_PORT_MASK: u64 = 0xffff;
+const PROTOCOL_MASK: u64 = 0xff << PROTOCOL_SHIFT;
+
+/// The last word of a key.
+#[inline]
+pub fn rest_word(local_port: u16, remote_port: u16, protocol: u8, flags: u8) -> u64 {
+    u64::from(local_port)
+        | u64::from(remote_port) << 16
+        | u64::from(protocol) << PROTOCOL_SHIFT
+        | u64::from(flags) << FLAGS_SHIFT
+}
+
+/// IPv4.
+#[derive(Debug)]
+pub struct Ipv4;
+
+/// An IPv4 network: address and mask as loaded from the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4Net {
+    network: u32,
+    mask: u32,
+}
+
+impl Family<2> for Ipv4 {
+    const NUMBER: u8 = trafstat_abi::FAMILY_IPV4 as u8;
+    const ADDRESS_LEN: usize = 4;
+    type Address = [u8; 4];
+    type Net = Ipv4Net;
+
+    fn net(address: &[u8; 16], prefix_len: u8) -> Ipv4Net {
+        let [a, b, c, d, ..] = *address;
+        let host_bits = 32_u32.saturating_sub(u32::from(prefix_len));
+        let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0).to_be();
+        Ipv4Net { network: u32::from_ne_bytes([a, b, c, d]) & mask, mask }
+    }
+
+    #[inline]
+    fn contains(net: &Ipv4Net, address: [u8; 4]) -> bool {
+        u32::from_ne_bytes(address) & net.mask == net.network
+    }
+
+    #[inline]
+    fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<[u8; 4]>, ParseError> {
+        parse::ipv4::parse(bytes, packet_len)
+    }
+
+    #[inline]
+    fn key(local: [u8; 4], remote: [u8; 4], rest: u64) -> FlowKey<2> {
+        let local = u64::from(u32::from_ne_bytes(local));
+        let remote = u64::from(u32::from_ne_bytes(remote));
+        FlowKey([local | remote << 32, rest])
+    }
+
+    fn folded(FlowKey([addresses, rest]): FlowKey<2>) -> FlowKey<2> {
+        let folded = u64::from(FOLDED) << FLAGS_SHIFT;
+        FlowKey([addresses & u64::from(u32::MAX), rest & PROTOCOL_MASK | folded])
+    }
+
+    fn local_side(FlowKey([addresses, rest]): FlowKey<2>) -> FlowKey<2> {
+        FlowKey([addresses & u64::from(u32::MAX), rest & (PROTOCOL_MASK | LOCAL_PORT_MASK)])
+    }
+}
+
+/// The flow of a packet and its direction, or `None` where neither side is local.
+#[inline]
+pub fn classify<F: Family<W>, const W: usize>(
+    net: &F::Net,
+    ports: &impl Ports,
+    tuple: &Tuple<F::Address>,
+) -> Option<(FlowKey<W>, Direction)> {
+    let (direction, local, remote, local_port, remote_port) = if F::contains(net, tuple.src) {
+        (Direction::Sent, tuple.src, tuple.dst, tuple.src_port, tuple.dst_port)
+    } else if F::contains(net, tuple.dst) {
+        (Direction::Received, tuple.dst, tuple.src, tuple.dst_port, tuple.src_port)
+    } else {
+        return None;
+    };
+    let local_port = ports.keep(Side::Local, tuple.protocol, local_port);
+    let remote_port = ports.keep(Side::Remote, tuple.protocol, remote_port);
+    let rest = rest_word(local_port, remote_port, tuple.protocol, 0);
+    Some((F::key(local, remote, rest), direction))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    struct AllPorts;
+    impl Ports for AllPorts {
+        fn keep(&self, _: Side, _: u8, port: u16) -> u16 {
+            port
+        }
+    }
+
+    fn net(address: [u8; 4], prefix_len: u8) -> Ipv4Net {
+        let mut padded = [0; 16];
+        padded[..4].copy_from_slice(&address);
+        Ipv4::net(&padded, prefix_len)
+    }
+
+    fn tuple(src: [u8; 4], dst: [u8; 4]) -> Tuple<[u8; 4]> {
+        Tuple { src, dst, src_port: 1, dst_port: 2, protocol: 6, syn: false }
+    }
+
+    fn direction(net: Ipv4Net, src: [u8; 4], dst: [u8; 4]) -> Option<Direction> {
+        classify::<Ipv4, 2>(&net, &AllPorts, &tuple(src, dst)).map(|(_, direction)| direction)
+    }
+
+    proptest! {
+        #[test]
+        fn prefixes_compare_bit_by_bit(a: u32, b: u32, prefix_len in 0_u8..=32) {
+            let expected = (0..u32::from(prefix_len)).all(|bit| (a ^ b) >> (31 - bit) & 1 == 0);
+            let net = net(a.to_be_bytes(), prefix_len);
+            prop_assert_eq!(Ipv4::contains(&net, b.to_be_bytes()), expected);
+        }
+    }
+
+    #[test]
+    fn both_sides_local_is_sent() {
+        let net = net([10, 0, 0, 9], 8);
+        assert_eq!(direction(net, [10, 1, 1, 1], [10, 2, 2, 2]), Some(Direction::Sent));
+        assert_eq!(direction(net, [10, 1, 1, 1], [11, 2, 2, 2]), Some(Direction::Sent));
+        assert_eq!(direction(net, [11, 1, 1, 1], [10, 2, 2, 2]), Some(Direction::Received));
+        assert_eq!(direction(net, [11, 1, 1, 1], [12, 2, 2, 2]), None);
+    }
+
+    #[test]
+    fn local_side_comes_first_in_both_directions() {
+        let net = net([192, 0, 2, 1], 32);
+        let sent = tuple([192, 0, 2, 1], [198, 51, 100, 7]);
+        let received = Tuple { src: sent.dst, dst: sent.src, src_port: 2, dst_port: 1, ..sent };
+        let key = |tuple| classify::<Ipv4, 2>(&net, &AllPorts, &tuple).map(|(key, _)| key);
+        assert_eq!(key(sent), key(received));
+        assert_eq!(
+            key(sent),
+            Some(Ipv4::key([192, 0, 2, 1], [198, 51, 100, 7], rest_word(1, 2, 6, 0)))
+        );
+    }
+
+    #[test]
+    fn folding_keeps_protocol_and_local_address() {
+        let key = Ipv4::key([1, 2, 3, 4], [5, 6, 7, 8], rest_word(22, 4000, 6, 0));
+        let folded = Ipv4::key([1, 2, 3, 4], [0; 4], rest_word(0, 0, 6, FOLDED));
+        assert_eq!(Ipv4::folded(key), folded);
+        let local = Ipv4::key([1, 2, 3, 4], [0; 4], rest_word(22, 0, 6, 0));
+        assert_eq!(Ipv4::local_side(key), local);
+    }
+}

@@ -1,0 +1,244 @@
+//! Finds a flow's record: open addressing over small entries, growing a little at each
+//! insertion.
+//!
+//! An entry is the upper half of the flow's hash, the tag, above the record's place in
+//! the chunks; 0 is an empty one. Tags are spread evenly over the homes, and a flow's
+//! entry stands at its home or less than [`PROBE`] entries behind. There are that many
+//! entries past the last home, so nothing wraps around, and a power of two in all.
+//!
+//! Growth: once the index of twice the size has been allocated, each insertion moves the
+//! entries of the next few homes there. Homes below the cursor are searched in the new
+//! index, the others in the old one. Entries stay in the old index after they are moved,
+//! so probing past them still works; their homes are never searched there again.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::memory::{Allocation, Memory, Slot};
+
+/// An entry stands less than so many entries behind its home.
+pub const PROBE: usize = 256;
+
+/// Entries of level 0, one page; each further level has twice as many.
+const MIN_ENTRIES: u32 = 512;
+const LEVELS: usize = 19;
+/// Homes moved at an insertion while the index grows: growth from 9/16 full ends before
+/// the old index is 3/4 full.
+const MOVED_HOMES: u32 = 8;
+
+/// The index of one flow table, written by one CPU.
+pub struct Index<M: Memory> {
+    /// `levels[level]` is the one in use, `levels[level + 1]` the next while it grows.
+    level: AtomicU32,
+    /// Homes below this one are in the next level.
+    cursor: AtomicU32,
+    levels: [M::Slot<AtomicU64>; LEVELS],
+}
+
+impl<M: Memory> Default for Index<M> {
+    fn default() -> Self {
+        Self {
+            level: AtomicU32::new(0),
+            cursor: AtomicU32::new(0),
+            levels: core::array::from_fn(|_| Default::default()),
+        }
+    }
+}
+
+#[inline]
+fn entries(level: u32) -> u32 {
+    MIN_ENTRIES.wrapping_shl(level)
+}
+
+#[inline]
+fn homes(level: u32) -> u32 {
+    entries(level).wrapping_sub(PROBE as u32)
+}
+
+#[inline]
+fn tag(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
+
+#[inline]
+fn home(tag: u32, level: u32) -> u32 {
+    ((u64::from(tag) * u64::from(homes(level))) >> 32) as u32
+}
+
+#[inline]
+fn entry_tag(entry: u64) -> u32 {
+    (entry >> 32) as u32
+}
+
+#[inline]
+fn entry_place(entry: u64) -> u32 {
+    entry as u32
+}
+
+impl<M: Memory> Index<M> {
+    /// The probe sequence of a tag: the entries from its home on, in the level that has
+    /// its home.
+    #[inline]
+    fn probe<'a>(&'a self, tag: u32, guard: &'a M::Guard) -> Option<&'a [AtomicU64]> {
+        let mut level = self.level.load(Relaxed);
+        let mut at = home(tag, level);
+        if at < self.cursor.load(Relaxed) {
+            level += 1;
+            at = home(tag, level);
+        }
+        self.levels.get(level as usize)?.get(guard)?.get(at as usize..)
+    }
+
+    /// The first place with this hash's tag for which `matches` returns something.
+    #[inline]
+    pub fn find<'a, T>(
+        &'a self,
+        hash: u64,
+        guard: &'a M::Guard,
+        matches: impl Fn(u32) -> Option<T>,
+    ) -> Option<T> {
+        let tag = tag(hash);
+        for entry in self.probe(tag, guard)?.iter().take(PROBE) {
+            let entry = entry.load(Relaxed);
+            if entry == 0 {
+                return None;
+            }
+            if entry_tag(entry) == tag {
+                if let Some(found) = matches(entry_place(entry)) {
+                    return Some(found);
+                }
+            }
+        }
+        None
+    }
+
+    /// An empty entry for this hash; `None` where the probe finds none.
+    pub fn vacancy<'a>(&'a self, hash: u64, guard: &'a M::Guard) -> Option<Vacancy<'a>> {
+        if self.levels.first()?.get(guard).is_none()
+            && self.level.load(Relaxed) == 0
+            && !self.levels.first()?.fill(MIN_ENTRIES as usize, Allocation::Atomic)
+        {
+            return None;
+        }
+        let tag = tag(hash);
+        let entries = self.probe(tag, guard)?;
+        let entry = entries.iter().take(PROBE).find(|entry| entry.load(Relaxed) == 0)?;
+        Some(Vacancy { entry, tag })
+    }
+
+    /// Whether an index with `len` entries should have its next level allocated.
+    pub fn wants_next(&self, len: u32) -> bool {
+        len >= Self::growth_len(self.level.load(Relaxed))
+    }
+
+    /// The number of entries from which [`Index::wants_next`] holds.
+    pub fn next_growth(&self) -> u32 {
+        Self::growth_len(self.level.load(Relaxed))
+    }
+
+    fn growth_len(level: u32) -> u32 {
+        homes(level) / 16 * 9
+    }
+
+    /// Allocates what an index of `len` entries needs and frees what growth left behind.
+    /// Called in process context, while the writer goes on.
+    pub fn prepare(&self, len: u32, cpu: u32) {
+        let how = Allocation::Sleeping { cpu };
+        let level = self.level.load(Relaxed);
+        let wanted = if len == 0 { level } else { level + u32::from(self.wants_next(len)) };
+        for (at, slot) in (0..).zip(&self.levels) {
+            if at < level {
+                slot.retire();
+            } else if at <= wanted {
+                slot.fill(entries(at) as usize, how);
+            }
+        }
+    }
+
+    /// Moves the next few homes where the index is growing. Called by the writer at an
+    /// insertion, with the number of entries.
+    pub fn grow(&self, len: u32, guard: &M::Guard) {
+        let level = self.level.load(Relaxed);
+        let cursor = self.cursor.load(Relaxed);
+        if cursor == 0 && !self.wants_next(len) {
+            return;
+        }
+        let Some(next) = self.levels.get(level as usize + 1).and_then(|slot| slot.get(guard))
+        else {
+            return;
+        };
+        let Some(current) = self.levels.get(level as usize).and_then(|slot| slot.get(guard))
+        else {
+            return;
+        };
+        let end = cursor + MOVED_HOMES;
+        for at in cursor..end {
+            if !move_home(current, next, at, level) {
+                // The next level has no room for this home within the probe; its
+                // entries stay reachable where they are.
+                self.cursor.store(at, Relaxed);
+                return;
+            }
+        }
+        if end == homes(level) {
+            self.level.store(level + 1, Relaxed);
+            self.cursor.store(0, Relaxed);
+        } else {
+            self.cursor.store(end, Relaxed);
+        }
+    }
+
+    /// Bytes that the index holds.
+    pub fn bytes(&self) -> usize {
+        self.levels.iter().map(|slot| slot.bytes()).fold(0, usize::wrapping_add)
+    }
+
+    /// Frees all. No writer is left.
+    pub fn clear(&self) {
+        for slot in &self.levels {
+            slot.retire();
+        }
+        self.level.store(0, Relaxed);
+        self.cursor.store(0, Relaxed);
+    }
+}
+
+/// Copies the entries whose home is `at` into the next level, all or none of them in
+/// effect: after a failure the cursor stays, and the copies are found by no search.
+fn move_home(current: &[AtomicU64], next: &[AtomicU64], at: u32, level: u32) -> bool {
+    let Some(from) = current.get(at as usize..) else {
+        return false;
+    };
+    for entry in from.iter().take(PROBE) {
+        let entry = entry.load(Relaxed);
+        if entry == 0 {
+            break;
+        }
+        let tag = entry_tag(entry);
+        if home(tag, level) != at {
+            continue;
+        }
+        let to = next.get(home(tag, level + 1) as usize..).unwrap_or_default();
+        let vacant = to.iter().take(PROBE).find(|slot| {
+            let present = slot.load(Relaxed);
+            present == 0 || present == entry
+        });
+        match vacant {
+            Some(slot) => slot.store(entry, Relaxed),
+            None => return false,
+        }
+    }
+    true
+}
+
+/// An empty entry, to be filled with a place.
+pub struct Vacancy<'a> {
+    entry: &'a AtomicU64,
+    tag: u32,
+}
+
+impl Vacancy<'_> {
+    /// Fills the entry.
+    pub fn occupy(self, place: u32) {
+        self.entry.store(u64::from(self.tag) << 32 | u64::from(place), Relaxed);
+    }
+}

@@ -1,0 +1,287 @@
+//! The flows that one CPU has seen in one epoch, with their counters.
+//!
+//! One CPU writes, never two at once; others may read at any time. Records lie in
+//! [`chunks`] that never move and are found through an [`index`] of small entries. Memory
+//! is prepared by a worker ahead of need; where it lags, small chunks are allocated on
+//! the spot, and past that a packet is folded: it counts in the record of its protocol
+//! and local address, and if there is no room for that one, in the table's one
+//! [`last`](FlowTable::last) record. So no packet is left out.
+
+pub mod chunks;
+pub mod index;
+pub mod record;
+pub mod totals;
+
+use core::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+
+use crate::classify::{Direction, FlowKey};
+use crate::memory::{Blank, Memory};
+use crate::rule::SampleClass;
+use crate::wire::Volume;
+
+use chunks::{BIAS, Chunks, MAX_RECORDS};
+use index::Index;
+use record::Record;
+use totals::Totals;
+
+/// Records that a table takes from its account's budget at a time.
+const BUDGET_STEP: u32 = 16;
+
+/// How many records the CPUs' flow tables of one epoch may still take, in common.
+#[derive(Debug, Default)]
+pub struct Budget {
+    left: AtomicU32,
+}
+
+impl Budget {
+    /// Sets what may be taken.
+    pub fn set(&self, records: u32) {
+        self.left.store(records, Relaxed);
+    }
+
+    /// Takes up to [`BUDGET_STEP`] records.
+    fn take(&self) -> u32 {
+        let mut left = self.left.load(Relaxed);
+        loop {
+            let taken = left.min(BUDGET_STEP);
+            if taken == 0 {
+                return 0;
+            }
+            match self.left.compare_exchange_weak(left, left - taken, Relaxed, Relaxed) {
+                Ok(_) => return taken,
+                Err(current) => left = current,
+            }
+        }
+    }
+}
+
+/// The budgets of an epoch: flows, and the records that flows are folded into.
+#[derive(Debug, Default)]
+pub struct Budgets {
+    /// Records of flows.
+    pub flows: Budget,
+    /// Fold records, in room of their own.
+    pub folds: Budget,
+}
+
+/// A flow and what a packet adds to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Observation<const W: usize> {
+    /// The flow.
+    pub key: FlowKey<W>,
+    /// The key's hash.
+    pub hash: u64,
+    /// Sent or received.
+    pub direction: Direction,
+    /// Packets and bytes.
+    pub volume: Volume,
+    /// TCP with SYN and without ACK.
+    pub syn: bool,
+}
+
+/// The flow table of one CPU and one epoch.
+pub struct FlowTable<M: Memory, const W: usize> {
+    /// Packets and bytes of the rules, by what became of them.
+    pub totals: Totals,
+    /// Records that are complete, so that a reader may look at them.
+    len: AtomicU32,
+    /// The number of records from which the worker is to be called.
+    watermark: AtomicU32,
+    flow_credit: AtomicU32,
+    fold_credit: AtomicU32,
+    sampled: [AtomicU32; 3],
+    index: Index<M>,
+    chunks: Chunks<M, W>,
+    last: Record<W>,
+}
+
+impl<M: Memory, const W: usize> Default for FlowTable<M, W> {
+    fn default() -> Self {
+        Self {
+            totals: Totals::default(),
+            len: AtomicU32::new(0),
+            watermark: AtomicU32::new(0),
+            flow_credit: AtomicU32::new(0),
+            fold_credit: AtomicU32::new(0),
+            sampled: Default::default(),
+            index: Index::default(),
+            chunks: Chunks::default(),
+            last: Record::folded_last(),
+        }
+    }
+}
+
+impl<M: Memory, const W: usize> Blank for FlowTable<M, W> {
+    fn blank(&self) {
+        self.clear();
+    }
+}
+
+impl<M: Memory, const W: usize> FlowTable<M, W> {
+    /// Counts a packet in its flow's record, folded where there is no room for it. `fold`
+    /// makes the key, and its hash, of the record to fold into.
+    ///
+    /// Called by the one writer. Returns whether the worker should be called to prepare
+    /// memory.
+    #[inline]
+    pub fn count(
+        &self,
+        seen: &Observation<W>,
+        budgets: &Budgets,
+        guard: &M::Guard,
+        fold: impl FnOnce(FlowKey<W>) -> (FlowKey<W>, u64),
+    ) -> bool {
+        match self.find(&seen.key, seen.hash, guard) {
+            Some(record) => {
+                record.count(seen.direction, seen.volume, seen.syn);
+                false
+            }
+            None => self.count_new(seen, budgets, guard, fold),
+        }
+    }
+
+    #[cold]
+    fn count_new(
+        &self,
+        seen: &Observation<W>,
+        budgets: &Budgets,
+        guard: &M::Guard,
+        fold: impl FnOnce(FlowKey<W>) -> (FlowKey<W>, u64),
+    ) -> bool {
+        let record = self
+            .insert(&seen.key, seen.hash, &budgets.flows, &self.flow_credit, guard)
+            .unwrap_or_else(|| {
+                self.totals.folded.add(seen.volume);
+                let (key, hash) = fold(seen.key);
+                self.find(&key, hash, guard)
+                    .or_else(|| self.insert(&key, hash, &budgets.folds, &self.fold_credit, guard))
+                    .unwrap_or(&self.last)
+            });
+        record.count(seen.direction, seen.volume, seen.syn);
+        self.len.load(Relaxed) >= self.watermark.load(Relaxed)
+    }
+
+    /// The record of a flow.
+    #[inline]
+    pub fn find<'a>(
+        &'a self,
+        key: &FlowKey<W>,
+        hash: u64,
+        guard: &'a M::Guard,
+    ) -> Option<&'a Record<W>> {
+        self.index.find(hash, guard, |place| {
+            self.chunks.get(place, guard).filter(|record| record.has_key(key))
+        })
+    }
+
+    fn insert<'a>(
+        &'a self,
+        key: &FlowKey<W>,
+        hash: u64,
+        budget: &Budget,
+        credit: &AtomicU32,
+        guard: &'a M::Guard,
+    ) -> Option<&'a Record<W>> {
+        let len = self.len.load(Relaxed);
+        if len >= MAX_RECORDS {
+            return None;
+        }
+        self.index.grow(len, guard);
+        if credit.load(Relaxed) == 0 {
+            credit.store(budget.take(), Relaxed);
+        }
+        let left = credit.load(Relaxed).checked_sub(1)?;
+        let record = self.chunks.get_or_allocate(len + BIAS, guard)?;
+        let vacancy = self.index.vacancy(hash, guard)?;
+        record.set_key(key, hash);
+        vacancy.occupy(len + BIAS);
+        credit.store(left, Relaxed);
+        self.len.store(len + 1, Release);
+        Some(record)
+    }
+
+    /// Inserts a flow outside the packet path, sleeping for memory; `None` without it.
+    pub fn insert_sleeping<'a>(
+        &'a self,
+        key: &FlowKey<W>,
+        hash: u64,
+        guard: &'a M::Guard,
+    ) -> Option<&'a Record<W>> {
+        if self.len() >= self.watermark.load(Relaxed) {
+            self.prepare(0);
+        }
+        let plenty = Budget::default();
+        plenty.set(1);
+        self.insert(key, hash, &plenty, &AtomicU32::new(0), guard)
+    }
+
+    /// Whether this packet of its class is the one in `one_in` that counts.
+    pub fn is_sampled(&self, class: SampleClass, one_in: u32) -> bool {
+        let Some(counter) = self.sampled.get(class as usize) else {
+            return true;
+        };
+        let next = counter.load(Relaxed) + 1;
+        let sampled = next >= one_in;
+        counter.store(if sampled { 0 } else { next }, Relaxed);
+        sampled
+    }
+
+    /// Allocates ahead what the table will need soon and frees what growth left behind.
+    /// Called in process context, by one caller at a time, while the writer goes on.
+    pub fn prepare(&self, cpu: u32) {
+        let len = self.len.load(Acquire);
+        if len == 0 {
+            return;
+        }
+        // An eighth ahead, and called again half way there.
+        let headroom = len / 8 + 128;
+        self.chunks.prepare(len.saturating_add(headroom).saturating_add(BIAS), cpu);
+        self.index.prepare(len, cpu);
+        let growth = self.index.next_growth();
+        let half_way = len.saturating_add(headroom / 2);
+        self.watermark.store(if growth > len { growth.min(half_way) } else { half_way }, Relaxed);
+    }
+
+    /// Records, without the last one.
+    pub fn len(&self) -> u32 {
+        self.len.load(Acquire)
+    }
+
+    /// Whether nothing was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All complete records, without the last one, in the order of their first packets.
+    pub fn records<'a>(&'a self, guard: &'a M::Guard) -> impl Iterator<Item = &'a Record<W>> {
+        self.chunks.iter(self.len(), guard)
+    }
+
+    /// The record with this number.
+    pub fn record<'a>(&'a self, number: u32, guard: &'a M::Guard) -> Option<&'a Record<W>> {
+        if number >= self.len() { None } else { self.chunks.get(number + BIAS, guard) }
+    }
+
+    /// The record that takes what found no room elsewhere.
+    pub fn last(&self) -> &Record<W> {
+        &self.last
+    }
+
+    /// Makes the table empty and frees its memory. No writer is left.
+    pub fn clear(&self) {
+        self.len.store(0, Release);
+        for number in [&self.watermark, &self.flow_credit, &self.fold_credit] {
+            number.store(0, Relaxed);
+        }
+        self.totals.clear();
+        self.index.clear();
+        self.chunks.clear();
+        self.last.blank();
+        self.last.set_folded();
+    }
+
+    /// Bytes that index and records hold.
+    pub fn bytes(&self) -> usize {
+        self.index.bytes().wrapping_add(self.chunks.bytes())
+    }
+}

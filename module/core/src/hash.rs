@@ -1,0 +1,31 @@
+//! The keyed hash of flows.
+//!
+//! Words are XORed with random key words and multiplied in pairs, upper half XORed onto
+//! the lower one. Whoever does not know the key cannot choose flows that collide more
+//! often than random ones; whoever does meets the bounded probe.
+
+use crate::classify::FlowKey;
+
+/// Random words, drawn once for an account.
+#[derive(Clone, Copy, Debug)]
+pub struct HashKey(pub [u64; 6]);
+
+#[inline]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    (product >> 64) as u64 ^ product as u64
+}
+
+impl HashKey {
+    /// Hashes a flow key of at most six words.
+    #[inline]
+    pub fn hash<const W: usize>(&self, FlowKey(words): &FlowKey<W>) -> u64 {
+        const { assert!(W <= 6) };
+        let pairs = words.chunks(2).zip(self.0.chunks_exact(2));
+        pairs.fold(0, |hash, (words, keys)| match (words, keys) {
+            ([a, b], [k, l]) => fold(hash ^ a ^ k, b ^ l),
+            ([a], [k, l]) => fold(hash ^ a ^ k, *l),
+            _ => hash,
+        })
+    }
+}

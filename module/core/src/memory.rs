@@ -1,0 +1,123 @@
+//! What core asks of the place it runs in: memory that packets can read while it is
+//! being replaced.
+//!
+//! In the kernel a [`Slot`] is an RCU-protected pointer; in user space it is an
+//! `OnceLock` (see [`StdMemory`]).
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// Memory as the kernel or the standard library provides it.
+pub trait Memory: 'static {
+    /// Proof that what a slot hands out stays allocated while the guard lives: an RCU
+    /// read-side section in the kernel.
+    type Guard;
+
+    /// A place for one slice of `T`.
+    type Slot<T: Blank>: Slot<T, Self::Guard> + Blank;
+}
+
+/// What a slot can hold: it starts as its default and can be made so again in place.
+pub trait Blank: Default + Sync + 'static {
+    /// Makes the value equal to its default.
+    fn blank(&self);
+}
+
+impl Blank for AtomicU64 {
+    fn blank(&self) {
+        self.store(0, Ordering::Relaxed);
+    }
+}
+
+/// How an allocation may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocation {
+    /// In the packet path: must not sleep, and fails early rather than late.
+    Atomic,
+    /// In process context, near the memory of the CPU with this id.
+    Sleeping {
+        /// The CPU that will use the memory.
+        cpu: u32,
+    },
+}
+
+/// A place that is empty, then holds one slice of `T`, then may be emptied again.
+pub trait Slot<T, Guard> {
+    /// The slice, or `None` where the slot is empty.
+    fn get<'a>(&'a self, guard: &'a Guard) -> Option<&'a [T]>;
+
+    /// Fills an empty slot with `len` default values and says whether it now holds a
+    /// slice. A slot that was filled stays as it is.
+    fn fill(&self, len: usize, how: Allocation) -> bool;
+
+    /// Empties the slot; what it held is freed once no guard is left that saw it.
+    fn retire(&self);
+
+    /// Bytes that the slot holds.
+    fn bytes(&self) -> usize;
+}
+
+#[cfg(any(test, feature = "std"))]
+pub use std_memory::{StdMemory, StdSlot};
+
+#[cfg(any(test, feature = "std"))]
+mod std_memory {
+    use std::boxed::Box;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::{Allocation, Blank, Memory, Slot};
+
+    /// Memory of the standard library's allocator. A slot keeps what it held until it is
+    /// dropped, and uses it again.
+    #[derive(Debug)]
+    pub struct StdMemory;
+
+    impl Memory for StdMemory {
+        type Guard = ();
+        type Slot<T: Blank> = StdSlot<T>;
+    }
+
+    /// A slot over `OnceLock`.
+    #[derive(Debug)]
+    pub struct StdSlot<T> {
+        slice: OnceLock<Box<[T]>>,
+        filled: AtomicBool,
+    }
+
+    impl<T> Default for StdSlot<T> {
+        fn default() -> Self {
+            Self { slice: OnceLock::new(), filled: AtomicBool::new(false) }
+        }
+    }
+
+    impl<T: Blank> Blank for StdSlot<T> {
+        fn blank(&self) {
+            self.retire();
+        }
+    }
+
+    impl<T: Blank> Slot<T, ()> for StdSlot<T> {
+        #[inline]
+        fn get<'a>(&'a self, _: &'a ()) -> Option<&'a [T]> {
+            let slice = self.slice.get()?;
+            self.filled.load(Ordering::Acquire).then_some(slice)
+        }
+
+        fn fill(&self, len: usize, _: Allocation) -> bool {
+            if !self.filled.load(Ordering::Acquire) {
+                let slice = self.slice.get_or_init(|| (0..len).map(|_| T::default()).collect());
+                slice.iter().for_each(Blank::blank);
+                self.filled.store(true, Ordering::Release);
+            }
+            true
+        }
+
+        fn retire(&self) {
+            self.filled.store(false, Ordering::Release);
+        }
+
+        fn bytes(&self) -> usize {
+            self.get(&()).map_or(0, size_of_val)
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! From the bytes of a packet to its [`Tuple`].
+//!
+//! Not looked into: IP in IP and other tunnels (the outermost header counts), and what
+//! ESP hides. Later fragments have no ports.
+
+pub mod ipv4;
+pub mod transport;
+
+/// Addresses, ports and protocol as a packet carries them.
+///
+/// `A` is the address in network byte order, as loaded from the packet: `[u8; 4]`
+/// for IPv4. Ports are in host byte order, 0 where there are none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuple<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
+    /// IANA protocol number.
+    pub protocol: u8,
+    /// TCP with SYN and without ACK.
+    pub syn: bool,
+}
+
+/// Why a packet has no [`Tuple`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParseError {
+    /// The bytes given end before those that parse needs, and the packet goes on:
+    /// parse again with its first [`HEADER_BYTES`].
+    NeedMore,
+    /// Not a header of this protocol version, or shorter than one.
+    Malformed,
+}
+
+/// Parse never asks for more of a packet than its first so many bytes.
+pub const HEADER_BYTES: usize = 80;

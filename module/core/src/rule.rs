@@ -1,0 +1,244 @@
+//! What a rule decides by itself: which ports keep their number, and sampling.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use trafstat_abi::{PortList, PortRange};
+
+use crate::memory::{Allocation, Memory, Slot};
+use crate::parse::transport::{PortClass, TCP, UDP, port_class};
+
+/// The two sides of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Within the local net.
+    Local,
+    /// The other one.
+    Remote,
+}
+
+/// Decides which ports keep their number.
+pub trait Ports {
+    /// `port`, or 0 where the rule does not tell this port apart.
+    fn keep(&self, side: Side, protocol: u8, port: u16) -> u16;
+}
+
+/// Sampling of one packet in so many; 0 and 1 count every packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sampling {
+    /// TCP packets with SYN and without ACK.
+    pub tcp_syn: u32,
+    /// All TCP packets, SYN ones only where `tcp_syn` is 0.
+    pub tcp_any: u32,
+    /// UDP packets.
+    pub udp_any: u32,
+}
+
+/// What packets are sampled alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SampleClass {
+    /// TCP with SYN and without ACK, under a `tcp_syn` of its own.
+    TcpSyn = 0,
+    /// Other TCP.
+    TcpAny = 1,
+    /// UDP.
+    UdpAny = 2,
+}
+
+impl Sampling {
+    /// One in how many packets counts, with the class that is counted through; `None`
+    /// where all do.
+    #[inline]
+    pub fn one_in(&self, protocol: u8, syn: bool) -> Option<(u32, SampleClass)> {
+        let (one_in, class) = match protocol {
+            TCP if syn && self.tcp_syn != 0 => (self.tcp_syn, SampleClass::TcpSyn),
+            TCP => (self.tcp_any, SampleClass::TcpAny),
+            UDP => (self.udp_any, SampleClass::UdpAny),
+            _ => return None,
+        };
+        (one_in > 1).then_some((one_in, class))
+    }
+}
+
+/// A set of ports: none, all, or a bitmap.
+pub struct PortSet<M: Memory> {
+    mode: u16,
+    bitmap: M::Slot<AtomicU64>,
+}
+
+/// Words of a bitmap over all ports.
+const BITMAP_WORDS: usize = 65536 / 64;
+
+const MODE_ALL: u16 = trafstat_abi::PORTS_ALL as u16;
+const MODE_LISTED: u16 = trafstat_abi::PORTS_LISTED as u16;
+
+impl<M: Memory> PortSet<M> {
+    /// The set that a list of a rule describes, or `None` without memory. `pool` is the
+    /// rule's pool of ranges; what a list names beyond its end is ignored.
+    pub fn new(list: &PortList, pool: &[PortRange], guard: &M::Guard) -> Option<Self> {
+        let set = Self { mode: list.mode, bitmap: Default::default() };
+        if list.mode == MODE_LISTED {
+            if !set.bitmap.fill(BITMAP_WORDS, Allocation::Sleeping { cpu: 0 }) {
+                return None;
+            }
+            let words = set.bitmap.get(guard)?;
+            let ranges = pool.iter().skip(usize::from(list.start)).take(usize::from(list.count));
+            for range in ranges {
+                for port in range.first..=range.last {
+                    if let Some(word) = words.get(usize::from(port / 64)) {
+                        word.fetch_or(1 << (port % 64), Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+        Some(set)
+    }
+
+    #[inline]
+    fn keep(&self, port: u16, guard: &M::Guard) -> u16 {
+        let member = match self.mode {
+            MODE_ALL => true,
+            MODE_LISTED => self
+                .bitmap
+                .get(guard)
+                .and_then(|words| words.get(usize::from(port / 64)))
+                .is_some_and(|word| word.load(Ordering::Relaxed) >> (port % 64) & 1 != 0),
+            _ => false,
+        };
+        if member { port } else { 0 }
+    }
+}
+
+/// The four port sets of a rule.
+pub struct PortSets<M: Memory> {
+    local_tcp: PortSet<M>,
+    local_udp: PortSet<M>,
+    remote_tcp: PortSet<M>,
+    remote_udp: PortSet<M>,
+}
+
+/// One rule that counts into an account.
+pub struct Rule<M: Memory> {
+    ports: PortSets<M>,
+    /// How many of the packets count.
+    pub sampling: Sampling,
+}
+
+impl<M: Memory> Rule<M> {
+    /// The rule with these four lists, in the order of `uapi/xt_TRAFSTAT.h`, over one
+    /// pool of ranges; `None` without memory.
+    pub fn new(
+        lists: &[PortList; trafstat_abi::LISTS as usize],
+        pool: &[PortRange],
+        sampling: Sampling,
+        guard: &M::Guard,
+    ) -> Option<Self> {
+        let [local_tcp, local_udp, remote_tcp, remote_udp] = lists;
+        let ports = PortSets {
+            local_tcp: PortSet::new(local_tcp, pool, guard)?,
+            local_udp: PortSet::new(local_udp, pool, guard)?,
+            remote_tcp: PortSet::new(remote_tcp, pool, guard)?,
+            remote_udp: PortSet::new(remote_udp, pool, guard)?,
+        };
+        Some(Self { ports, sampling })
+    }
+
+    /// The rule's ports, as long as the guard lives.
+    #[inline]
+    pub fn ports<'a>(&'a self, guard: &'a M::Guard) -> impl Ports + 'a {
+        GuardedPorts { sets: &self.ports, guard }
+    }
+}
+
+struct GuardedPorts<'a, M: Memory> {
+    sets: &'a PortSets<M>,
+    guard: &'a M::Guard,
+}
+
+impl<M: Memory> Ports for GuardedPorts<'_, M> {
+    #[inline]
+    fn keep(&self, side: Side, protocol: u8, port: u16) -> u16 {
+        let set = match (port_class(protocol), side) {
+            (PortClass::Tcp, Side::Local) => &self.sets.local_tcp,
+            (PortClass::Udp, Side::Local) => &self.sets.local_udp,
+            (PortClass::Tcp, Side::Remote) => &self.sets.remote_tcp,
+            (PortClass::Udp, Side::Remote) => &self.sets.remote_udp,
+            (PortClass::None, _) => return 0,
+        };
+        set.keep(port, self.guard)
+    }
+}
+
+/// Whether a rule's port lists are well formed: known modes, ranges within the pool and
+/// not reversed, no port 0.
+pub fn lists_are_valid(
+    lists: &[PortList; trafstat_abi::LISTS as usize],
+    pool: &[PortRange],
+) -> bool {
+    lists.iter().all(|list| {
+        let ranges = pool.iter().skip(usize::from(list.start)).take(usize::from(list.count));
+        let in_pool = usize::from(list.start) + usize::from(list.count) <= pool.len();
+        match list.mode {
+            MODE_LISTED => {
+                list.count > 0
+                    && in_pool
+                    && ranges.clone().all(|range| range.first > 0 && range.first <= range.last)
+            }
+            mode => mode <= MODE_ALL && list.count == 0,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::memory::StdMemory;
+
+    fn listed(start: u16, count: u16) -> PortList {
+        PortList { mode: MODE_LISTED, start, count, reserved: 0 }
+    }
+
+    #[test]
+    fn sctp_goes_by_the_tcp_lists_and_udp_lite_by_the_udp_ones() {
+        let pool = [PortRange { first: 22, last: 22 }, PortRange { first: 53, last: 60 }];
+        let lists = [listed(0, 1), listed(1, 1), PortList::default(), PortList::default()];
+        let rule = Rule::<StdMemory>::new(&lists, &pool, Sampling::default(), &()).unwrap();
+        let ports = rule.ports(&());
+        assert_eq!(ports.keep(Side::Local, 132, 22), 22);
+        assert_eq!(ports.keep(Side::Local, 136, 55), 55);
+        assert_eq!(ports.keep(Side::Local, 6, 53), 0);
+        assert_eq!(ports.keep(Side::Remote, 6, 22), 0);
+        assert_eq!(ports.keep(Side::Local, 1, 22), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn a_listed_port_is_one_within_a_range(
+            ranges in proptest::collection::vec((1_u16.., 1_u16..), 1..20),
+            ports in proptest::collection::vec(any::<u16>(), 50),
+        ) {
+            let pool: std::vec::Vec<_> = ranges
+                .iter()
+                .map(|&(a, b)| PortRange { first: a.min(b), last: a.max(b) })
+                .collect();
+            let list = listed(0, pool.len() as u16);
+            let set = PortSet::<StdMemory>::new(&list, &pool, &()).unwrap();
+            for port in ports.into_iter().chain(pool.iter().flat_map(|r| [r.first, r.last])) {
+                let listed = pool.iter().any(|r| (r.first..=r.last).contains(&port));
+                prop_assert_eq!(set.keep(port, &()), if listed { port } else { 0 });
+            }
+        }
+    }
+
+    #[test]
+    fn reversed_ranges_and_lists_beyond_the_pool_are_invalid() {
+        let pool = [PortRange { first: 2, last: 1 }];
+        let none = PortList::default();
+        assert!(!lists_are_valid(&[listed(0, 1), none, none, none], &pool));
+        assert!(!lists_are_valid(&[listed(1, 1), none, none, none], &pool));
+        assert!(!lists_are_valid(&[listed(0, 0), none, none, none], &pool));
+        assert!(!lists_are_valid(&[PortList { mode: 3, ..none }, none, none, none], &pool));
+        assert!(lists_are_valid(&[none; 4], &pool));
+    }
+}

@@ -1,0 +1,202 @@
+//! A closed epoch as bytes: a header and records, or lines of text, served from any
+//! offset and always the same.
+
+use zerocopy::IntoBytes;
+
+use trafstat_abi::SnapshotHeader;
+
+use crate::account::{Closed, Place};
+use crate::flow_table::record::{FlowStats, Record};
+use crate::memory::Memory;
+use crate::wire::Volume;
+
+/// Where a reader stands. Zero is the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Cursor {
+    /// Bytes before this place.
+    offset: u64,
+    /// Bytes of the piece at `place` that were read already.
+    within: u32,
+    /// Whether the header was read.
+    past_head: u32,
+    place: Place,
+}
+
+/// The bytes of one header or record.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece {
+    bytes: [u8; PIECE_LEN],
+    len: usize,
+}
+
+/// The header is the largest piece.
+const PIECE_LEN: usize = size_of::<SnapshotHeader>();
+
+impl Piece {
+    /// A piece with nothing in it.
+    pub const EMPTY: Self = Self { bytes: [0; PIECE_LEN], len: 0 };
+
+    /// Appends a byte; a full piece stays as it is.
+    #[inline]
+    pub fn push(&mut self, byte: u8) {
+        if let Some(free) = self.bytes.get_mut(self.len) {
+            *free = byte;
+            self.len += 1;
+        }
+    }
+
+    /// Appends bytes.
+    #[inline]
+    pub fn extend(&mut self, bytes: &[u8]) {
+        let free = self.bytes.get_mut(self.len..).unwrap_or_default();
+        let copied = bytes.len().min(free.len());
+        for (to, from) in free.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        self.len += copied;
+    }
+
+    /// What was appended.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// How a closed epoch is written.
+pub trait Format<const W: usize> {
+    /// What comes before the records.
+    fn head<M: Memory>(&self, closed: &Closed<'_, M, W>) -> Piece;
+
+    /// One record.
+    fn record(&self, record: &Record<W>) -> Piece;
+}
+
+/// Copies what stands at `offset` into `out` and returns the number of bytes: all of
+/// `out`, or less at the end.
+///
+/// A cursor that stands elsewhere begins again, so any offset works and reading on costs
+/// nothing.
+pub fn read<M: Memory, const W: usize>(
+    closed: &Closed<'_, M, W>,
+    format: &impl Format<W>,
+    cursor: &mut Cursor,
+    offset: u64,
+    out: &mut [u8],
+) -> usize {
+    if offset < cursor.offset {
+        *cursor = Cursor::default();
+    }
+    let mut skip = offset - cursor.offset;
+    let mut filled = 0;
+    while let Some(free) = out.get_mut(filled..).filter(|free| !free.is_empty()) {
+        let piece = if cursor.past_head == 0 {
+            format.head(closed)
+        } else {
+            match closed.next(&mut cursor.place) {
+                Some(record) => format.record(record),
+                None => break,
+            }
+        };
+        let bytes = piece.as_bytes().get(cursor.within as usize..).unwrap_or_default();
+        let skipped = bytes.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
+        let wanted = bytes.get(skipped..).unwrap_or_default();
+        let copied = wanted.len().min(free.len());
+        for (to, from) in free.iter_mut().zip(wanted) {
+            *to = *from;
+        }
+        filled += copied;
+        skip -= skipped as u64;
+        cursor.offset += (skipped + copied) as u64;
+        cursor.within += (skipped + copied) as u32;
+        if copied == wanted.len() {
+            cursor.within = 0;
+            if cursor.past_head == 0 {
+                cursor.past_head = 1;
+            } else {
+                cursor.place.record = cursor.place.record.wrapping_add(1);
+            }
+        }
+    }
+    filled
+}
+
+/// `struct xt_trafstat_snapshot_header`, then `struct xt_trafstat_record_ipv4` for each
+/// record (`uapi/xt_TRAFSTAT.h`).
+#[derive(Debug)]
+pub struct Binary {
+    /// `NFPROTO_*`.
+    pub family: u8,
+}
+
+/// The counters of a record, behind its key.
+const COUNTERS: usize = 5;
+
+impl<const W: usize> Format<W> for Binary {
+    fn head<M: Memory>(&self, closed: &Closed<'_, M, W>) -> Piece {
+        let identity = closed.identity();
+        let (opened_ns, closed_ns) = closed.span_ns();
+        let totals = closed.totals();
+        let limits = closed.limits();
+        let mut magic = [0; 8];
+        for (to, from) in magic.iter_mut().zip(trafstat_abi::SNAPSHOT_MAGIC) {
+            *to = *from;
+        }
+        let Volume { packets: seen_packets, bytes: seen_bytes } = totals.seen;
+        let Volume { packets: extrapolated_packets, bytes: extrapolated_bytes } =
+            totals.extrapolated;
+        let Volume { packets: recorded_packets, bytes: recorded_bytes } = totals.recorded;
+        let Volume { packets: outside_packets, bytes: outside_bytes } = totals.outside;
+        let Volume { packets: skipped_packets, bytes: skipped_bytes } = totals.skipped;
+        let Volume { packets: gso_extra_packets, bytes: gso_extra_bytes } = totals.gso_extra;
+        let Volume { packets: folded_packets, bytes: folded_bytes } = totals.folded;
+        let header = SnapshotHeader {
+            magic,
+            version: trafstat_abi::SNAPSHOT_VERSION as u16,
+            header_size: size_of::<SnapshotHeader>() as u16,
+            record_size: ((W + COUNTERS) * size_of::<u64>()) as u16,
+            family: self.family,
+            prefix_len: identity.prefix_len,
+            account_id: identity.id,
+            epoch: closed.epoch(),
+            records: closed.records(),
+            opened_ns,
+            closed_ns,
+            seen_packets,
+            seen_bytes,
+            extrapolated_packets,
+            extrapolated_bytes,
+            recorded_packets,
+            recorded_bytes,
+            outside_packets,
+            outside_bytes,
+            skipped_packets,
+            skipped_bytes,
+            gso_extra_packets,
+            gso_extra_bytes,
+            folded_packets,
+            folded_bytes,
+            max_entries: u64::from(limits.max_entries),
+            min_pkt_spoof: limits.min_pkt_spoof,
+            reserved: 0,
+            local_addr: identity.local_addr,
+            name: identity.name.map(|byte| byte as core::ffi::c_char),
+        };
+        let mut piece = Piece::EMPTY;
+        piece.extend(header.as_bytes());
+        piece
+    }
+
+    #[inline]
+    fn record(&self, record: &Record<W>) -> Piece {
+        let FlowStats { packets: [sent_packets, received_packets], bytes, syn_packets } =
+            record.stats();
+        let [sent_bytes, received_bytes] = bytes;
+        let mut piece = Piece::EMPTY;
+        let counters = [sent_packets, received_packets, sent_bytes, received_bytes, syn_packets];
+        for word in record.key().0.iter().chain(&counters) {
+            piece.extend(&word.to_ne_bytes());
+        }
+        piece
+    }
+}

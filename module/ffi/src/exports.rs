@@ -1,0 +1,349 @@
+//! What C calls: pointers become references, and core does the rest.
+//!
+//! Common to all functions here: C passes pointers that are aligned and valid for the
+//! whole call. `account` and `rule` were initialised by the functions below and are
+//! shared, never written by C. The contexts that `glue/ffi.h` states are what makes the
+//! guards true.
+
+use core::ffi::{c_char, c_int, c_void};
+use core::mem::size_of;
+use core::slice;
+
+use trafstat_abi::{FAMILY_IPV4, NAME_LEN, POLICY_DROP, RULE_FAST_AGGREGATE, RuleInfo};
+use trafstat_core::account::{Account, Identity, Limits, NeedMore, Packet, Stats, Surroundings};
+use trafstat_core::classify::Ipv4;
+use trafstat_core::csv::Ipv4Csv;
+use trafstat_core::hash::HashKey;
+use trafstat_core::rule::{Rule, Sampling, lists_are_valid};
+use trafstat_core::snapshot::{self, Binary, Cursor, Format};
+use trafstat_core::wire::{Gso, Volume};
+
+use crate::memory::{Guard, KernelMemory};
+
+type Ipv4Account = Account<KernelMemory, Ipv4, 2>;
+
+/// A rule and the account that it counts into.
+pub struct RuleCore {
+    rule: Rule<KernelMemory>,
+    account: &'static Ipv4Account,
+}
+
+unsafe extern "C" {
+    fn trafstat_has_cpu(cpu: u32) -> bool;
+    fn trafstat_wait_for_writers(context: *mut c_void);
+    fn trafstat_reschedule();
+}
+
+const ENOMEM: c_int = 12;
+
+/// `TRAFSTAT_COUNTED` and so on of `glue/ffi.h`.
+const COUNTED: u32 = 0;
+const COUNTED_PREPARE: u32 = 1;
+const NEED_MORE: u32 = 2;
+
+/// Bytes of `struct trafstat_account_core`.
+#[unsafe(no_mangle)]
+pub extern "C" fn trafstat_account_size() -> usize {
+    size_of::<Ipv4Account>()
+}
+
+/// Bytes of `struct trafstat_rule_core`.
+#[unsafe(no_mangle)]
+pub extern "C" fn trafstat_rule_size() -> usize {
+    size_of::<RuleCore>()
+}
+
+/// Whether a rule's values are in range.
+#[unsafe(no_mangle)]
+pub extern "C" fn trafstat_rule_is_valid(info: &RuleInfo, family: u8) -> bool {
+    family == FAMILY_IPV4 as u8
+        && name_is_valid(&info.name)
+        && info.prefix_len <= 32
+        && u32::from(info.policy) <= POLICY_DROP
+        && u32::from(info.flags) & !RULE_FAST_AGGREGATE == 0
+        && lists_are_valid(&info.lists, &info.ranges)
+}
+
+/// Makes an account in C's memory.
+///
+/// # Safety
+/// `account` is aligned memory of [`trafstat_account_size`] bytes that nobody else uses.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trafstat_account_init(
+    account: *mut Ipv4Account,
+    info: &RuleInfo,
+    random: &[u8; 64],
+    now_ns: u64,
+    cpu_ids: u32,
+) -> c_int {
+    let (id, rest) = random.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
+    let mut words = rest.chunks_exact(8);
+    let key = HashKey(core::array::from_fn(|_| {
+        let word = words.next().and_then(|word| word.first_chunk::<8>());
+        u64::from_ne_bytes(*word.unwrap_or(&[0; 8]))
+    }));
+    let identity = Identity {
+        id: *id,
+        name: info.name.map(|byte| byte as u8),
+        local_addr: info.local_addr,
+        prefix_len: info.prefix_len,
+    };
+    // SAFETY: the caller gives this memory for the account.
+    unsafe { account.write(Ipv4Account::new(identity, key, limits(info), now_ns)) };
+    // SAFETY: written above, and no other reference to it exists yet.
+    let account = unsafe { &*account };
+    // SAFETY: nobody retires the slots of an account that is not shared yet.
+    let guard = unsafe { Guard::new() };
+    // SAFETY: any CPU id may be asked about.
+    let has_cpu = |cpu| unsafe { trafstat_has_cpu(cpu) };
+    if account.allocate(cpu_ids, has_cpu, &guard) { 0 } else { -ENOMEM }
+}
+
+/// Makes a rule in C's memory; the account outlives it.
+///
+/// # Safety
+/// `rule` is aligned memory of [`trafstat_rule_size`] bytes that nobody else uses.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trafstat_rule_init(
+    rule: *mut RuleCore,
+    account: &'static Ipv4Account,
+    info: &RuleInfo,
+) -> c_int {
+    let sampling = Sampling {
+        tcp_syn: info.sample_tcp_syn,
+        tcp_any: info.sample_tcp_any,
+        udp_any: info.sample_udp_any,
+    };
+    // SAFETY: the port sets are being built and nobody else knows them.
+    let guard = unsafe { Guard::new() };
+    let Some(made) = Rule::new(&info.lists, &info.ranges, sampling, &guard) else {
+        return -ENOMEM;
+    };
+    // SAFETY: the caller gives this memory for the rule.
+    unsafe { rule.write(RuleCore { rule: made, account }) };
+    0
+}
+
+/// Frees what an account owns.
+///
+/// # Safety
+/// Initialised, even if that ran out of memory, and no longer used.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trafstat_account_drop(account: *mut Ipv4Account) {
+    // SAFETY: the caller says that this is an account of nobody else's.
+    unsafe { account.drop_in_place() };
+}
+
+/// Frees what a rule owns.
+///
+/// # Safety
+/// Initialised with success and no longer used.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trafstat_rule_drop(rule: *mut RuleCore) {
+    // SAFETY: the caller says that this is a rule of nobody else's.
+    unsafe { rule.drop_in_place() };
+}
+
+/// Whether the account has the rule's name for it.
+#[unsafe(no_mangle)]
+pub extern "C" fn trafstat_account_has_name(account: &Ipv4Account, info: &RuleInfo) -> bool {
+    account.identity().name.iter().zip(&info.name).all(|(a, b)| *a == *b as u8)
+}
+
+/// Whether the account's local net is the one of the rule.
+#[unsafe(no_mangle)]
+pub extern "C" fn trafstat_account_has_net(account: &Ipv4Account, info: &RuleInfo) -> bool {
+    let Identity { local_addr, prefix_len, .. } = account.identity();
+    *prefix_len == info.prefix_len && *local_addr == info.local_addr
+}
+
+/// Sets the limits of the next epoch.
+#[unsafe(no_mangle)]
+pub extern "C" fn trafstat_account_set_limits(account: &Ipv4Account, info: &RuleInfo) {
+    account.set_limits(limits(info));
+}
+
+/// Whether the account has nothing to be read.
+#[unsafe(no_mangle)]
+pub extern "C" fn trafstat_account_is_idle(account: &Ipv4Account) -> bool {
+    account.is_idle(&reading())
+}
+
+/// `struct trafstat_stats` of `glue/ffi.h`.
+#[repr(C)]
+pub struct StatsOut {
+    epoch: u64,
+    unread: u64,
+    volumes: [[u64; 2]; 7],
+    records: u64,
+    max_entries: u64,
+    memory_bytes: u64,
+}
+
+/// What monitoring shows of an account.
+#[unsafe(no_mangle)]
+pub extern "C" fn trafstat_account_stats(account: &Ipv4Account, out: &mut StatsOut) {
+    let Stats { epoch, unread, totals, records, max_entries, memory_bytes } =
+        account.stats(&reading());
+    let volumes = [
+        totals.seen,
+        totals.extrapolated,
+        totals.recorded,
+        totals.outside,
+        totals.skipped,
+        totals.gso_extra,
+        totals.folded,
+    ];
+    *out = StatsOut {
+        epoch,
+        unread,
+        volumes: volumes.map(|Volume { packets, bytes }| [packets, bytes]),
+        records,
+        max_entries,
+        memory_bytes,
+    };
+}
+
+/// Counts a packet.
+///
+/// # Safety
+/// `header` has `header_len` readable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trafstat_count(
+    rule: &RuleCore,
+    cpu: u32,
+    header: *const u8,
+    header_len: u32,
+    len: u32,
+    gso: Option<&Gso>,
+) -> u32 {
+    // SAFETY: the caller says so.
+    let bytes = unsafe { slice::from_raw_parts(header, header_len as usize) };
+    // SAFETY: the packet path is an RCU read-side section.
+    let guard = unsafe { Guard::new() };
+    let packet = Packet { bytes, len, gso: gso.copied() };
+    match rule.account.count(&rule.rule, cpu, packet, &guard) {
+        Ok(false) => COUNTED,
+        Ok(true) => COUNTED_PREPARE,
+        Err(NeedMore) => NEED_MORE,
+    }
+}
+
+/// Prepares memory for the flows to come.
+#[unsafe(no_mangle)]
+pub extern "C" fn trafstat_prepare(account: &Ipv4Account) {
+    // SAFETY: slots of the open epoch are retired by the worker alone, which this is.
+    let guard = unsafe { Guard::new() };
+    account.prepare(&guard);
+}
+
+/// Closes the open epoch and returns the one to be read.
+#[unsafe(no_mangle)]
+pub extern "C" fn trafstat_close(
+    account: &Ipv4Account,
+    now_ns: u64,
+    context: *mut c_void,
+) -> u64 {
+    account.close(now_ns, &Kernel { context }, &reading())
+}
+
+/// The epoch that waits to be acknowledged, 0 for none.
+#[unsafe(no_mangle)]
+pub extern "C" fn trafstat_unread(account: &Ipv4Account) -> u64 {
+    account.closed(&reading()).map_or(0, |closed| closed.epoch())
+}
+
+/// Frees the closed epoch if it is this one.
+#[unsafe(no_mangle)]
+pub extern "C" fn trafstat_acknowledge(account: &Ipv4Account, epoch: u64) -> bool {
+    account.acknowledge(epoch, &reading()).is_ok()
+}
+
+/// Reads the closed epoch as header and records.
+///
+/// # Safety
+/// `out` has `len` writable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trafstat_read_snapshot(
+    account: &Ipv4Account,
+    cursor: &mut Cursor,
+    offset: u64,
+    out: *mut u8,
+    len: usize,
+) -> usize {
+    // SAFETY: the caller says so.
+    let out = unsafe { slice::from_raw_parts_mut(out, len) };
+    read(account, &Binary { family: FAMILY_IPV4 as u8 }, cursor, offset, out)
+}
+
+/// Reads the closed epoch as the original's CSV.
+///
+/// # Safety
+/// `out` has `len` writable bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trafstat_read_csv(
+    account: &Ipv4Account,
+    cursor: &mut Cursor,
+    offset: u64,
+    out: *mut u8,
+    len: usize,
+) -> usize {
+    // SAFETY: the caller says so.
+    let out = unsafe { slice::from_raw_parts_mut(out, len) };
+    read(account, &Ipv4Csv, cursor, offset, out)
+}
+
+fn read(
+    account: &Ipv4Account,
+    format: &impl Format<2>,
+    cursor: &mut Cursor,
+    offset: u64,
+    out: &mut [u8],
+) -> usize {
+    let guard = reading();
+    let closed = account.closed(&guard);
+    closed.map_or(0, |closed| snapshot::read(&closed, format, cursor, offset, out))
+}
+
+/// A guard for readers of an account.
+fn reading() -> Guard {
+    // SAFETY: the reader's side has no writer and no worker, and only the reader retires
+    // its slots. Elsewhere readers look at sizes and counters, which are in the tables
+    // themselves and live as long as the account.
+    unsafe { Guard::new() }
+}
+
+struct Kernel {
+    context: *mut c_void,
+}
+
+impl Surroundings for Kernel {
+    fn wait_for_writers(&self) {
+        // SAFETY: the context is what C gave for this call.
+        unsafe { trafstat_wait_for_writers(self.context) };
+    }
+
+    fn reschedule(&self) {
+        // SAFETY: readers are in process context and hold no spinlock.
+        unsafe { trafstat_reschedule() };
+    }
+}
+
+fn limits(info: &RuleInfo) -> Limits {
+    let max_entries = match info.max_entries {
+        0 => trafstat_abi::DEFAULT_MAX_ENTRIES,
+        thousands => thousands.saturating_mul(1000),
+    };
+    Limits { max_entries, min_pkt_spoof: info.min_pkt_spoof }
+}
+
+/// `[A-Za-z0-9_.:-]{1,31}` without a leading dot, padded with NUL: it becomes a file name.
+fn name_is_valid(name: &[c_char; NAME_LEN as usize]) -> bool {
+    let bytes = name.map(|byte| byte as u8);
+    let len = bytes.iter().take_while(|byte| **byte != 0).count();
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.:-".contains(byte);
+    (1..bytes.len()).contains(&len)
+        && bytes.first() != Some(&b'.')
+        && bytes.iter().take(len).all(allowed)
+        && bytes.iter().skip(len).all(|byte| *byte == 0)
+}

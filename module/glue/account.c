@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The accounts of a network namespace: found by name, shared by rules, kept until
+ * what they counted has been acknowledged.
+ */
+#include <linux/err.h>
+#include <linux/inet.h>
+#include <linux/ktime.h>
+#include <linux/module.h>
+#include <linux/random.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include <net/netns/generic.h>
+
+#include "trafstat.h"
+
+static unsigned int trafstat_net_id;
+
+struct trafstat_net_ref {
+	struct trafstat_net *tn;
+};
+
+struct trafstat_net *trafstat_net(struct net *net)
+{
+	return ((struct trafstat_net_ref *)net_generic(net, trafstat_net_id))->tn;
+}
+
+static void trafstat_net_free(struct kref *kref)
+{
+	kfree(container_of(kref, struct trafstat_net, kref));
+}
+
+static void trafstat_prepare_work(struct work_struct *work)
+{
+	struct trafstat_account *account =
+		container_of(work, struct trafstat_account, prepare);
+
+	trafstat_prepare(account->core);
+}
+
+void trafstat_wait_for_writers(void *context)
+{
+	struct trafstat_account *account = context;
+
+	/*
+	 * Packets count within RCU read-side sections. Once those that saw the
+	 * closed epoch are through, none asks the worker to prepare for it again,
+	 * and a run that began for it is waited for.
+	 */
+	synchronize_rcu();
+	flush_work(&account->prepare);
+}
+
+u64 trafstat_account_close(struct trafstat_account *account)
+{
+	return trafstat_close(account->core, ktime_get_real_ns(), account);
+}
+
+static void trafstat_account_free(struct trafstat_account *account)
+{
+	cancel_work_sync(&account->prepare);
+	trafstat_account_drop(account->core);
+	kfree(account->core);
+	kref_put(&account->tn->kref, trafstat_net_free);
+	kfree(account);
+}
+
+static void trafstat_account_log_discarded(const struct trafstat_account *account)
+{
+	struct trafstat_stats stats;
+
+	trafstat_account_stats(account->core, &stats);
+	pr_info("account %s is discarded, counts of epoch %llu and on were not read; all epochs: %llu packets, %llu bytes\n",
+		account->name, stats.unread ?: stats.epoch,
+		stats.seen.packets, stats.seen.bytes);
+}
+
+/* Frees the account if nothing needs it. trafstat_net.lock is held. */
+static void trafstat_account_reap(struct trafstat_account *account)
+{
+	bool idle = trafstat_account_is_idle(account->core);
+
+	if (account->rules || (!idle && !account->tn->dead))
+		return;
+	if (!idle)
+		trafstat_account_log_discarded(account);
+	list_del(&account->list);
+	trafstat_proc_account_remove(account);
+	trafstat_account_free(account);
+}
+
+static void trafstat_net_reap(struct trafstat_net *tn)
+{
+	struct trafstat_account *account, *next;
+
+	mutex_lock(&tn->lock);
+	list_for_each_entry_safe(account, next, &tn->accounts, list)
+		trafstat_account_reap(account);
+	mutex_unlock(&tn->lock);
+}
+
+static void trafstat_reap_work(struct work_struct *work)
+{
+	trafstat_net_reap(container_of(work, struct trafstat_net, reap));
+}
+
+static struct trafstat_account *
+trafstat_account_create(struct trafstat_net *tn, const struct xt_trafstat_tginfo *info)
+{
+	struct trafstat_account *account;
+	u8 random[64];
+	int err;
+
+	account = kzalloc(sizeof(*account), GFP_KERNEL_ACCOUNT);
+	if (!account)
+		return ERR_PTR(-ENOMEM);
+	account->core = kzalloc(trafstat_account_size(), GFP_KERNEL_ACCOUNT);
+	if (!account->core) {
+		kfree(account);
+		return ERR_PTR(-ENOMEM);
+	}
+	kref_get(&tn->kref);
+	account->tn = tn;
+	strscpy(account->name, info->name, sizeof(account->name));
+	snprintf(account->local_net, sizeof(account->local_net), "%pI4/%u",
+		 info->local_addr, info->prefix_len);
+	INIT_WORK(&account->prepare, trafstat_prepare_work);
+	mutex_init(&account->reader_lock);
+
+	get_random_bytes(random, sizeof(random));
+	err = trafstat_account_init(account->core, info, random, ktime_get_real_ns(),
+				    nr_cpu_ids);
+	memzero_explicit(random, sizeof(random));
+	if (!err)
+		err = trafstat_proc_account_add(account);
+	if (err) {
+		trafstat_account_free(account);
+		return ERR_PTR(err);
+	}
+	list_add_tail(&account->list, &tn->accounts);
+	return account;
+}
+
+/* The account that a rule counts into, one rule more. */
+struct trafstat_account *trafstat_account_get(struct net *net,
+					      const struct xt_trafstat_tginfo *info)
+{
+	struct trafstat_net *tn = trafstat_net(net);
+	struct trafstat_account *account;
+
+	mutex_lock(&tn->lock);
+	list_for_each_entry(account, &tn->accounts, list) {
+		if (!trafstat_account_has_name(account->core, info))
+			continue;
+		if (!trafstat_account_has_net(account->core, info)) {
+			pr_info_ratelimited("account %s counts for %s already; give the rule the same --local-net or another --name\n",
+					    account->name, account->local_net);
+			account = ERR_PTR(-EEXIST);
+			goto out;
+		}
+		trafstat_account_set_limits(account->core, info);
+		goto found;
+	}
+	account = trafstat_account_create(tn, info);
+	if (IS_ERR(account))
+		goto out;
+found:
+	account->rules++;
+out:
+	mutex_unlock(&tn->lock);
+	return account;
+}
+
+/* One rule less; no packet is under way through it any more. */
+void trafstat_account_put(struct trafstat_account *account)
+{
+	struct trafstat_net *tn = account->tn;
+
+	kref_get(&tn->kref);
+	mutex_lock(&tn->lock);
+	account->rules--;
+	trafstat_account_reap(account);
+	mutex_unlock(&tn->lock);
+	kref_put(&tn->kref, trafstat_net_free);
+}
+
+static int __net_init trafstat_net_init(struct net *net)
+{
+	struct trafstat_net_ref *ref = net_generic(net, trafstat_net_id);
+	struct trafstat_net *tn;
+	int err;
+
+	tn = kzalloc(sizeof(*tn), GFP_KERNEL_ACCOUNT);
+	if (!tn)
+		return -ENOMEM;
+	kref_init(&tn->kref);
+	tn->net = net;
+	mutex_init(&tn->lock);
+	INIT_LIST_HEAD(&tn->accounts);
+	INIT_WORK(&tn->reap, trafstat_reap_work);
+	err = trafstat_proc_net_init(tn);
+	if (err) {
+		kref_put(&tn->kref, trafstat_net_free);
+		return err;
+	}
+	ref->tn = tn;
+	return 0;
+}
+
+static void __net_exit trafstat_net_exit(struct net *net)
+{
+	struct trafstat_net *tn = trafstat_net(net);
+	struct trafstat_account *account;
+
+	/* Rules may outlive the namespace's files, and take their accounts down later. */
+	mutex_lock(&tn->lock);
+	tn->dead = true;
+	list_for_each_entry(account, &tn->accounts, list)
+		trafstat_proc_account_remove(account);
+	mutex_unlock(&tn->lock);
+	trafstat_proc_net_exit(tn);
+	/* No file is left that could queue it. */
+	cancel_work_sync(&tn->reap);
+	trafstat_net_reap(tn);
+	kref_put(&tn->kref, trafstat_net_free);
+}
+
+static struct pernet_operations trafstat_net_ops = {
+	.init	= trafstat_net_init,
+	.exit	= trafstat_net_exit,
+	.id	= &trafstat_net_id,
+	.size	= sizeof(struct trafstat_net_ref),
+};
+
+int trafstat_account_init_module(void)
+{
+	return register_pernet_subsys(&trafstat_net_ops);
+}
+
+void trafstat_account_exit_module(void)
+{
+	unregister_pernet_subsys(&trafstat_net_ops);
+}

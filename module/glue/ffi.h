@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The door between the C of this module and trafstat-core.
+ *
+ * Everything that decides anything is behind it, in Rust (module/core, through
+ * module/ffi). Objects of the Rust side are opaque: C allocates them with the size
+ * given here, zeroed, and passes them back.
+ */
+#ifndef _TRAFSTAT_FFI_H
+#define _TRAFSTAT_FFI_H
+
+#include <linux/types.h>
+
+#include "xt_TRAFSTAT.h"
+
+struct trafstat_account_core;
+struct trafstat_rule_core;
+
+/* Where a reader stands in a closed epoch; zero is the start. */
+struct trafstat_cursor {
+	u64 offset;
+	u32 within;
+	u32 past_head;
+	u32 table;
+	u32 record;
+};
+
+struct trafstat_volume {
+	u64 packets;
+	u64 bytes;
+};
+
+/* One account for /proc/net/trafstat/accounts. */
+struct trafstat_stats {
+	u64 epoch;
+	u64 unread;			/* closed and not acknowledged; 0: none */
+	struct trafstat_volume seen;
+	struct trafstat_volume extrapolated;
+	struct trafstat_volume recorded;	/* of closed epochs only */
+	struct trafstat_volume outside;
+	struct trafstat_volume skipped;
+	struct trafstat_volume gso_extra;
+	struct trafstat_volume folded;
+	u64 records;
+	u64 max_entries;
+	u64 memory_bytes;
+};
+
+/* What a buffer that stands for several packets is made of. */
+struct trafstat_gso {
+	u16 size;
+	u16 segs;
+	u16 header_len;			/* from the network header to the payload */
+};
+
+/* What trafstat_count() returns. */
+#define TRAFSTAT_COUNTED	0
+#define TRAFSTAT_COUNTED_PREPARE 1	/* and the worker should run */
+#define TRAFSTAT_NEED_MORE	2	/* not counted: give more of the packet */
+
+/* trafstat_count() never needs more of a packet than its first so many bytes. */
+#define TRAFSTAT_HEADER_BYTES	80
+
+/* ---- Rust, called by C ---- */
+
+size_t trafstat_account_size(void);
+size_t trafstat_rule_size(void);
+
+/* Whether the values of a rule are in range; the strings are checked too. */
+bool trafstat_rule_is_valid(const struct xt_trafstat_tginfo *info, u8 family);
+
+/* Both return 0 or -ENOMEM and may sleep. @random is 64 random bytes. */
+int trafstat_account_init(struct trafstat_account_core *account,
+			  const struct xt_trafstat_tginfo *info,
+			  const u8 *random, u64 now_ns, u32 cpu_ids);
+int trafstat_rule_init(struct trafstat_rule_core *rule,
+		       const struct trafstat_account_core *account,
+		       const struct xt_trafstat_tginfo *info);
+
+/* No packet, worker or reader is left on what these take apart. */
+void trafstat_account_drop(struct trafstat_account_core *account);
+void trafstat_rule_drop(struct trafstat_rule_core *rule);
+
+bool trafstat_account_has_name(const struct trafstat_account_core *account,
+			       const struct xt_trafstat_tginfo *info);
+bool trafstat_account_has_net(const struct trafstat_account_core *account,
+			      const struct xt_trafstat_tginfo *info);
+void trafstat_account_set_limits(const struct trafstat_account_core *account,
+				 const struct xt_trafstat_tginfo *info);
+bool trafstat_account_is_idle(const struct trafstat_account_core *account);
+void trafstat_account_stats(const struct trafstat_account_core *account,
+			    struct trafstat_stats *stats);
+
+/*
+ * The packet path: bottom halves off (on PREEMPT_RT: the CPU's lock held), within
+ * an RCU read-side section. @header has @header_len readable bytes of a packet of
+ * @len; @gso is NULL for one packet.
+ */
+u32 trafstat_count(const struct trafstat_rule_core *rule, u32 cpu,
+		   const u8 *header, u32 header_len, u32 len,
+		   const struct trafstat_gso *gso);
+
+/* The worker; one at a time, may sleep. */
+void trafstat_prepare(const struct trafstat_account_core *account);
+
+/* The reader; one at a time, may sleep. @context is handed to trafstat_wait_for_writers(). */
+u64 trafstat_close(const struct trafstat_account_core *account, u64 now_ns, void *context);
+u64 trafstat_unread(const struct trafstat_account_core *account);
+bool trafstat_acknowledge(const struct trafstat_account_core *account, u64 epoch);
+size_t trafstat_read_snapshot(const struct trafstat_account_core *account,
+			      struct trafstat_cursor *cursor, u64 offset,
+			      u8 *out, size_t len);
+size_t trafstat_read_csv(const struct trafstat_account_core *account,
+			 struct trafstat_cursor *cursor, u64 offset,
+			 u8 *out, size_t len);
+
+/* ---- C, called by Rust ---- */
+
+/* @cpu: near that CPU, may sleep; TRAFSTAT_ATOMIC: anywhere, must not. NULL without memory. */
+#define TRAFSTAT_ATOMIC		0xffffffffU
+void *trafstat_alloc(size_t size, u32 cpu);
+void trafstat_free(void *memory, size_t size);
+/* Frees after a grace period; may sleep. */
+void trafstat_free_deferred(void *memory, size_t size);
+bool trafstat_has_cpu(u32 cpu);
+void trafstat_wait_for_writers(void *context);
+void trafstat_reschedule(void);
+
+#endif /* _TRAFSTAT_FFI_H */

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Start and end of the module: memory before accounts, accounts before rules.
+ */
+#include <linux/module.h>
+
+#include "trafstat.h"
+
+static int __init trafstat_init(void)
+{
+	int err;
+
+	err = trafstat_memory_init();
+	if (err)
+		return err;
+	err = trafstat_account_init_module();
+	if (err)
+		goto memory_exit;
+	err = trafstat_proc_init();
+	if (err)
+		goto account_exit;
+	err = trafstat_target_init();
+	if (err)
+		goto proc_exit;
+	return 0;
+
+proc_exit:
+	trafstat_proc_exit();
+account_exit:
+	trafstat_account_exit_module();
+memory_exit:
+	trafstat_memory_exit();
+	return err;
+}
+
+static void __exit trafstat_exit(void)
+{
+	trafstat_target_exit();
+	trafstat_proc_exit();
+	trafstat_account_exit_module();
+	trafstat_memory_exit();
+}
+
+module_init(trafstat_init);
+module_exit(trafstat_exit);
+
+MODULE_DESCRIPTION("Traffic accounting by flow, for iptables");
+MODULE_LICENSE("GPL");
+MODULE_ALIAS("ipt_TRAFSTAT");

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The files below /proc/net/trafstat, for each network namespace:
+ *
+ *	accounts		one line an account
+ *	snapshot/ipv4/NAME	the closed epoch, until it is acknowledged
+ *	csv/ipv4/NAME		the same as the original's CSV; its end acknowledges
+ *
+ * /proc/trafstat, the original's folder, is a symbolic link to csv/ipv4.
+ */
+#include <linux/capability.h>
+#include <linux/err.h>
+#include <linux/fs.h>
+#include <linux/kstrtox.h>
+#include <linux/module.h>
+#include <linux/seq_file.h>
+#include <linux/seq_file_net.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+#include <linux/user_namespace.h>
+
+#include "trafstat.h"
+
+static ushort csv_mode = 0400;
+module_param(csv_mode, ushort, 0444);
+MODULE_PARM_DESC(csv_mode, "Permissions of the csv files (default 0400; the original's had 0444)");
+
+static struct proc_dir_entry *original_dir;
+
+/* At most so many bytes of an epoch are handed out by one read. */
+#define READ_BYTES (4 * PAGE_SIZE)
+
+/* An open snapshot or csv file. */
+struct trafstat_reader {
+	struct trafstat_account *account;
+	struct trafstat_cursor cursor;
+	u64 epoch;				/* the one that is served */
+	u8 bytes[];
+};
+
+static int trafstat_reader_open(struct inode *inode, struct file *file)
+{
+	struct trafstat_account *account = pde_data(inode);
+	struct trafstat_reader *reader;
+
+	if (!ns_capable(account->tn->net->user_ns, CAP_NET_ADMIN))
+		return -EPERM;
+	reader = kzalloc(struct_size(reader, bytes, READ_BYTES), GFP_KERNEL_ACCOUNT);
+	if (!reader)
+		return -ENOMEM;
+	if (test_and_set_bit_lock(0, &account->reader)) {
+		kfree(reader);
+		return -EBUSY;
+	}
+	reader->account = account;
+	if (file->f_mode & FMODE_READ)
+		reader->epoch = trafstat_account_close(account);
+	file->private_data = reader;
+	return 0;
+}
+
+static int trafstat_reader_release(struct inode *inode, struct file *file)
+{
+	struct trafstat_reader *reader = file->private_data;
+	struct trafstat_account *account = reader->account;
+
+	clear_bit_unlock(0, &account->reader);
+	queue_work(trafstat_workqueue, &account->tn->reap);
+	kfree(reader);
+	return 0;
+}
+
+typedef size_t (*trafstat_read_fn)(const struct trafstat_account_core *account,
+				   struct trafstat_cursor *cursor, u64 offset,
+				   u8 *out, size_t len);
+
+/* Copies the next bytes to user space. reader_lock is held. */
+static ssize_t trafstat_reader_read(struct trafstat_reader *reader, trafstat_read_fn read,
+				    char __user *buf, size_t len, loff_t *ppos)
+{
+	if (*ppos < 0)
+		return -EINVAL;
+	len = min_t(size_t, len, READ_BYTES);
+	len = read(reader->account->core, &reader->cursor, *ppos, reader->bytes, len);
+	if (copy_to_user(buf, reader->bytes, len))
+		return -EFAULT;
+	*ppos += len;
+	return len;
+}
+
+static ssize_t trafstat_snapshot_read(struct file *file, char __user *buf, size_t len,
+				      loff_t *ppos)
+{
+	struct trafstat_reader *reader = file->private_data;
+	ssize_t done;
+
+	mutex_lock(&reader->account->reader_lock);
+	done = trafstat_reader_read(reader, trafstat_read_snapshot, buf, len, ppos);
+	mutex_unlock(&reader->account->reader_lock);
+	return done;
+}
+
+/* "ack EPOCH" */
+static ssize_t trafstat_snapshot_write(struct file *file, const char __user *buf, size_t len,
+				       loff_t *ppos)
+{
+	static const char verb[] = "ack ";
+	struct trafstat_reader *reader = file->private_data;
+	char text[32];
+	u64 epoch;
+	bool done;
+
+	if (len >= sizeof(text))
+		return -EINVAL;
+	if (copy_from_user(text, buf, len))
+		return -EFAULT;
+	text[len] = '\0';
+	if (strncmp(text, verb, sizeof(verb) - 1) ||
+	    kstrtou64(text + sizeof(verb) - 1, 10, &epoch))
+		return -EINVAL;
+
+	mutex_lock(&reader->account->reader_lock);
+	done = trafstat_acknowledge(reader->account->core, epoch);
+	mutex_unlock(&reader->account->reader_lock);
+	return done ? len : -ESTALE;
+}
+
+static const struct proc_ops trafstat_snapshot_ops = {
+	.proc_open	= trafstat_reader_open,
+	.proc_read	= trafstat_snapshot_read,
+	.proc_write	= trafstat_snapshot_write,
+	.proc_lseek	= default_llseek,
+	.proc_release	= trafstat_reader_release,
+};
+
+/* Its end acknowledges, so the only way there is through all of it. */
+static int trafstat_csv_open(struct inode *inode, struct file *file)
+{
+	return trafstat_reader_open(inode, file) ?: nonseekable_open(inode, file);
+}
+
+static ssize_t trafstat_csv_read(struct file *file, char __user *buf, size_t len, loff_t *ppos)
+{
+	struct trafstat_reader *reader = file->private_data;
+	ssize_t done;
+
+	if (!len)
+		return 0;
+	mutex_lock(&reader->account->reader_lock);
+	done = trafstat_reader_read(reader, trafstat_read_csv, buf, len, ppos);
+	if (!done)
+		trafstat_acknowledge(reader->account->core, reader->epoch);
+	mutex_unlock(&reader->account->reader_lock);
+	return done;
+}
+
+static const struct proc_ops trafstat_csv_ops = {
+	.proc_open	= trafstat_csv_open,
+	.proc_read	= trafstat_csv_read,
+	.proc_release	= trafstat_reader_release,
+};
+
+static int trafstat_accounts_show(struct seq_file *seq, void *v)
+{
+	struct net *net = seq_file_single_net(seq);
+	struct trafstat_net *tn = trafstat_net(net);
+	struct trafstat_account *account;
+	struct trafstat_stats s;
+
+	if (!ns_capable(net->user_ns, CAP_NET_ADMIN))
+		return -EPERM;
+	seq_puts(seq, "family name local_net rules epoch unread "
+		      "seen_packets seen_bytes extrapolated_packets extrapolated_bytes "
+		      "outside_packets outside_bytes skipped_packets skipped_bytes "
+		      "gso_extra_packets gso_extra_bytes folded_packets folded_bytes "
+		      "records max_entries memory_bytes\n");
+	mutex_lock(&tn->lock);
+	list_for_each_entry(account, &tn->accounts, list) {
+		trafstat_account_stats(account->core, &s);
+		seq_printf(seq, "ipv4 %s %s %u %llu %llu", account->name, account->local_net,
+			   account->rules, s.epoch, s.unread);
+		seq_printf(seq, " %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu",
+			   s.seen.packets, s.seen.bytes,
+			   s.extrapolated.packets, s.extrapolated.bytes,
+			   s.outside.packets, s.outside.bytes,
+			   s.skipped.packets, s.skipped.bytes,
+			   s.gso_extra.packets, s.gso_extra.bytes,
+			   s.folded.packets, s.folded.bytes);
+		seq_printf(seq, " %llu %llu %llu\n", s.records, s.max_entries, s.memory_bytes);
+	}
+	mutex_unlock(&tn->lock);
+	return 0;
+}
+
+/* The files of a namespace belong to its root. */
+static void trafstat_set_owner(struct proc_dir_entry *entry, const struct trafstat_net *tn)
+{
+	kuid_t uid = make_kuid(tn->net->user_ns, 0);
+	kgid_t gid = make_kgid(tn->net->user_ns, 0);
+
+	proc_set_user(entry, uid_valid(uid) ? uid : GLOBAL_ROOT_UID,
+		      gid_valid(gid) ? gid : GLOBAL_ROOT_GID);
+}
+
+int trafstat_proc_account_add(struct trafstat_account *account)
+{
+	struct trafstat_net *tn = account->tn;
+
+	account->snapshot_file = proc_create_data(account->name, 0600, tn->snapshot_dir,
+						  &trafstat_snapshot_ops, account);
+	account->csv_file = proc_create_data(account->name, csv_mode & 0444, tn->csv_dir,
+					     &trafstat_csv_ops, account);
+	if (!account->snapshot_file || !account->csv_file) {
+		trafstat_proc_account_remove(account);
+		return -ENOMEM;
+	}
+	trafstat_set_owner(account->snapshot_file, tn);
+	trafstat_set_owner(account->csv_file, tn);
+	return 0;
+}
+
+/* Waits for the operations under way. */
+void trafstat_proc_account_remove(struct trafstat_account *account)
+{
+	proc_remove(account->snapshot_file);
+	proc_remove(account->csv_file);
+	account->snapshot_file = NULL;
+	account->csv_file = NULL;
+}
+
+static struct proc_dir_entry *trafstat_family_dir(const char *name, struct proc_dir_entry *parent)
+{
+	struct proc_dir_entry *dir = proc_mkdir(name, parent);
+
+	return dir ? proc_mkdir("ipv4", dir) : NULL;
+}
+
+int trafstat_proc_net_init(struct trafstat_net *tn)
+{
+	struct proc_dir_entry *accounts;
+
+	tn->dir = proc_net_mkdir(tn->net, "trafstat", tn->net->proc_net);
+	if (!tn->dir)
+		return -ENOMEM;
+	tn->snapshot_dir = trafstat_family_dir("snapshot", tn->dir);
+	tn->csv_dir = trafstat_family_dir("csv", tn->dir);
+	accounts = proc_create_net_single("accounts", 0400, tn->dir, trafstat_accounts_show, NULL);
+	if (!tn->snapshot_dir || !tn->csv_dir || !accounts) {
+		trafstat_proc_net_exit(tn);
+		return -ENOMEM;
+	}
+	trafstat_set_owner(accounts, tn);
+	return 0;
+}
+
+void trafstat_proc_net_exit(struct trafstat_net *tn)
+{
+	proc_remove(tn->dir);
+}
+
+int trafstat_proc_init(void)
+{
+	original_dir = proc_symlink("trafstat", NULL, "self/net/trafstat/csv/ipv4");
+	return original_dir ? 0 : -ENOMEM;
+}
+
+void trafstat_proc_exit(void)
+{
+	proc_remove(original_dir);
+}

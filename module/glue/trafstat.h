@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the C files of this module share.
+ *
+ * Lifetimes. An account lives while rules count into it or while it holds counts
+ * that were not acknowledged; then it is freed at the latest event that made it so:
+ * the last rule's end, or the reap work that a reader's end queues. When its network
+ * namespace goes first, rules still keep it, and it keeps its trafstat_net.
+ *
+ * Locks, outermost first: trafstat_net.lock, trafstat_account.reader_lock. An
+ * account's proc files are removed under the first, so their operations never take
+ * it; those of `accounts` do, and that file goes without it.
+ */
+#ifndef _TRAFSTAT_H
+#define _TRAFSTAT_H
+
+#include <linux/kref.h>
+#include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/proc_fs.h>
+#include <linux/types.h>
+#include <linux/workqueue.h>
+#include <net/net_namespace.h>
+
+#include "ffi.h"
+
+/* One for each network namespace. */
+struct trafstat_net {
+	struct kref kref;		/* the namespace's own and one for each account */
+	struct net *net;		/* only until `dead` */
+	struct mutex lock;
+	struct list_head accounts;
+	bool dead;			/* the namespace is gone */
+	struct work_struct reap;
+	struct proc_dir_entry *dir;	/* /proc/net/trafstat */
+	struct proc_dir_entry *snapshot_dir;
+	struct proc_dir_entry *csv_dir;
+};
+
+struct trafstat_account {
+	struct list_head list;
+	struct trafstat_net *tn;
+	char name[XT_TRAFSTAT_NAME_LEN];
+	char local_net[64];
+	unsigned int rules;
+	struct work_struct prepare;
+	unsigned long reader;		/* bit 0: a file is open, one over all files */
+	struct mutex reader_lock;	/* the operations on that file */
+	struct proc_dir_entry *snapshot_file;
+	struct proc_dir_entry *csv_file;
+	struct trafstat_account_core *core;
+};
+
+/* A rule as the packet path sees it. */
+struct xt_trafstat_rule {
+	struct trafstat_rule_core *core;
+	struct trafstat_account *account;
+	unsigned int verdict;
+};
+
+/* account.c */
+struct trafstat_account *trafstat_account_get(struct net *net,
+					      const struct xt_trafstat_tginfo *info);
+void trafstat_account_put(struct trafstat_account *account);
+u64 trafstat_account_close(struct trafstat_account *account);
+struct trafstat_net *trafstat_net(struct net *net);
+int trafstat_account_init_module(void);
+void trafstat_account_exit_module(void);
+
+/* memory.c */
+extern struct workqueue_struct *trafstat_workqueue;
+int trafstat_memory_init(void);
+void trafstat_memory_exit(void);
+
+/* proc.c */
+int trafstat_proc_net_init(struct trafstat_net *tn);
+void trafstat_proc_net_exit(struct trafstat_net *tn);
+int trafstat_proc_account_add(struct trafstat_account *account);
+void trafstat_proc_account_remove(struct trafstat_account *account);
+int trafstat_proc_init(void);
+void trafstat_proc_exit(void);
+
+/* target.c */
+int trafstat_target_init(void);
+void trafstat_target_exit(void);
+
+#endif /* _TRAFSTAT_H */
