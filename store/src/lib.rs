@@ -13,13 +13,14 @@
 //! - [`backend`] is the store: one trait, one file per database. SQL stands there
 //!   and nowhere else.
 //! - [`query`] is a question to the store and its answer.
-//! - [`options`] are the command line's options that all programs share.
+//! - [`options`], [`output`] and [`time`] are what the programs' command lines share.
 
 pub mod account;
 pub mod backend;
 pub mod collect;
 pub mod options;
 pub mod origin;
+pub mod output;
 pub mod protocol;
 pub mod query;
 pub mod snapshot;

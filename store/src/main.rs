@@ -1,15 +1,15 @@
 //! Collects what xt_TRAFSTAT counted into a database.
 
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use trafstat_store::collect::{Outcome, Report, collect};
-use trafstat_store::options::{Format, StoreOptions};
+use trafstat_store::options::StoreOptions;
 use trafstat_store::origin::Origin;
+use trafstat_store::output::{Format, to_stdout};
 use trafstat_store::source::{PROC_ROOT, Proc, Source};
 use trafstat_store::time;
 
@@ -110,9 +110,8 @@ fn run_collect(cli: &Cli) -> Result<ExitCode> {
         }
     }
     if !outcomes.is_empty() || cli.collect.format != Format::Table {
-        Report::new(&outcomes)
-            .write(cli.collect.format, &mut io::stdout().lock())
-            .or_else(ignore_closed_pipe)
+        let report = Report::new(&outcomes);
+        to_stdout(|writer| report.write(cli.collect.format, writer))
             .context("cannot write the report")?;
     }
     Ok(
@@ -133,7 +132,7 @@ fn run_prune(options: &StoreOptions, before: Timestamp) -> Result<ExitCode> {
     ))
 }
 
-fn run_backup(options: &StoreOptions, path: &std::path::Path) -> Result<ExitCode> {
+fn run_backup(options: &StoreOptions, path: &Path) -> Result<ExitCode> {
     options.open_read_only()?.back_up(path)?;
     say(&format!(
         "copied {} to {}",
@@ -143,16 +142,6 @@ fn run_backup(options: &StoreOptions, path: &std::path::Path) -> Result<ExitCode
 }
 
 fn say(line: &str) -> Result<ExitCode> {
-    writeln!(io::stdout(), "{line}")
-        .or_else(ignore_closed_pipe)
-        .context("cannot write to standard output")?;
+    to_stdout(|writer| writeln!(writer, "{line}")).context("cannot write to standard output")?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// A reader that has seen enough, such as head(1), is no failure.
-fn ignore_closed_pipe(error: io::Error) -> io::Result<()> {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe => Ok(()),
-        _ => Err(error),
-    }
 }

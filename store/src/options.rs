@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::backend::{DEFAULT_PATH, Sqlite, Store, StoreError};
 
@@ -11,23 +11,12 @@ use crate::backend::{DEFAULT_PATH, Sqlite, Store, StoreError};
 #[command(next_help_heading = "Store")]
 pub struct StoreOptions {
     /// Kind of database: sqlite.
-    #[arg(long, value_name = "KIND", default_value = "sqlite", value_parser = parse_backend)]
+    #[arg(long, value_name = "KIND", default_value = "sqlite", value_parser = parse_backend, global = true)]
     backend: Backend,
 
     /// SQLite database file.
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH)]
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_PATH, global = true)]
     db: PathBuf,
-}
-
-/// How a program writes what it found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
-    Table,
-    /// Comma-separated values with a line of column names.
-    Csv,
-    /// One JSON object.
-    Json,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -85,6 +85,8 @@ pub fn append<R: std::io::Read>(
     snapshot: &mut Snapshot<R>,
 ) -> Result<State, CollectError> {
     let Begun::New(mut transaction) = store.begin(origin, snapshot.header())? else {
+        // What is to be given up is checked to its end all the same.
+        while snapshot.next_batch()?.is_some() {}
         return Ok(State::AlreadyStored);
     };
     // The last batch is followed by an end only if every total holds.

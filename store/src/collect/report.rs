@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Outcome, State};
 use crate::account::Family;
-use crate::options::Format;
+use crate::output::Format;
 
 /// The outcome of a collection, one line an account.
 #[derive(Debug, Serialize)]
@@ -27,7 +27,7 @@ impl<'a> Report<'a> {
     ///
     /// # Errors
     /// The writer's.
-    pub fn write(&self, format: Format, writer: &mut impl Write) -> io::Result<()> {
+    pub fn write(&self, format: Format, mut writer: &mut dyn Write) -> io::Result<()> {
         match format {
             Format::Table => writeln!(writer, "{}", self.table()),
             Format::Csv => {
@@ -39,7 +39,7 @@ impl<'a> Report<'a> {
                 csv.flush()
             }
             Format::Json => {
-                serde_json::to_writer(&mut *writer, self)?;
+                serde_json::to_writer(&mut writer, self)?;
                 writeln!(writer)
             }
         }

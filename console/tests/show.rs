@@ -1,0 +1,402 @@
+//! `trafstat show`, run as users run it.
+
+#[path = "../../store/tests/common/mod.rs"]
+mod common;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use common::{SnapshotBuilder, record};
+use serde_json::{Value, json};
+use trafstat_store::backend::{Sqlite, Store};
+use trafstat_store::collect::append;
+use trafstat_store::origin::Origin;
+use trafstat_store::snapshot::Snapshot;
+
+/// A database of two accounts and three epochs.
+///
+/// `lan` closed at 13:00 and 14:00, `dmz` at 13:00 on 31 January 2026, UTC.
+struct Database {
+    folder: tempfile::TempDir,
+}
+
+impl Database {
+    fn new() -> Self {
+        let database = Self::empty();
+        let mut store = Sqlite::open(&database.path()).unwrap();
+        store.migrate().unwrap();
+        let lan = |epoch| {
+            let records = vec![
+                record(1, 7, 6, 443, 1000),
+                record(1, 8, 6, 22, 10),
+                record(2, 7, 17, 53, 100),
+                record(2, 9, 1, 0, 5),
+            ];
+            SnapshotBuilder::new("lan", epoch, records)
+        };
+        let dmz = SnapshotBuilder::new("dmz", 1, vec![record(130, 7, 6, 25, 3)]);
+        for snapshot in [lan(1), lan(2), dmz] {
+            let bytes = snapshot.bytes();
+            append(
+                &mut store,
+                &origin(),
+                &mut Snapshot::open(&bytes[..]).unwrap(),
+            )
+            .unwrap();
+        }
+        database
+    }
+
+    fn empty() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("trafstat.db")
+    }
+
+    fn show(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_trafstat"))
+            .arg("show")
+            .arg("--db")
+            .arg(self.path())
+            .args(arguments)
+            .env("TZ", "UTC")
+            .output()
+            .unwrap()
+    }
+
+    /// The records of an answer in JSON.
+    fn records(&self, arguments: &[&str]) -> Vec<Value> {
+        let output = self.show(&[arguments, &["--format", "json"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let answer = answer.as_object().unwrap();
+        assert_eq!(answer.len(), 1);
+        answer["records"].as_array().unwrap().clone()
+    }
+
+    /// The sum over an answer of packets sent.
+    fn sent_packets(&self, arguments: &[&str]) -> u64 {
+        self.records(arguments)
+            .iter()
+            .map(|record| record["sent_packets"].as_u64().unwrap())
+            .sum()
+    }
+}
+
+fn origin() -> Origin {
+    Origin {
+        machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
+        hostname: "gateway".to_owned(),
+        netns: "init".to_owned(),
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn json_has_every_field_asked_for_and_every_counter() {
+    let by = "protocol,local-ip,remote-ip,local-port,remote-port";
+    let records = Database::new().records(&["--by", by]);
+    assert_eq!(records.len(), 5);
+    assert_eq!(
+        records[0],
+        json!({
+            "protocol": 6,
+            "local_ip": "192.0.2.1",
+            "remote_ip": "198.51.100.7",
+            "local_port": 443,
+            "remote_port": 0,
+            "sent_packets": 2000,
+            "received_packets": 4000,
+            "sent_bytes": 200_000,
+            "received_bytes": 3_000_000,
+            "syn_packets": 2,
+        })
+    );
+}
+
+#[test]
+fn json_has_no_field_that_was_not_asked_for() {
+    let records = Database::new().records(&["--by", "remote-ip"]);
+    assert_eq!(
+        records[0],
+        json!({
+            "remote_ip": "198.51.100.7",
+            "sent_packets": 2203,
+            "received_packets": 4406,
+            "sent_bytes": 220_300,
+            "received_bytes": 3_304_500,
+            "syn_packets": 3,
+        })
+    );
+}
+
+#[test]
+fn csv_has_a_header_and_plain_numbers_in_the_order_asked_for() {
+    let output = Database::new().show(&["--by", "local-port,protocol", "--format", "csv"]);
+    assert_eq!(
+        stdout(&output),
+        "local_port,protocol,sent_packets,received_packets,sent_bytes,received_bytes,syn_packets\n\
+         443,6,2000,4000,200000,3000000,2\n\
+         53,17,200,400,20000,300000,0\n\
+         22,6,20,40,2000,30000,2\n\
+         0,1,10,20,1000,15000,0\n\
+         25,6,3,6,300,4500,1\n"
+    );
+}
+
+#[test]
+fn table_is_for_people_and_ends_with_the_total() {
+    let output = Database::new().show(&["--by", "local-ip,protocol"]);
+    let lines: Vec<String> = stdout(&output)
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "LOCAL IP PROTOCOL SENT RECEIVED PACKETS SENT PACKETS RECEIVED SYN",
+            "192.0.2.1 TCP 197.3 KiB 2.9 MiB 2,020 4,040 4",
+            "192.0.2.2 UDP 19.5 KiB 293.0 KiB 200 400 0",
+            "192.0.2.2 ICMP 1000 B 14.6 KiB 10 20 0",
+            "192.0.2.130 TCP 300 B 4.4 KiB 3 6 1",
+            "total 218.1 KiB 3.2 MiB 2,233 4,466 5",
+        ]
+    );
+}
+
+#[test]
+fn output_that_is_no_terminal_has_no_colour() {
+    let output = Database::new().show(&[]);
+    assert!(!output.stdout.contains(&0x1b), "{}", stdout(&output));
+}
+
+#[test]
+fn top_cuts_the_lines_and_not_the_total() {
+    let database = Database::new();
+    let output = database.show(&["--by", "local-port", "--top", "2"]);
+    let text = stdout(&output);
+    assert!(text.contains("218.1 KiB"), "{text}");
+    assert!(text.contains("2 of 5 lines"), "{text}");
+    assert!(!text.contains("25 "), "{text}");
+    assert_eq!(
+        database
+            .records(&["--by", "local-port", "--top", "2"])
+            .len(),
+        2
+    );
+    assert_eq!(
+        database
+            .records(&["--by", "local-port", "--top", "0"])
+            .len(),
+        5
+    );
+}
+
+#[test]
+fn lines_are_sorted_by_the_counter_asked_for() {
+    let database = Database::new();
+    let ports = |sort: &str| -> Vec<u64> {
+        database
+            .records(&["--by", "local-port", "--sort", sort])
+            .iter()
+            .map(|record| record["local_port"].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(ports("bytes"), [443, 53, 22, 0, 25]);
+    // Equal ones are in the order of their key.
+    assert_eq!(ports("syn-packets"), [22, 443, 25, 0, 53]);
+}
+
+#[test]
+fn filters_choose_records() {
+    let database = Database::new();
+    for (filter, sent_packets) in [
+        (&["--protocol", "tcp"][..], 2023),
+        (&["--protocol", "17,icmp"], 210),
+        (&["--local-ip", "192.0.2.2"], 210),
+        (&["--local-ip", "192.0.2.0/25"], 2230),
+        (&["--local-ip", "192.0.2.77/25"], 2230),
+        (&["--remote-ip", "198.51.100.8,198.51.100.9"], 30),
+        (&["--local-port", "22,25"], 23),
+        (&["--remote-port", "1"], 0),
+        (&["--account", "dmz"], 3),
+        (&["--account", "dmz,lan"], 2233),
+        (
+            &[
+                "--protocol",
+                "tcp",
+                "--local-ip",
+                "192.0.2.1",
+                "--local-port",
+                "22",
+            ],
+            20,
+        ),
+    ] {
+        assert_eq!(database.sent_packets(filter), sent_packets, "{filter:?}");
+    }
+}
+
+#[test]
+fn time_chooses_epochs_by_when_they_closed() {
+    let database = Database::new();
+    for (time, sent_packets) in [
+        (&["--since", "2026-01-31 13:00"][..], 2233),
+        (&["--since", "2026-01-31T13:00:01Z"], 1115),
+        (&["--until", "2026-01-31 14:00"], 1118),
+        (
+            &["--since", "2026-01-31 13:30", "--until", "2026-01-31 14:00"],
+            0,
+        ),
+    ] {
+        assert_eq!(database.sent_packets(time), sent_packets, "{time:?}");
+    }
+}
+
+#[test]
+fn time_without_a_zone_is_in_the_local_one() {
+    let database = Database::new();
+    let output = Command::new(env!("CARGO_BIN_EXE_trafstat"))
+        .args([
+            "show",
+            "--by",
+            "protocol",
+            "--format",
+            "csv",
+            "--since",
+            "2026-01-31 15:00",
+        ])
+        .arg("--db")
+        .arg(database.path())
+        .env("TZ", "Europe/Berlin")
+        .output()
+        .unwrap();
+    // 15:00 in Berlin is 14:00 UTC, when the second epoch of lan closed.
+    assert!(
+        stdout(&output).contains("6,1010,2020"),
+        "{}",
+        stdout(&output)
+    );
+}
+
+#[test]
+fn nothing_in_the_time_is_said() {
+    let database = Database::new();
+    let output = database.show(&["--since", "2027-01-01"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        stderr(&output).contains("nothing was collected"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(stdout(&output), "");
+
+    let output = database.show(&["--remote-port", "1", "--format", "json"]);
+    assert!(
+        stderr(&output).contains("3 epochs were collected"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(stdout(&output), "{\"records\":[]}\n");
+}
+
+#[test]
+fn missing_database_says_what_to_do() {
+    let database = Database::empty();
+    let output = database.show(&[]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = stderr(&output);
+    assert!(error.contains("there is no database"), "{error}");
+    assert!(error.contains("trafstat-store"), "{error}");
+    assert!(!database.path().exists());
+}
+
+#[test]
+fn showing_leaves_the_database_as_it_is() {
+    let database = Database::new();
+    let before = std::fs::read(database.path()).unwrap();
+    database.show(&[]);
+    assert_eq!(std::fs::read(database.path()).unwrap(), before);
+}
+
+#[test]
+fn shows_while_a_collector_writes() {
+    let database = Database::new();
+    let mut store = Sqlite::open(&database.path()).unwrap();
+    let bytes = SnapshotBuilder::new("lan", 3, vec![record(1, 7, 6, 443, 1)]).bytes();
+    let mut snapshot = Snapshot::open(&bytes[..]).unwrap();
+    let trafstat_store::backend::Begun::New(mut transaction) =
+        store.begin(&origin(), snapshot.header()).unwrap()
+    else {
+        panic!("epoch 3 is stored already");
+    };
+    transaction
+        .write(snapshot.next_batch().unwrap().unwrap())
+        .unwrap();
+    assert_eq!(database.sent_packets(&["--by", "protocol"]), 2233);
+    transaction.commit().unwrap();
+    assert_eq!(database.sent_packets(&["--by", "protocol"]), 2234);
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let database = Database::new();
+    for (arguments, expected) in [
+        (&["--by", "port"][..], "local-port"),
+        (&["--by", "protocol,protocol"], "twice"),
+        (&["--by", ""], "--by"),
+        (&["--protocol", "tcpp"], "tcp or 6"),
+        (&["--local-ip", "192.0.2.0/33"], "192.0.2.0/24"),
+        (&["--local-port", "65536"], "65535"),
+        (&["--account", "../lan"], "account name"),
+        (&["--since", "tomorrowish"], "7d"),
+        (&["--since", "1h", "--until", "2h"], "--until"),
+        (&["--sort", "size"], "bytes"),
+        (&["--format", "xml"], "csv"),
+        (&["--backend", "mysql"], "MySQL"),
+    ] {
+        let output = database.show(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(
+            stderr(&output).contains(expected),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn no_command_shows_help() {
+    let output = Command::new(env!("CARGO_BIN_EXE_trafstat"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("show"), "{}", stderr(&output));
+}
+
+#[test]
+fn closed_pipe_is_no_failure() {
+    let database = Database::new();
+    let (reader, writer) = UnixStream::pair().unwrap();
+    drop(reader);
+    let status = Command::new(env!("CARGO_BIN_EXE_trafstat"))
+        .args(["show", "--db"])
+        .arg(database.path())
+        .stdout(OwnedFd::from(writer))
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
+}

@@ -1,0 +1,372 @@
+//! The program `trafstat-store`, run as users run it.
+
+mod common;
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::{ProcFolder, SnapshotBuilder, record};
+use serde_json::{Value, json};
+use trafstat_store::backend::{Sqlite, Store};
+use trafstat_store::query::{Field, Filter, Order, Query};
+
+/// A kernel's folder and a place for a database.
+struct Host {
+    proc: ProcFolder,
+    folder: tempfile::TempDir,
+}
+
+impl Host {
+    fn new() -> Self {
+        Self {
+            proc: ProcFolder::new(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn db(&self) -> PathBuf {
+        self.folder.path().join("trafstat/trafstat.db")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = program();
+        command
+            .arg("--db")
+            .arg(self.db())
+            .arg("--proc-root")
+            .arg(self.proc.path());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command().args(arguments).output().unwrap()
+    }
+
+    fn sent_packets(&self) -> u64 {
+        sent_packets(&self.db())
+    }
+}
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trafstat-store"));
+    command.env_remove("TRAFSTAT_STORE_KILL_AT");
+    command
+}
+
+fn sent_packets(db: &Path) -> u64 {
+    let query = Query {
+        by: vec![Field::LocalIp],
+        filter: Filter::default(),
+        order: Order::Bytes,
+        limit: None,
+    };
+    let mut store = Sqlite::open_read_only(db).unwrap();
+    store.query(&query).unwrap().total.sent_packets
+}
+
+fn lan(epoch: u64) -> SnapshotBuilder {
+    SnapshotBuilder::new(
+        "lan",
+        epoch,
+        vec![record(1, 1, 6, 22, 10), record(2, 1, 17, 53, 20)],
+    )
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn code(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+#[test]
+fn collects_once_without_a_subcommand() {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &lan(1))]);
+    let output = host.run(&["--backend", "sqlite"]);
+    assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+    let words: Vec<String> = stdout(&output)
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    assert_eq!(
+        words,
+        [
+            "ACCOUNT FAMILY EPOCH RECORDS PACKETS BYTES STATE",
+            "lan ipv4 1 2 90 48000 stored"
+        ]
+    );
+    assert_eq!(host.proc.commands("lan", &lan(1)), "ack 1\n");
+    assert_eq!(host.sent_packets(), 30);
+}
+
+#[test]
+fn options_stand_before_or_after_the_subcommand() {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &lan(1))]);
+    let output = program()
+        .args(["collect", "--format", "csv", "--db"])
+        .arg(host.db())
+        .arg("--proc-root")
+        .arg(host.proc.path())
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    assert_eq!(
+        stdout(&output),
+        "account,family,epoch,records,packets,bytes,state\nlan,ipv4,1,2,90,48000,stored\n"
+    );
+}
+
+#[test]
+fn epoch_served_again_is_already_stored() {
+    let host = Host::new();
+    for state in ["stored", "already stored"] {
+        host.proc.serve(&[("lan", &lan(1))]);
+        let output = host.run(&["--format", "json"]);
+        assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            report,
+            json!({"accounts": [{
+                "account": "lan", "family": "ipv4", "epoch": 1, "records": 2,
+                "packets": 90, "bytes": 48000, "state": state,
+            }]})
+        );
+        assert_eq!(host.proc.commands("lan", &lan(1)), "ack 1\n");
+    }
+    assert_eq!(host.sent_packets(), 30);
+}
+
+#[test]
+fn failed_account_is_reported_and_the_others_are_stored() {
+    let host = Host::new();
+    let mut wrong = lan(7);
+    wrong.header.seen_bytes += 1;
+    let other = SnapshotBuilder::new("wan", 1, vec![record(1, 1, 6, 22, 5)]);
+    host.proc.serve(&[("lan", &wrong), ("wan", &other)]);
+    let output = host.run(&["--format", "json"]);
+    assert_eq!(code(&output), Some(1));
+    let error = stderr(&output);
+    assert!(error.contains("account lan (ipv4)"), "{error}");
+    assert!(
+        error.contains("seen 48241 + extrapolated 60 = 48301"),
+        "{error}"
+    );
+    assert!(error.contains("skipped 120 = 48300"), "{error}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["accounts"][0]["state"], "failed");
+    assert_eq!(report["accounts"][1]["state"], "stored");
+    assert_eq!(host.proc.commands("lan", &wrong), "");
+    assert_eq!(host.proc.commands("wan", &other), "ack 1\n");
+    assert_eq!(host.sent_packets(), 5);
+}
+
+#[test]
+fn refusal_names_the_epoch() {
+    let host = Host::new();
+    let mut wrong = lan(7);
+    wrong.records[0].sent_bytes += 1;
+    host.proc.serve(&[("lan", &wrong)]);
+    let error = stderr(&host.run(&[]));
+    assert!(
+        error.contains("account lan (ipv4), epoch 7: bytes do not add up"),
+        "{error}"
+    );
+}
+
+/// Kills the collector at a point, and gives what the kernel and the store have then.
+fn killed_at(point: &str) -> (Host, String, Option<u64>) {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &lan(1))]);
+    assert_eq!(code(&host.run(&[])), Some(0));
+    host.proc.serve(&[("lan", &lan(2))]);
+    let output = host
+        .command()
+        .env("TRAFSTAT_STORE_KILL_AT", point)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.signal(), Some(9), "{}", stderr(&output));
+    let commands = host.proc.commands("lan", &lan(2));
+    let sent_packets = host.sent_packets();
+    (host, commands, Some(sent_packets))
+}
+
+#[test]
+fn killed_before_the_commit_nothing_is_stored_or_acknowledged() {
+    let (host, commands, sent_packets) = killed_at("before-commit");
+    assert_eq!((commands.as_str(), sent_packets), ("", Some(30)));
+    let output = host.run(&["--format", "csv"]);
+    assert!(
+        stdout(&output).ends_with(",stored\n"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(host.proc.commands("lan", &lan(2)), "ack 2\n");
+    assert_eq!(host.sent_packets(), 60);
+}
+
+#[test]
+fn killed_before_the_acknowledgement_the_epoch_is_counted_once() {
+    let (host, commands, sent_packets) = killed_at("before-ack");
+    assert_eq!((commands.as_str(), sent_packets), ("", Some(60)));
+    let output = host.run(&["--format", "csv"]);
+    assert!(
+        stdout(&output).ends_with(",already stored\n"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(host.proc.commands("lan", &lan(2)), "ack 2\n");
+    assert_eq!(host.sent_packets(), 60);
+}
+
+#[test]
+fn killed_after_the_acknowledgement_the_next_epoch_follows() {
+    let (host, commands, sent_packets) = killed_at("after-ack");
+    assert_eq!((commands.as_str(), sent_packets), ("ack 2\n", Some(60)));
+    host.proc.serve(&[("lan", &lan(3))]);
+    assert_eq!(code(&host.run(&[])), Some(0));
+    assert_eq!(host.sent_packets(), 90);
+}
+
+#[test]
+fn missing_module_says_what_to_do() {
+    let host = Host::new();
+    let output = program()
+        .args(["--proc-root", "/nonexistent/trafstat", "--db"])
+        .arg(host.db())
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), Some(1));
+    let error = stderr(&output);
+    assert!(error.contains("modprobe xt_TRAFSTAT"), "{error}");
+    assert!(error.contains("iptables"), "{error}");
+    assert!(!host.db().exists());
+}
+
+#[test]
+fn no_account_is_said_and_no_failure() {
+    let host = Host::new();
+    let output = host.run(&[]);
+    assert_eq!(code(&output), Some(0));
+    assert!(
+        stderr(&output).contains("no account"),
+        "{}",
+        stderr(&output)
+    );
+    let output = host.run(&["--format", "json"]);
+    assert_eq!(stdout(&output), "{\"accounts\":[]}\n");
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let host = Host::new();
+    for (arguments, expected) in [
+        (&["--backend", "mysql"][..], "MySQL"),
+        (&["--backend", "oracle"], "sqlite"),
+        (&["--format", "xml"], "table"),
+        (&["gather"], "gather"),
+        (&["prune"], "--before"),
+        (&["prune", "--before", "yesterdayish"], "7d"),
+    ] {
+        let output = host.run(arguments);
+        assert_eq!(code(&output), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+    assert!(!host.db().exists());
+}
+
+#[test]
+fn help_shows_examples() {
+    let output = program().arg("--help").output().unwrap();
+    assert_eq!(code(&output), Some(0));
+    assert!(stdout(&output).contains("Examples:"));
+    assert!(!stdout(&output).contains("proc-root"));
+}
+
+#[test]
+fn database_of_another_program_is_left_alone() {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &lan(1))]);
+    fs::create_dir(host.db().parent().unwrap()).unwrap();
+    fs::write(host.db(), "remember the milk").unwrap();
+    let output = host.run(&[]);
+    assert_eq!(code(&output), Some(1));
+    assert!(
+        stderr(&output).contains("not a trafstat database"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(fs::read(host.db()).unwrap(), b"remember the milk");
+    assert_eq!(host.proc.commands("lan", &lan(1)), "");
+}
+
+#[test]
+fn prune_deletes_what_closed_before() {
+    let host = Host::new();
+    for epoch in 1..=2 {
+        host.proc.serve(&[("lan", &lan(epoch))]);
+        host.run(&[]);
+    }
+    // Epoch 1 closed at 13:00, epoch 2 at 14:00.
+    let output = host.run(&["prune", "--before", "2026-01-31T13:30:00Z"]);
+    assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "deleted 2 records of 1 epochs\n");
+    assert_eq!(host.sent_packets(), 30);
+}
+
+#[test]
+fn prune_creates_no_database() {
+    let host = Host::new();
+    let output = host.run(&["prune", "--before", "7d"]);
+    assert_eq!(code(&output), Some(1));
+    assert!(
+        stderr(&output).contains("no database"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(!host.db().exists());
+}
+
+#[test]
+fn backup_is_a_database_of_its_own() {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &lan(1))]);
+    host.run(&[]);
+    let copy = host.folder.path().join("copy.db");
+    let arguments = ["backup", copy.to_str().unwrap()];
+    assert_eq!(code(&host.run(&arguments)), Some(0));
+    assert_eq!(sent_packets(&copy), 30);
+    let again = host.run(&arguments);
+    assert_eq!(code(&again), Some(1));
+    assert!(
+        stderr(&again).contains("exists already"),
+        "{}",
+        stderr(&again)
+    );
+}
+
+#[test]
+fn closed_pipe_is_no_failure() {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &lan(1))]);
+    let (reader, writer) = UnixStream::pair().unwrap();
+    drop(reader);
+    let output = host
+        .command()
+        .stdout(OwnedFd::from(writer))
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    assert_eq!(host.sent_packets(), 30);
+}
