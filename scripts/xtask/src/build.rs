@@ -35,8 +35,8 @@ pub fn build() -> Result<(Built, Rootfs, PathBuf)> {
     packages::install(abi::PACKAGES)?;
     packages::install(PLUGIN_PACKAGES)?;
     abi::check()?;
-    let object = kernel_object::build()?;
     let rootfs = Rootfs::ensure(&rootfs::BOOKWORM)?;
+    let object = kernel_object::build()?;
     let module = kbuild::for_rootfs(&rootfs, &object)?;
     Ok((programs()?, rootfs, module))
 }

@@ -13,7 +13,7 @@ use crate::progress::Step;
 ///
 /// # Errors
 ///
-/// The program cannot be started or does not exit with 0; then the error carries its output.
+/// The program cannot be started or does not exit with 0; then the error has its output.
 pub fn run(command: &mut Command, step: &Step) -> Result<String> {
     let mut output = String::new();
     let status = for_each_line(command, |line| {
@@ -21,7 +21,9 @@ pub fn run(command: &mut Command, step: &Step) -> Result<String> {
         output.push_str(line);
         output.push('\n');
     })?;
-    check(command, status).with_context(|| output.clone())?;
+    if !status.success() {
+        bail!("{} failed ({status}):\n{output}", step.what());
+    }
     Ok(output)
 }
 

@@ -36,6 +36,12 @@ enum Task {
         /// Part of the scenarios' names.
         filter: Option<String>,
     },
+    /// Boot a virtual machine and run one shell command in it, with everything built in /trafstat.
+    Vm {
+        /// The command, as `sh` reads it; words are joined by spaces.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
     /// Write module/abi/src/generated.rs from module/uapi/xt_TRAFSTAT.h.
     Abi {
         /// Only compare; exit 1 when they differ.
@@ -58,6 +64,7 @@ fn run(task: Task) -> Result<()> {
     match task {
         Task::Build => build::build().map(drop),
         Task::Vmtest { filter } => vmtest::run(filter.as_deref()).map(drop),
+        Task::Vm { command } => vmtest::run_command(&command.join(" ")),
         Task::Abi { check: false } => abi::generate(),
         Task::Abi { check: true } => abi::check(),
     }

@@ -27,6 +27,11 @@ impl Step {
         }
     }
 
+    /// What is being done.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
     /// Shows the newest line of a long output, on a terminal only.
     pub fn detail(&self, line: &str) {
         if let Some(spinner) = &self.spinner {

@@ -33,8 +33,7 @@ pub const BOOKWORM: Release = Release {
     kernel: ["linux-image-amd64", "linux-headers-amd64"],
 };
 
-/// What builds the module, boots the folder and serves the tests; no udev, whose search for
-/// hardware would take longer than the rest of the boot.
+/// What builds the module, boots the folder and serves the tests.
 const PACKAGES: &[&str] = &[
     "busybox-static",
     "curl",
@@ -48,6 +47,7 @@ const PACKAGES: &[&str] = &[
     "procps",
     "python3-minimal",
     "libpython3-stdlib",
+    "netbase",
     "sqlite3",
     "tcpdump",
     "util-linux",
@@ -143,6 +143,9 @@ fn make(release: &Release, path: &Path) -> Result<()> {
     apt_get(&[&install[..], &release.kernel[..], PACKAGES].concat())?;
     apt_get(&["clean"])?;
 
+    // virtme-ng starts udev where it finds it, whose search for hardware takes longer under
+    // emulation than the rest of the boot.
+    fs::remove_file(unfinished.join("lib/systemd/systemd-udevd"))?;
     fs::create_dir(unfinished.join(SHARE.trim_start_matches('/')))?;
     fs::rename(&unfinished, path)?;
     step.done();

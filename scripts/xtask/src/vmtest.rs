@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::progress::Step;
-use crate::vm::Guest;
+use crate::vm::{self, Guest};
 use crate::{build, rootfs};
 
 /// All scenarios together, under emulation on a busy machine.
@@ -25,4 +25,16 @@ pub fn run(filter: Option<&str>) -> Result<()> {
     guest.run(&script, &share, PATIENCE, |line| step.print(line))?;
     step.done();
     Ok(())
+}
+
+/// Runs one shell command in a guest.
+///
+/// # Errors
+///
+/// Something does not build, or the command fails.
+pub fn run_command(script: &str) -> Result<()> {
+    let (built, rootfs, module) = build::build()?;
+    let share = built.stage(&module)?;
+    let script = format!("( {script} ) && echo {}", vm::SUCCESS);
+    Guest::ensure(&rootfs)?.run(&script, &share, PATIENCE, |line| println!("{line}"))
 }
