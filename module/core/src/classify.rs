@@ -19,7 +19,9 @@ pub const FOLDED: u8 = trafstat_abi::RECORD_FOLDED as u8;
 impl<const W: usize> FlowKey<W> {
     /// Whether the key stands for flows that found no room.
     pub fn is_folded(&self) -> bool {
-        self.0.last().is_some_and(|rest| rest >> FLAGS_SHIFT & u64::from(FOLDED) != 0)
+        self.0
+            .last()
+            .is_some_and(|rest| rest >> FLAGS_SHIFT & u64::from(FOLDED) != 0)
     }
 }
 
@@ -101,7 +103,10 @@ impl Family<2> for Ipv4 {
         let [a, b, c, d, ..] = *address;
         let host_bits = 32_u32.saturating_sub(u32::from(prefix_len));
         let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0).to_be();
-        Ipv4Net { network: u32::from_ne_bytes([a, b, c, d]) & mask, mask }
+        Ipv4Net {
+            network: u32::from_ne_bytes([a, b, c, d]) & mask,
+            mask,
+        }
     }
 
     #[inline]
@@ -123,11 +128,17 @@ impl Family<2> for Ipv4 {
 
     fn folded(FlowKey([addresses, rest]): FlowKey<2>) -> FlowKey<2> {
         let folded = u64::from(FOLDED) << FLAGS_SHIFT;
-        FlowKey([addresses & u64::from(u32::MAX), rest & PROTOCOL_MASK | folded])
+        FlowKey([
+            addresses & u64::from(u32::MAX),
+            rest & PROTOCOL_MASK | folded,
+        ])
     }
 
     fn local_side(FlowKey([addresses, rest]): FlowKey<2>) -> FlowKey<2> {
-        FlowKey([addresses & u64::from(u32::MAX), rest & (PROTOCOL_MASK | LOCAL_PORT_MASK)])
+        FlowKey([
+            addresses & u64::from(u32::MAX),
+            rest & (PROTOCOL_MASK | LOCAL_PORT_MASK),
+        ])
     }
 }
 
@@ -139,9 +150,21 @@ pub fn classify<F: Family<W>, const W: usize>(
     tuple: &Tuple<F::Address>,
 ) -> Option<(FlowKey<W>, Direction)> {
     let (direction, local, remote, local_port, remote_port) = if F::contains(net, tuple.src) {
-        (Direction::Sent, tuple.src, tuple.dst, tuple.src_port, tuple.dst_port)
+        (
+            Direction::Sent,
+            tuple.src,
+            tuple.dst,
+            tuple.src_port,
+            tuple.dst_port,
+        )
     } else if F::contains(net, tuple.dst) {
-        (Direction::Received, tuple.dst, tuple.src, tuple.dst_port, tuple.src_port)
+        (
+            Direction::Received,
+            tuple.dst,
+            tuple.src,
+            tuple.dst_port,
+            tuple.src_port,
+        )
     } else {
         return None;
     };
@@ -171,7 +194,14 @@ mod tests {
     }
 
     fn tuple(src: [u8; 4], dst: [u8; 4]) -> Tuple<[u8; 4]> {
-        Tuple { src, dst, src_port: 1, dst_port: 2, protocol: 6, syn: false }
+        Tuple {
+            src,
+            dst,
+            src_port: 1,
+            dst_port: 2,
+            protocol: 6,
+            syn: false,
+        }
     }
 
     fn direction(net: Ipv4Net, src: [u8; 4], dst: [u8; 4]) -> Option<Direction> {
@@ -190,9 +220,18 @@ mod tests {
     #[test]
     fn both_sides_local_is_sent() {
         let net = net([10, 0, 0, 9], 8);
-        assert_eq!(direction(net, [10, 1, 1, 1], [10, 2, 2, 2]), Some(Direction::Sent));
-        assert_eq!(direction(net, [10, 1, 1, 1], [11, 2, 2, 2]), Some(Direction::Sent));
-        assert_eq!(direction(net, [11, 1, 1, 1], [10, 2, 2, 2]), Some(Direction::Received));
+        assert_eq!(
+            direction(net, [10, 1, 1, 1], [10, 2, 2, 2]),
+            Some(Direction::Sent)
+        );
+        assert_eq!(
+            direction(net, [10, 1, 1, 1], [11, 2, 2, 2]),
+            Some(Direction::Sent)
+        );
+        assert_eq!(
+            direction(net, [11, 1, 1, 1], [10, 2, 2, 2]),
+            Some(Direction::Received)
+        );
         assert_eq!(direction(net, [11, 1, 1, 1], [12, 2, 2, 2]), None);
     }
 
@@ -200,12 +239,22 @@ mod tests {
     fn local_side_comes_first_in_both_directions() {
         let net = net([192, 0, 2, 1], 32);
         let sent = tuple([192, 0, 2, 1], [198, 51, 100, 7]);
-        let received = Tuple { src: sent.dst, dst: sent.src, src_port: 2, dst_port: 1, ..sent };
+        let received = Tuple {
+            src: sent.dst,
+            dst: sent.src,
+            src_port: 2,
+            dst_port: 1,
+            ..sent
+        };
         let key = |tuple| classify::<Ipv4, 2>(&net, &AllPorts, &tuple).map(|(key, _)| key);
         assert_eq!(key(sent), key(received));
         assert_eq!(
             key(sent),
-            Some(Ipv4::key([192, 0, 2, 1], [198, 51, 100, 7], rest_word(1, 2, 6, 0)))
+            Some(Ipv4::key(
+                [192, 0, 2, 1],
+                [198, 51, 100, 7],
+                rest_word(1, 2, 6, 0)
+            ))
         );
     }
 

@@ -19,8 +19,11 @@ impl Format<2> for Ipv4Csv {
     fn record(&self, record: &Record<2>) -> Piece {
         let [addresses, rest] = record.key().0;
         let [l0, l1, l2, l3, r0, r1, r2, r3] = addresses.to_le_bytes();
-        let FlowStats { packets: [sent_packets, received_packets], bytes, syn_packets } =
-            record.stats();
+        let FlowStats {
+            packets: [sent_packets, received_packets],
+            bytes,
+            syn_packets,
+        } = record.stats();
         let [sent_bytes, received_bytes] = bytes;
         let fields = [
             rest >> 32 & 0xff,

@@ -27,4 +27,6 @@ pub mod memory;
 pub mod parse;
 pub mod rule;
 pub mod snapshot;
+#[cfg(any(test, feature = "std"))]
+pub mod synthetic;
 pub mod wire;

@@ -17,7 +17,7 @@ pub trait Memory: 'static {
 }
 
 /// What a slot can hold: it starts as its default and can be made so again in place.
-pub trait Blank: Default + Sync + 'static {
+pub trait Blank: Default + Send + Sync + 'static {
     /// Makes the value equal to its default.
     fn blank(&self);
 }
@@ -86,7 +86,10 @@ mod std_memory {
 
     impl<T> Default for StdSlot<T> {
         fn default() -> Self {
-            Self { slice: OnceLock::new(), filled: AtomicBool::new(false) }
+            Self {
+                slice: OnceLock::new(),
+                filled: AtomicBool::new(false),
+            }
         }
     }
 
@@ -105,7 +108,9 @@ mod std_memory {
 
         fn fill(&self, len: usize, _: Allocation) -> bool {
             if !self.filled.load(Ordering::Acquire) {
-                let slice = self.slice.get_or_init(|| (0..len).map(|_| T::default()).collect());
+                let slice = self
+                    .slice
+                    .get_or_init(|| (0..len).map(|_| T::default()).collect());
                 slice.iter().for_each(Blank::blank);
                 self.filled.store(true, Ordering::Release);
             }

@@ -75,13 +75,22 @@ impl<M: Memory> PortSet<M> {
     /// The set that a list of a rule describes, or `None` without memory. `pool` is the
     /// rule's pool of ranges; what a list names beyond its end is ignored.
     pub fn new(list: &PortList, pool: &[PortRange], guard: &M::Guard) -> Option<Self> {
-        let set = Self { mode: list.mode, bitmap: Default::default() };
+        let set = Self {
+            mode: list.mode,
+            bitmap: Default::default(),
+        };
         if list.mode == MODE_LISTED {
-            if !set.bitmap.fill(BITMAP_WORDS, Allocation::Sleeping { cpu: 0 }) {
+            if !set
+                .bitmap
+                .fill(BITMAP_WORDS, Allocation::Sleeping { cpu: 0 })
+            {
                 return None;
             }
             let words = set.bitmap.get(guard)?;
-            let ranges = pool.iter().skip(usize::from(list.start)).take(usize::from(list.count));
+            let ranges = pool
+                .iter()
+                .skip(usize::from(list.start))
+                .take(usize::from(list.count));
             for range in ranges {
                 for port in range.first..=range.last {
                     if let Some(word) = words.get(usize::from(port / 64)) {
@@ -145,7 +154,10 @@ impl<M: Memory> Rule<M> {
     /// The rule's ports, as long as the guard lives.
     #[inline]
     pub fn ports<'a>(&'a self, guard: &'a M::Guard) -> impl Ports + 'a {
-        GuardedPorts { sets: &self.ports, guard }
+        GuardedPorts {
+            sets: &self.ports,
+            guard,
+        }
     }
 }
 
@@ -175,13 +187,18 @@ pub fn lists_are_valid(
     pool: &[PortRange],
 ) -> bool {
     lists.iter().all(|list| {
-        let ranges = pool.iter().skip(usize::from(list.start)).take(usize::from(list.count));
+        let ranges = pool
+            .iter()
+            .skip(usize::from(list.start))
+            .take(usize::from(list.count));
         let in_pool = usize::from(list.start) + usize::from(list.count) <= pool.len();
         match list.mode {
             MODE_LISTED => {
                 list.count > 0
                     && in_pool
-                    && ranges.clone().all(|range| range.first > 0 && range.first <= range.last)
+                    && ranges
+                        .clone()
+                        .all(|range| range.first > 0 && range.first <= range.last)
             }
             mode => mode <= MODE_ALL && list.count == 0,
         }
@@ -196,13 +213,32 @@ mod tests {
     use crate::memory::StdMemory;
 
     fn listed(start: u16, count: u16) -> PortList {
-        PortList { mode: MODE_LISTED, start, count, reserved: 0 }
+        PortList {
+            mode: MODE_LISTED,
+            start,
+            count,
+            reserved: 0,
+        }
     }
 
     #[test]
     fn sctp_goes_by_the_tcp_lists_and_udp_lite_by_the_udp_ones() {
-        let pool = [PortRange { first: 22, last: 22 }, PortRange { first: 53, last: 60 }];
-        let lists = [listed(0, 1), listed(1, 1), PortList::default(), PortList::default()];
+        let pool = [
+            PortRange {
+                first: 22,
+                last: 22,
+            },
+            PortRange {
+                first: 53,
+                last: 60,
+            },
+        ];
+        let lists = [
+            listed(0, 1),
+            listed(1, 1),
+            PortList::default(),
+            PortList::default(),
+        ];
         let rule = Rule::<StdMemory>::new(&lists, &pool, Sampling::default(), &()).unwrap();
         let ports = rule.ports(&());
         assert_eq!(ports.keep(Side::Local, 132, 22), 22);
@@ -238,7 +274,10 @@ mod tests {
         assert!(!lists_are_valid(&[listed(0, 1), none, none, none], &pool));
         assert!(!lists_are_valid(&[listed(1, 1), none, none, none], &pool));
         assert!(!lists_are_valid(&[listed(0, 0), none, none, none], &pool));
-        assert!(!lists_are_valid(&[PortList { mode: 3, ..none }, none, none, none], &pool));
+        assert!(!lists_are_valid(
+            &[PortList { mode: 3, ..none }, none, none, none],
+            &pool
+        ));
         assert!(lists_are_valid(&[none; 4], &pool));
     }
 }

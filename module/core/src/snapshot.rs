@@ -35,7 +35,10 @@ const PIECE_LEN: usize = size_of::<SnapshotHeader>();
 
 impl Piece {
     /// A piece with nothing in it.
-    pub const EMPTY: Self = Self { bytes: [0; PIECE_LEN], len: 0 };
+    pub const EMPTY: Self = Self {
+        bytes: [0; PIECE_LEN],
+        len: 0,
+    };
 
     /// Appends a byte; a full piece stays as it is.
     #[inline]
@@ -98,7 +101,10 @@ pub fn read<M: Memory, const W: usize>(
                 None => break,
             }
         };
-        let bytes = piece.as_bytes().get(cursor.within as usize..).unwrap_or_default();
+        let bytes = piece
+            .as_bytes()
+            .get(cursor.within as usize..)
+            .unwrap_or_default();
         let skipped = bytes.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
         let wanted = bytes.get(skipped..).unwrap_or_default();
         let copied = wanted.len().min(free.len());
@@ -142,14 +148,34 @@ impl<const W: usize> Format<W> for Binary {
         for (to, from) in magic.iter_mut().zip(trafstat_abi::SNAPSHOT_MAGIC) {
             *to = *from;
         }
-        let Volume { packets: seen_packets, bytes: seen_bytes } = totals.seen;
-        let Volume { packets: extrapolated_packets, bytes: extrapolated_bytes } =
-            totals.extrapolated;
-        let Volume { packets: recorded_packets, bytes: recorded_bytes } = totals.recorded;
-        let Volume { packets: outside_packets, bytes: outside_bytes } = totals.outside;
-        let Volume { packets: skipped_packets, bytes: skipped_bytes } = totals.skipped;
-        let Volume { packets: gso_extra_packets, bytes: gso_extra_bytes } = totals.gso_extra;
-        let Volume { packets: folded_packets, bytes: folded_bytes } = totals.folded;
+        let Volume {
+            packets: seen_packets,
+            bytes: seen_bytes,
+        } = totals.seen;
+        let Volume {
+            packets: extrapolated_packets,
+            bytes: extrapolated_bytes,
+        } = totals.extrapolated;
+        let Volume {
+            packets: recorded_packets,
+            bytes: recorded_bytes,
+        } = totals.recorded;
+        let Volume {
+            packets: outside_packets,
+            bytes: outside_bytes,
+        } = totals.outside;
+        let Volume {
+            packets: skipped_packets,
+            bytes: skipped_bytes,
+        } = totals.skipped;
+        let Volume {
+            packets: gso_extra_packets,
+            bytes: gso_extra_bytes,
+        } = totals.gso_extra;
+        let Volume {
+            packets: folded_packets,
+            bytes: folded_bytes,
+        } = totals.folded;
         let header = SnapshotHeader {
             magic,
             version: trafstat_abi::SNAPSHOT_VERSION as u16,
@@ -189,11 +215,20 @@ impl<const W: usize> Format<W> for Binary {
 
     #[inline]
     fn record(&self, record: &Record<W>) -> Piece {
-        let FlowStats { packets: [sent_packets, received_packets], bytes, syn_packets } =
-            record.stats();
+        let FlowStats {
+            packets: [sent_packets, received_packets],
+            bytes,
+            syn_packets,
+        } = record.stats();
         let [sent_bytes, received_bytes] = bytes;
         let mut piece = Piece::EMPTY;
-        let counters = [sent_packets, received_packets, sent_bytes, received_bytes, syn_packets];
+        let counters = [
+            sent_packets,
+            received_packets,
+            sent_bytes,
+            received_bytes,
+            syn_packets,
+        ];
         for word in record.key().0.iter().chain(&counters) {
             piece.extend(&word.to_ne_bytes());
         }

@@ -41,7 +41,10 @@ impl Volume {
     /// `n` times as much.
     pub fn times(self, n: u32) -> Self {
         let n = u64::from(n);
-        Self { packets: self.packets.wrapping_mul(n), bytes: self.bytes.wrapping_mul(n) }
+        Self {
+            packets: self.packets.wrapping_mul(n),
+            bytes: self.bytes.wrapping_mul(n),
+        }
     }
 }
 
@@ -61,7 +64,10 @@ impl Gso {
             Some(size) => (len - header_len).saturating_add(size.get() - 1) / size,
         };
         let extra = u64::from(packets.saturating_sub(1));
-        Volume { packets: extra, bytes: extra * u64::from(header_len) }
+        Volume {
+            packets: extra,
+            bytes: extra * u64::from(header_len),
+        }
     }
 }
 
@@ -71,28 +77,74 @@ mod tests {
 
     #[test]
     fn each_segment_repeats_the_headers() {
-        let gso = Gso { size: 1448, segs: 0, header_len: 52 };
-        assert_eq!(gso.extra(52 + 1448 * 3 + 1), Volume { packets: 3, bytes: 156 });
-        assert_eq!(gso.extra(52 + 1448 * 3), Volume { packets: 2, bytes: 104 });
+        let gso = Gso {
+            size: 1448,
+            segs: 0,
+            header_len: 52,
+        };
+        assert_eq!(
+            gso.extra(52 + 1448 * 3 + 1),
+            Volume {
+                packets: 3,
+                bytes: 156
+            }
+        );
+        assert_eq!(
+            gso.extra(52 + 1448 * 3),
+            Volume {
+                packets: 2,
+                bytes: 104
+            }
+        );
     }
 
     #[test]
     fn one_segment_adds_nothing() {
         for size in [0, 100, 1448, Gso::BY_FRAGS] {
-            assert_eq!(Gso { size, segs: 1, header_len: 40 }.extra(120), Volume::default());
+            assert_eq!(
+                Gso {
+                    size,
+                    segs: 1,
+                    header_len: 40
+                }
+                .extra(120),
+                Volume::default()
+            );
         }
     }
 
     #[test]
     fn sizes_are_believed_before_counts() {
-        let gso = Gso { size: 100, segs: 60000, header_len: 20 };
+        let gso = Gso {
+            size: 100,
+            segs: 60000,
+            header_len: 20,
+        };
         assert_eq!(gso.extra(220).packets, 1);
-        let by_frags = Gso { size: Gso::BY_FRAGS, segs: 5, header_len: 32 };
-        assert_eq!(by_frags.extra(5000), Volume { packets: 4, bytes: 128 });
+        let by_frags = Gso {
+            size: Gso::BY_FRAGS,
+            segs: 5,
+            header_len: 32,
+        };
+        assert_eq!(
+            by_frags.extra(5000),
+            Volume {
+                packets: 4,
+                bytes: 128
+            }
+        );
     }
 
     #[test]
     fn header_longer_than_the_buffer_is_cut() {
-        assert_eq!(Gso { size: 1, segs: 0, header_len: 60000 }.extra(40), Volume::default());
+        assert_eq!(
+            Gso {
+                size: 1,
+                segs: 0,
+                header_len: 60000
+            }
+            .extra(40),
+            Volume::default()
+        );
     }
 }

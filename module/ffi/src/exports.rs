@@ -96,7 +96,11 @@ pub unsafe extern "C" fn trafstat_account_init(
     let guard = unsafe { Guard::new() };
     // SAFETY: any CPU id may be asked about.
     let has_cpu = |cpu| unsafe { trafstat_has_cpu(cpu) };
-    if account.allocate(cpu_ids, has_cpu, &guard) { 0 } else { -ENOMEM }
+    if account.allocate(cpu_ids, has_cpu, &guard) {
+        0
+    } else {
+        -ENOMEM
+    }
 }
 
 /// Makes a rule in C's memory; the account outlives it.
@@ -120,7 +124,12 @@ pub unsafe extern "C" fn trafstat_rule_init(
         return -ENOMEM;
     };
     // SAFETY: the caller gives this memory for the rule.
-    unsafe { rule.write(RuleCore { rule: made, account }) };
+    unsafe {
+        rule.write(RuleCore {
+            rule: made,
+            account,
+        })
+    };
     0
 }
 
@@ -147,13 +156,22 @@ pub unsafe extern "C" fn trafstat_rule_drop(rule: *mut RuleCore) {
 /// Whether the account has the rule's name for it.
 #[unsafe(no_mangle)]
 pub extern "C" fn trafstat_account_has_name(account: &Ipv4Account, info: &RuleInfo) -> bool {
-    account.identity().name.iter().zip(&info.name).all(|(a, b)| *a == *b as u8)
+    account
+        .identity()
+        .name
+        .iter()
+        .zip(&info.name)
+        .all(|(a, b)| *a == *b as u8)
 }
 
 /// Whether the account's local net is the one of the rule.
 #[unsafe(no_mangle)]
 pub extern "C" fn trafstat_account_has_net(account: &Ipv4Account, info: &RuleInfo) -> bool {
-    let Identity { local_addr, prefix_len, .. } = account.identity();
+    let Identity {
+        local_addr,
+        prefix_len,
+        ..
+    } = account.identity();
     *prefix_len == info.prefix_len && *local_addr == info.local_addr
 }
 
@@ -183,8 +201,14 @@ pub struct StatsOut {
 /// What monitoring shows of an account.
 #[unsafe(no_mangle)]
 pub extern "C" fn trafstat_account_stats(account: &Ipv4Account, out: &mut StatsOut) {
-    let Stats { epoch, unread, totals, records, max_entries, memory_bytes } =
-        account.stats(&reading());
+    let Stats {
+        epoch,
+        unread,
+        totals,
+        records,
+        max_entries,
+        memory_bytes,
+    } = account.stats(&reading());
     let volumes = [
         totals.seen,
         totals.extrapolated,
@@ -221,7 +245,11 @@ pub unsafe extern "C" fn trafstat_count(
     let bytes = unsafe { slice::from_raw_parts(header, header_len as usize) };
     // SAFETY: the packet path is an RCU read-side section.
     let guard = unsafe { Guard::new() };
-    let packet = Packet { bytes, len, gso: gso.copied() };
+    let packet = Packet {
+        bytes,
+        len,
+        gso: gso.copied(),
+    };
     match rule.account.count(&rule.rule, cpu, packet, &guard) {
         Ok(false) => COUNTED,
         Ok(true) => COUNTED_PREPARE,
@@ -239,18 +267,16 @@ pub extern "C" fn trafstat_prepare(account: &Ipv4Account) {
 
 /// Closes the open epoch and returns the one to be read.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_close(
-    account: &Ipv4Account,
-    now_ns: u64,
-    context: *mut c_void,
-) -> u64 {
+pub extern "C" fn trafstat_close(account: &Ipv4Account, now_ns: u64, context: *mut c_void) -> u64 {
     account.close(now_ns, &Kernel { context }, &reading())
 }
 
 /// The epoch that waits to be acknowledged, 0 for none.
 #[unsafe(no_mangle)]
 pub extern "C" fn trafstat_unread(account: &Ipv4Account) -> u64 {
-    account.closed(&reading()).map_or(0, |closed| closed.epoch())
+    account
+        .closed(&reading())
+        .map_or(0, |closed| closed.epoch())
 }
 
 /// Frees the closed epoch if it is this one.
@@ -273,7 +299,15 @@ pub unsafe extern "C" fn trafstat_read_snapshot(
 ) -> usize {
     // SAFETY: the caller says so.
     let out = unsafe { slice::from_raw_parts_mut(out, len) };
-    read(account, &Binary { family: FAMILY_IPV4 as u8 }, cursor, offset, out)
+    read(
+        account,
+        &Binary {
+            family: FAMILY_IPV4 as u8,
+        },
+        cursor,
+        offset,
+        out,
+    )
 }
 
 /// Reads the closed epoch as the original's CSV.
@@ -302,7 +336,9 @@ fn read(
 ) -> usize {
     let guard = reading();
     let closed = account.closed(&guard);
-    closed.map_or(0, |closed| snapshot::read(&closed, format, cursor, offset, out))
+    closed.map_or(0, |closed| {
+        snapshot::read(&closed, format, cursor, offset, out)
+    })
 }
 
 /// A guard for readers of an account.
@@ -334,7 +370,10 @@ fn limits(info: &RuleInfo) -> Limits {
         0 => trafstat_abi::DEFAULT_MAX_ENTRIES,
         thousands => thousands.saturating_mul(1000),
     };
-    Limits { max_entries, min_pkt_spoof: info.min_pkt_spoof }
+    Limits {
+        max_entries,
+        min_pkt_spoof: info.min_pkt_spoof,
+    }
 }
 
 /// `[A-Za-z0-9_.:-]{1,31}` without a leading dot, padded with NUL: it becomes a file name.

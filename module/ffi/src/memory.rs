@@ -32,7 +32,9 @@ impl Guard {
     /// While the guard lives the caller is in an RCU read-side section, or no slot that
     /// it reads through the guard is retired by another thread.
     pub unsafe fn new() -> Self {
-        Self { _not_send: PhantomData }
+        Self {
+            _not_send: PhantomData,
+        }
     }
 }
 
@@ -55,7 +57,11 @@ impl<T> Default for KernelSlot<T> {
     #[inline]
     fn default() -> Self {
         let first = AtomicPtr::new(ptr::null_mut());
-        Self { first, len: AtomicUsize::new(0), owns: PhantomData }
+        Self {
+            first,
+            len: AtomicUsize::new(0),
+            owns: PhantomData,
+        }
     }
 }
 
@@ -91,8 +97,10 @@ impl<T: Blank> Slot<T, Guard> for KernelSlot<T> {
         let Some(first) = allocate::<T>(len, how) else {
             return false;
         };
-        let published =
-            self.first.compare_exchange(ptr::null_mut(), first, Release, Relaxed).is_ok();
+        let published = self
+            .first
+            .compare_exchange(ptr::null_mut(), first, Release, Relaxed)
+            .is_ok();
         if !published {
             // SAFETY: `first` comes from `allocate` with this length and nobody else
             // knows it.

@@ -29,7 +29,10 @@ impl<'a, M: Memory, const W: usize> Closed<'a, M, W> {
 
     /// When it was opened and closed, in nanoseconds since 1970.
     pub fn span_ns(&self) -> (u64, u64) {
-        (self.side.opened_ns.load(Relaxed), self.side.closed_ns.load(Relaxed))
+        (
+            self.side.opened_ns.load(Relaxed),
+            self.side.closed_ns.load(Relaxed),
+        )
     }
 
     /// The limits that were in force.

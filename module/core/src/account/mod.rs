@@ -17,7 +17,9 @@
 mod closed;
 mod side;
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use core::sync::atomic::{
+    AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 
 use crate::classify::{Family, classify};
 use crate::flow_table::Observation;
@@ -145,10 +147,17 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     /// there is such a CPU. Returns whether there was memory.
     pub fn allocate(&self, cpus: u32, has_cpu: impl Fn(u32) -> bool, guard: &M::Guard) -> bool {
         self.sides.iter().all(|side| {
-            side.tables.fill(cpus as usize, Allocation::Sleeping { cpu: 0 })
-                && side.tables.get(guard).unwrap_or_default().iter().zip(0..).all(
-                    |(table, cpu)| !has_cpu(cpu) || table.fill(1, Allocation::Sleeping { cpu }),
-                )
+            side.tables
+                .fill(cpus as usize, Allocation::Sleeping { cpu: 0 })
+                && side
+                    .tables
+                    .get(guard)
+                    .unwrap_or_default()
+                    .iter()
+                    .zip(0..)
+                    .all(|(table, cpu)| {
+                        !has_cpu(cpu) || table.fill(1, Allocation::Sleeping { cpu })
+                    })
         })
     }
 
@@ -186,7 +195,10 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         let Some(table) = side.table(cpu, guard) else {
             return Ok(false);
         };
-        let mut volume = Volume { packets: 1, bytes: u64::from(packet.len) };
+        let mut volume = Volume {
+            packets: 1,
+            bytes: u64::from(packet.len),
+        };
         if let Some(gso) = packet.gso {
             let extra = gso.extra(packet.len);
             table.totals.gso_extra.add(extra);
@@ -210,7 +222,13 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             volume = volume.times(one_in);
         }
         let hash = self.hash_key.hash(&key);
-        let seen = Observation { key, hash, direction, volume, syn: tuple.syn };
+        let seen = Observation {
+            key,
+            hash,
+            direction,
+            volume,
+            syn: tuple.syn,
+        };
         Ok(table.count(&seen, &side.budgets, guard, |key| {
             let folded = F::folded(key);
             (folded, self.hash_key.hash(&folded))
@@ -238,7 +256,8 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         self.side(epoch.wrapping_add(1)).open(self.limits(), now_ns);
         self.epoch.store(epoch.wrapping_add(1), Release);
         around.wait_for_writers();
-        self.side(epoch).close::<F>(now_ns, &self.hash_key, around, guard);
+        self.side(epoch)
+            .close::<F>(now_ns, &self.hash_key, around, guard);
         self.unread.store(epoch, Release);
         epoch
     }
@@ -247,7 +266,12 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     pub fn closed<'a>(&'a self, guard: &'a M::Guard) -> Option<Closed<'a, M, W>> {
         match self.unread.load(Acquire) {
             0 => None,
-            epoch => Some(Closed { identity: &self.identity, side: self.side(epoch), epoch, guard }),
+            epoch => Some(Closed {
+                identity: &self.identity,
+                side: self.side(epoch),
+                epoch,
+                guard,
+            }),
         }
     }
 
@@ -256,7 +280,10 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     /// # Errors
     /// [`WrongEpoch`] where `epoch` is not the one that waits.
     pub fn acknowledge(&self, epoch: u64, guard: &M::Guard) -> Result<(), WrongEpoch> {
-        let closed = self.closed(guard).filter(|closed| closed.epoch == epoch).ok_or(WrongEpoch)?;
+        let closed = self
+            .closed(guard)
+            .filter(|closed| closed.epoch == epoch)
+            .ok_or(WrongEpoch)?;
         let sum = closed.totals();
         self.acknowledged.totals.add(&sum);
         self.acknowledged.recorded.add(sum.recorded);
@@ -268,7 +295,12 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     /// Whether nothing waits to be read and nothing was seen since.
     pub fn is_idle(&self, guard: &M::Guard) -> bool {
         self.unread.load(Acquire) == 0
-            && self.side(self.epoch.load(Acquire)).totals(guard).seen.packets == 0
+            && self
+                .side(self.epoch.load(Acquire))
+                .totals(guard)
+                .seen
+                .packets
+                == 0
     }
 
     /// What monitoring shows.
@@ -289,7 +321,9 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             totals,
             records: records.fold(0, u64::wrapping_add),
             max_entries: u64::from(open.limits().max_entries),
-            memory_bytes: tables.map(|table| table.bytes() as u64).fold(0, u64::wrapping_add),
+            memory_bytes: tables
+                .map(|table| table.bytes() as u64)
+                .fold(0, u64::wrapping_add),
         }
     }
 

@@ -102,7 +102,11 @@ impl<M: Memory, const W: usize> Side<M, W> {
     /// The flow table of one CPU.
     #[inline]
     pub fn table<'a>(&'a self, cpu: u32, guard: &'a M::Guard) -> Option<&'a FlowTable<M, W>> {
-        self.tables.get(guard)?.get(cpu as usize)?.get(guard)?.first()
+        self.tables
+            .get(guard)?
+            .get(cpu as usize)?
+            .get(guard)?
+            .first()
     }
 
     /// The flow tables of all CPUs.
@@ -116,7 +120,10 @@ impl<M: Memory, const W: usize> Side<M, W> {
 
     /// The totals of all CPUs; `recorded` is 0 before the epoch is closed.
     pub fn totals(&self, guard: &M::Guard) -> TotalsSum {
-        let mut sum = TotalsSum { recorded: self.recorded.load(), ..Default::default() };
+        let mut sum = TotalsSum {
+            recorded: self.recorded.load(),
+            ..Default::default()
+        };
         self.tables(guard).for_each(|table| sum.add(&table.totals));
         sum
     }
@@ -128,14 +135,20 @@ impl<M: Memory, const W: usize> Side<M, W> {
             if let Some(record) = slot.get(guard).and_then(|table| served(table, at, guard)) {
                 return Some(record);
             }
-            *at = Place { table: at.table.wrapping_add(1), record: 0 };
+            *at = Place {
+                table: at.table.wrapping_add(1),
+                record: 0,
+            };
         }
         if at.table as usize == cpus.len() {
             let spoofed = self.spoofed.get(guard);
             if let Some(record) = spoofed.and_then(|table| served(table, at, guard)) {
                 return Some(record);
             }
-            *at = Place { table: at.table.wrapping_add(1), record: 0 };
+            *at = Place {
+                table: at.table.wrapping_add(1),
+                record: 0,
+            };
         }
         let last = self.tables(guard).next()?.last();
         (at.record == 0 && last.stats().volume().packets != 0).then_some(last)
@@ -189,9 +202,10 @@ impl<M: Memory, const W: usize> Side<M, W> {
                 }
                 // A flow may have this key by itself, with remote address and port 0.
                 let hash = hash_key.hash(&local);
-                let present = self.tables(guard).chain([spoofed]).find_map(|table| {
-                    table.find(&local, hash, guard)
-                });
+                let present = self
+                    .tables(guard)
+                    .chain([spoofed])
+                    .find_map(|table| table.find(&local, hash, guard));
                 let target = present.or_else(|| spoofed.insert_sleeping(&local, hash, guard));
                 if let Some(target) = target {
                     target.take_from(record);

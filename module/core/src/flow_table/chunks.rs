@@ -28,7 +28,9 @@ pub struct Chunks<M: Memory, const W: usize> {
 
 impl<M: Memory, const W: usize> Default for Chunks<M, W> {
     fn default() -> Self {
-        Self { slots: core::array::from_fn(|_| Default::default()) }
+        Self {
+            slots: core::array::from_fn(|_| Default::default()),
+        }
     }
 }
 
@@ -37,7 +39,10 @@ fn locate(place: u32) -> (usize, usize) {
     let log2 = (place | 1).ilog2();
     let quarter_log2 = log2.wrapping_sub(2);
     let quarter = place.wrapping_shr(quarter_log2);
-    let chunk = (log2.wrapping_sub(BIAS_LOG2) * 4).wrapping_add(quarter & 3);
+    let chunk = log2
+        .wrapping_sub(BIAS_LOG2)
+        .wrapping_mul(4)
+        .wrapping_add(quarter & 3);
     let within = place & 1_u32.wrapping_shl(quarter_log2).wrapping_sub(1);
     (chunk as usize, within as usize)
 }
@@ -56,11 +61,7 @@ impl<M: Memory, const W: usize> Chunks<M, W> {
 
     /// The record at a place, with its chunk allocated now if it is small enough for the
     /// packet path.
-    pub fn get_or_allocate<'a>(
-        &'a self,
-        place: u32,
-        guard: &'a M::Guard,
-    ) -> Option<&'a Record<W>> {
+    pub fn get_or_allocate<'a>(&'a self, place: u32, guard: &'a M::Guard) -> Option<&'a Record<W>> {
         let (chunk, within) = locate(place);
         let slot = self.slots.get(chunk)?;
         if slot.get(guard).is_none() {
@@ -76,7 +77,9 @@ impl<M: Memory, const W: usize> Chunks<M, W> {
     pub fn prepare(&self, place: u32, cpu: u32) -> bool {
         let (last, _) = locate(place.min(MAX_RECORDS + BIAS - 1));
         let how = Allocation::Sleeping { cpu };
-        (0..=last).zip(&self.slots).all(|(chunk, slot)| slot.fill(chunk_len(chunk), how))
+        (0..=last)
+            .zip(&self.slots)
+            .all(|(chunk, slot)| slot.fill(chunk_len(chunk), how))
     }
 
     /// The first `len` records.
@@ -98,7 +101,10 @@ impl<M: Memory, const W: usize> Chunks<M, W> {
 
     /// Bytes that the chunks hold.
     pub fn bytes(&self) -> usize {
-        self.slots.iter().map(|slot| slot.bytes()).fold(0, usize::wrapping_add)
+        self.slots
+            .iter()
+            .map(|slot| slot.bytes())
+            .fold(0, usize::wrapping_add)
     }
 }
 

@@ -85,7 +85,10 @@ impl<M: Memory> Index<M> {
             level += 1;
             at = home(tag, level);
         }
-        self.levels.get(level as usize)?.get(guard)?.get(at as usize..)
+        self.levels
+            .get(level as usize)?
+            .get(guard)?
+            .get(at as usize..)
     }
 
     /// The first place with this hash's tag for which `matches` returns something.
@@ -115,13 +118,19 @@ impl<M: Memory> Index<M> {
     pub fn vacancy<'a>(&'a self, hash: u64, guard: &'a M::Guard) -> Option<Vacancy<'a>> {
         if self.levels.first()?.get(guard).is_none()
             && self.level.load(Relaxed) == 0
-            && !self.levels.first()?.fill(MIN_ENTRIES as usize, Allocation::Atomic)
+            && !self
+                .levels
+                .first()?
+                .fill(MIN_ENTRIES as usize, Allocation::Atomic)
         {
             return None;
         }
         let tag = tag(hash);
         let entries = self.probe(tag, guard)?;
-        let entry = entries.iter().take(PROBE).find(|entry| entry.load(Relaxed) == 0)?;
+        let entry = entries
+            .iter()
+            .take(PROBE)
+            .find(|entry| entry.load(Relaxed) == 0)?;
         Some(Vacancy { entry, tag })
     }
 
@@ -144,7 +153,11 @@ impl<M: Memory> Index<M> {
     pub fn prepare(&self, len: u32, cpu: u32) {
         let how = Allocation::Sleeping { cpu };
         let level = self.level.load(Relaxed);
-        let wanted = if len == 0 { level } else { level + u32::from(self.wants_next(len)) };
+        let wanted = if len == 0 {
+            level
+        } else {
+            level + u32::from(self.wants_next(len))
+        };
         for (at, slot) in (0..).zip(&self.levels) {
             if at < level {
                 slot.retire();
@@ -162,11 +175,17 @@ impl<M: Memory> Index<M> {
         if cursor == 0 && !self.wants_next(len) {
             return;
         }
-        let Some(next) = self.levels.get(level as usize + 1).and_then(|slot| slot.get(guard))
+        let Some(next) = self
+            .levels
+            .get(level as usize + 1)
+            .and_then(|slot| slot.get(guard))
         else {
             return;
         };
-        let Some(current) = self.levels.get(level as usize).and_then(|slot| slot.get(guard))
+        let Some(current) = self
+            .levels
+            .get(level as usize)
+            .and_then(|slot| slot.get(guard))
         else {
             return;
         };
@@ -189,7 +208,10 @@ impl<M: Memory> Index<M> {
 
     /// Bytes that the index holds.
     pub fn bytes(&self) -> usize {
-        self.levels.iter().map(|slot| slot.bytes()).fold(0, usize::wrapping_add)
+        self.levels
+            .iter()
+            .map(|slot| slot.bytes())
+            .fold(0, usize::wrapping_add)
     }
 
     /// Frees all. No writer is left.
@@ -217,7 +239,9 @@ fn move_home(current: &[AtomicU64], next: &[AtomicU64], at: u32, level: u32) -> 
         if home(tag, level) != at {
             continue;
         }
-        let to = next.get(home(tag, level + 1) as usize..).unwrap_or_default();
+        let to = next
+            .get(home(tag, level + 1) as usize..)
+            .unwrap_or_default();
         let vacant = to.iter().take(PROBE).find(|slot| {
             let present = slot.load(Relaxed);
             present == 0 || present == entry
@@ -239,6 +263,7 @@ pub struct Vacancy<'a> {
 impl Vacancy<'_> {
     /// Fills the entry.
     pub fn occupy(self, place: u32) {
-        self.entry.store(u64::from(self.tag) << 32 | u64::from(place), Relaxed);
+        self.entry
+            .store(u64::from(self.tag) << 32 | u64::from(place), Relaxed);
     }
 }

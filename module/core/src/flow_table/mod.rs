@@ -47,7 +47,10 @@ impl Budget {
             if taken == 0 {
                 return 0;
             }
-            match self.left.compare_exchange_weak(left, left - taken, Relaxed, Relaxed) {
+            match self
+                .left
+                .compare_exchange_weak(left, left - taken, Relaxed, Relaxed)
+            {
                 Ok(_) => return taken,
                 Err(current) => left = current,
             }
@@ -149,7 +152,13 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         fold: impl FnOnce(FlowKey<W>) -> (FlowKey<W>, u64),
     ) -> bool {
         let record = self
-            .insert(&seen.key, seen.hash, &budgets.flows, &self.flow_credit, guard)
+            .insert(
+                &seen.key,
+                seen.hash,
+                &budgets.flows,
+                &self.flow_credit,
+                guard,
+            )
             .unwrap_or_else(|| {
                 self.totals.folded.add(seen.volume);
                 let (key, hash) = fold(seen.key);
@@ -170,7 +179,9 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         guard: &'a M::Guard,
     ) -> Option<&'a Record<W>> {
         self.index.find(hash, guard, |place| {
-            self.chunks.get(place, guard).filter(|record| record.has_key(key))
+            self.chunks
+                .get(place, guard)
+                .filter(|record| record.has_key(key))
         })
     }
 
@@ -235,11 +246,19 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         }
         // An eighth ahead, and called again half way there.
         let headroom = len / 8 + 128;
-        self.chunks.prepare(len.saturating_add(headroom).saturating_add(BIAS), cpu);
+        self.chunks
+            .prepare(len.saturating_add(headroom).saturating_add(BIAS), cpu);
         self.index.prepare(len, cpu);
         let growth = self.index.next_growth();
         let half_way = len.saturating_add(headroom / 2);
-        self.watermark.store(if growth > len { growth.min(half_way) } else { half_way }, Relaxed);
+        self.watermark.store(
+            if growth > len {
+                growth.min(half_way)
+            } else {
+                half_way
+            },
+            Relaxed,
+        );
     }
 
     /// Records, without the last one.
@@ -259,7 +278,11 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
 
     /// The record with this number.
     pub fn record<'a>(&'a self, number: u32, guard: &'a M::Guard) -> Option<&'a Record<W>> {
-        if number >= self.len() { None } else { self.chunks.get(number + BIAS, guard) }
+        if number >= self.len() {
+            None
+        } else {
+            self.chunks.get(number + BIAS, guard)
+        }
     }
 
     /// The record that takes what found no room elsewhere.

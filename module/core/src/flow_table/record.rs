@@ -73,7 +73,13 @@ impl<const W: usize> Default for Record<W> {
 impl<const W: usize> Blank for Record<W> {
     fn blank(&self) {
         self.set_key(&FlowKey([0; W]), 0);
-        let Self { sent_packets, received_packets, sent_bytes, received_bytes, .. } = self;
+        let Self {
+            sent_packets,
+            received_packets,
+            sent_bytes,
+            received_bytes,
+            ..
+        } = self;
         for counter in [sent_packets, received_packets, sent_bytes, received_bytes] {
             counter.blank();
         }
@@ -90,7 +96,9 @@ impl<const W: usize> Record<W> {
     /// The flow that the record counts.
     #[inline]
     pub fn key(&self) -> FlowKey<W> {
-        FlowKey(core::array::from_fn(|word| self.key.get(word).map_or(0, |w| w.load(Relaxed))))
+        FlowKey(core::array::from_fn(|word| {
+            self.key.get(word).map_or(0, |w| w.load(Relaxed))
+        }))
     }
 
     /// The key's hash under the account's random key.
@@ -101,20 +109,32 @@ impl<const W: usize> Record<W> {
     /// The counters as they are now.
     pub fn stats(&self) -> FlowStats {
         FlowStats {
-            packets: [self.sent_packets.load(Relaxed), self.received_packets.load(Relaxed)],
-            bytes: [self.sent_bytes.load(Relaxed), self.received_bytes.load(Relaxed)],
+            packets: [
+                self.sent_packets.load(Relaxed),
+                self.received_packets.load(Relaxed),
+            ],
+            bytes: [
+                self.sent_bytes.load(Relaxed),
+                self.received_bytes.load(Relaxed),
+            ],
             syn_packets: self.syn_packets.load(Relaxed),
         }
     }
 
     /// Whether the counts were moved into another CPU's record.
     pub fn is_moved(&self) -> bool {
-        self.key.last().is_some_and(|word| word.load(Relaxed) & MOVED != 0)
+        self.key
+            .last()
+            .is_some_and(|word| word.load(Relaxed) & MOVED != 0)
     }
 
     #[inline]
     pub(super) fn has_key(&self, key: &FlowKey<W>) -> bool {
-        self.key.iter().zip(&key.0).fold(0, |diff, (a, b)| diff | (a.load(Relaxed) ^ b)) == 0
+        self.key
+            .iter()
+            .zip(&key.0)
+            .fold(0, |diff, (a, b)| diff | (a.load(Relaxed) ^ b))
+            == 0
     }
 
     pub(super) fn set_key(&self, key: &FlowKey<W>, hash: u64) {
@@ -154,7 +174,11 @@ impl<const W: usize> Record<W> {
 
     /// Takes over what `other` counted and marks it as moved. Neither has a writer.
     pub fn take_from(&self, other: &Self) {
-        let FlowStats { packets, bytes, syn_packets } = other.stats();
+        let FlowStats {
+            packets,
+            bytes,
+            syn_packets,
+        } = other.stats();
         let [sent_packets, received_packets] = packets;
         let [sent_bytes, received_bytes] = bytes;
         add(&self.sent_packets, sent_packets);

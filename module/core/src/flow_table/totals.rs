@@ -29,7 +29,10 @@ impl VolumeCounter {
 
     /// The counts as they are now.
     pub fn load(&self) -> Volume {
-        Volume { packets: self.packets.load(Relaxed), bytes: self.bytes.load(Relaxed) }
+        Volume {
+            packets: self.packets.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+        }
     }
 }
 
@@ -47,7 +50,14 @@ pub struct Totals {
 
 impl Totals {
     pub(super) fn clear(&self) {
-        let Self { seen, extrapolated, outside, skipped, gso_extra, folded } = self;
+        let Self {
+            seen,
+            extrapolated,
+            outside,
+            skipped,
+            gso_extra,
+            folded,
+        } = self;
         for counter in [seen, extrapolated, outside, skipped, gso_extra, folded] {
             counter.clear();
         }
@@ -111,7 +121,6 @@ impl TotalsSum {
 
     /// Whether nothing that was seen is missing from the sum.
     pub fn is_conserved(&self) -> bool {
-        self.seen.plus(self.extrapolated)
-            == self.recorded.plus(self.outside).plus(self.skipped)
+        self.seen.plus(self.extrapolated) == self.recorded.plus(self.outside).plus(self.skipped)
     }
 }

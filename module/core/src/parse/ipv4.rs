@@ -26,14 +26,32 @@ pub fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<[u8; 4]>, ParseErr
             ParseError::Malformed
         });
     };
-    let [version_ihl, _, _, _, _, _, frag_hi, frag_lo, _, protocol, _, _, addresses @ ..] = *header;
+    let [
+        version_ihl,
+        _,
+        _,
+        _,
+        _,
+        _,
+        frag_hi,
+        frag_lo,
+        _,
+        protocol,
+        _,
+        _,
+        addresses @ ..,
+    ] = *header;
     let [s0, s1, s2, s3, d0, d1, d2, d3] = addresses;
     if version_ihl >> 4 != 4 {
         return Err(ParseError::Malformed);
     }
     let header_len = usize::from(version_ihl & 0xf) * 4;
     let later_fragment = u16::from_be_bytes([frag_hi, frag_lo]) & FRAGMENT_OFFSET != 0;
-    let Ports { src_port, dst_port, syn } = if later_fragment || header_len < MIN_HEADER {
+    let Ports {
+        src_port,
+        dst_port,
+        syn,
+    } = if later_fragment || header_len < MIN_HEADER {
         Ports::NONE
     } else {
         transport::parse(protocol, bytes, header_len, packet_len)?
@@ -62,13 +80,18 @@ mod tests {
         bytes
     }
 
-    const TCP_SYN: [u8; 20] = [1, 187, 200, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0];
+    const TCP_SYN: [u8; 20] = [
+        1, 187, 200, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0,
+    ];
 
     #[test]
     fn first_fragment_has_ports() {
         let bytes = packet(6, 0x2000, &TCP_SYN);
         let tuple = parse(&bytes, bytes.len()).unwrap();
-        assert_eq!((tuple.src_port, tuple.dst_port, tuple.syn), (443, 51200, true));
+        assert_eq!(
+            (tuple.src_port, tuple.dst_port, tuple.syn),
+            (443, 51200, true)
+        );
         assert_eq!((tuple.src, tuple.dst), ([192, 0, 2, 1], [198, 51, 100, 7]));
     }
 
@@ -90,7 +113,11 @@ mod tests {
     fn short_linear_part_asks_for_more() {
         let bytes = packet(6, 0, &TCP_SYN);
         for len in 0..34 {
-            assert_eq!(parse(&bytes[..len], bytes.len()), Err(ParseError::NeedMore), "{len}");
+            assert_eq!(
+                parse(&bytes[..len], bytes.len()),
+                Err(ParseError::NeedMore),
+                "{len}"
+            );
         }
         assert!(parse(&bytes[..34], bytes.len()).is_ok());
     }

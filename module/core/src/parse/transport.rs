@@ -53,7 +53,11 @@ pub struct Ports {
 
 impl Ports {
     /// A packet without ports.
-    pub const NONE: Self = Self { src_port: 0, dst_port: 0, syn: false };
+    pub const NONE: Self = Self {
+        src_port: 0,
+        dst_port: 0,
+        syn: false,
+    };
 }
 
 /// Reads the ports at `offset` of `bytes`, the start of a packet of `packet_len` bytes.
@@ -78,13 +82,19 @@ pub fn parse(
     };
     let Some(header) = bytes.get(offset..).filter(|header| header.len() >= needed) else {
         let packet_has_it = packet_len >= offset + needed;
-        return if packet_has_it { Err(ParseError::NeedMore) } else { Ok(Ports::NONE) };
+        return if packet_has_it {
+            Err(ParseError::NeedMore)
+        } else {
+            Ok(Ports::NONE)
+        };
     };
     let Some(&[s0, s1, d0, d1]) = header.first_chunk::<4>() else {
         return Ok(Ports::NONE);
     };
     let syn = protocol == TCP
-        && header.get(TCP_FLAGS).is_some_and(|flags| flags & (TCP_SYN | TCP_ACK) == TCP_SYN);
+        && header
+            .get(TCP_FLAGS)
+            .is_some_and(|flags| flags & (TCP_SYN | TCP_ACK) == TCP_SYN);
     Ok(Ports {
         src_port: u16::from_be_bytes([s0, s1]),
         dst_port: u16::from_be_bytes([d0, d1]),

@@ -1,0 +1,66 @@
+//! Parsing against packets that an independent crate builds, and against anything.
+
+use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, PacketBuilder};
+use proptest::prelude::*;
+use trafstat_core::parse::{HEADER_BYTES, ParseError, ipv4};
+
+fn cut(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(HEADER_BYTES)]
+}
+
+proptest! {
+    #[test]
+    fn tcp_and_udp_are_read_as_built(
+        src: [u8; 4], dst: [u8; 4], src_port: u16, dst_port: u16,
+        syn: bool, ack: bool, udp: bool, payload in proptest::collection::vec(any::<u8>(), 0..200),
+        options in 0_usize..=10,
+    ) {
+        let mut header = Ipv4Header::new(0, 64, IpNumber::TCP, src, dst).expect("short payload");
+        header.options = Ipv4Options::try_from(&vec![1; options * 4][..]).expect("up to 40 bytes");
+        let builder = PacketBuilder::ip(etherparse::IpHeaders::Ipv4(header, Default::default()));
+        let mut bytes = Vec::new();
+        if udp {
+            builder.udp(src_port, dst_port).write(&mut bytes, &payload).expect("a vector");
+        } else {
+            let mut tcp = builder.tcp(src_port, dst_port, 1, 1000);
+            if syn { tcp = tcp.syn(); }
+            if ack { tcp = tcp.ack(1); }
+            tcp.write(&mut bytes, &payload).expect("a vector");
+        }
+        let tuple = ipv4::parse(cut(&bytes), bytes.len()).expect("well formed");
+        prop_assert_eq!((tuple.src, tuple.dst), (src, dst));
+        prop_assert_eq!((tuple.src_port, tuple.dst_port), (src_port, dst_port));
+        prop_assert_eq!(tuple.protocol, if udp { 17 } else { 6 });
+        prop_assert_eq!(tuple.syn, syn && !ack && !udp);
+    }
+
+    #[test]
+    fn later_fragments_have_no_ports(offset in 1_u16..8192, protocol: u8, payload: [u8; 32]) {
+        let mut header = Ipv4Header::new(32, 64, IpNumber(protocol), [1; 4], [2; 4]).expect("short");
+        header.fragment_offset = IpFragOffset::try_new(offset).expect("13 bits");
+        let mut bytes = header.to_bytes().to_vec();
+        bytes.extend_from_slice(&payload);
+        let tuple = ipv4::parse(&bytes, bytes.len()).expect("well formed");
+        prop_assert_eq!((tuple.src_port, tuple.dst_port, tuple.protocol), (0, 0, protocol));
+    }
+
+    #[test]
+    fn anything_is_parsed_or_refused(
+        bytes in proptest::collection::vec(any::<u8>(), 0..HEADER_BYTES + 20),
+        version: bool,
+        more in 0_usize..70000,
+    ) {
+        let mut bytes = bytes;
+        if let (true, Some(first)) = (version, bytes.first_mut()) {
+            *first = 0x40 | *first & 0xf;
+        }
+        match ipv4::parse(&bytes, bytes.len() + more) {
+            Err(ParseError::NeedMore) => {
+                prop_assert!(more > 0, "the whole packet was given");
+                prop_assert!(bytes.len() < HEADER_BYTES, "no more is ever given");
+            }
+            Err(ParseError::Malformed) => prop_assert!(bytes.len() < 20 || bytes[0] >> 4 != 4),
+            Ok(tuple) => prop_assert_eq!(tuple.protocol, bytes[9]),
+        }
+    }
+}
