@@ -94,7 +94,7 @@ contract!(
         accounts_do_not_mix,
         renewed_account_of_one_name_counts_anew,
         epochs_of_one_account_add_up,
-        records_of_one_key_are_summed,
+        records_of_one_flow_are_both_kept,
         counter_past_63_bits_is_refused,
         epoch_belongs_to_the_time_in_which_it_closed,
         store_opened_again_has_everything,
@@ -236,7 +236,7 @@ fn epochs_of_one_account_add_up<D: Database>() {
     );
 }
 
-fn records_of_one_key_are_summed<D: Database>() {
+fn records_of_one_flow_are_both_kept<D: Database>() {
     let database = D::create();
     let mut store = database.open();
     let twice = vec![record(1, 1, 6, 22, 10), record(1, 1, 6, 22, 7)];

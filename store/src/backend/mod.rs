@@ -70,7 +70,7 @@ pub enum Begun<'a> {
 
 /// An open transaction that appends one snapshot; dropped, it leaves nothing.
 pub trait Append {
-    /// Adds records; records of one key are summed.
+    /// Adds records, as they are and in their order.
     ///
     /// # Errors
     /// The database's.

@@ -82,6 +82,7 @@ impl Sqlite {
         let connection =
             Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         let store = Self {
             path: path.to_path_buf(),
             connection,
@@ -265,6 +266,10 @@ const APPLICATION_ID: i64 = 0x5452_4146;
 const MIGRATIONS: [&str; 1] = [include_str!("sqlite/0001_initial.sql")];
 
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// Memory for pages: enough for the part of a large account's records and addresses
+/// that lies open, so that a transaction does not write a page to the log many times.
+const CACHE_KIB: i64 = 64 * 1024;
 
 /// Longer than storing a full account takes, so that a second writer waits.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);

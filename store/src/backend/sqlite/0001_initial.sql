@@ -65,12 +65,14 @@ CREATE TABLE address (
     UNIQUE (host_id, address)
 ) STRICT;
 
--- One clustered key and no other index: the records of an epoch lie together, so
--- that a time is read as ranges, and an epoch is deleted as one range.
+-- One clustered key and no other index. The records of an epoch lie together in the
+-- order in which they came: appending fills page after page, a time is read as
+-- ranges, and an epoch is deleted as one range.
 CREATE TABLE record (
     host_id            INTEGER NOT NULL,
     account_id         INTEGER NOT NULL,
     epoch              INTEGER NOT NULL,
+    number             INTEGER NOT NULL,
     protocol           INTEGER NOT NULL,
     local_address_id   INTEGER NOT NULL,
     local_port         INTEGER NOT NULL,
@@ -82,8 +84,7 @@ CREATE TABLE record (
     sent_bytes         INTEGER NOT NULL,
     received_bytes     INTEGER NOT NULL,
     syn_packets        INTEGER NOT NULL,
-    PRIMARY KEY (host_id, account_id, epoch, protocol, local_address_id, local_port,
-                 remote_address_id, remote_port, flags)
+    PRIMARY KEY (host_id, account_id, epoch, number)
 ) STRICT, WITHOUT ROWID;
 
 -- IANA's protocol numbers and keywords, for people's own queries.

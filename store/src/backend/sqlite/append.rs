@@ -21,6 +21,7 @@ struct Appending<'a> {
     host_id: i64,
     account_id: i64,
     epoch: i64,
+    written: i64,
     address_ids: HashMap<IpAddr, i64>,
 }
 
@@ -45,6 +46,7 @@ pub(super) fn begin<'a>(
         host_id,
         account_id,
         epoch,
+        written: 0,
         address_ids: HashMap::new(),
     })))
 }
@@ -55,24 +57,18 @@ impl Append for Appending<'_> {
             select: self
                 .transaction
                 .prepare_cached("SELECT id FROM address WHERE host_id = ?1 AND address = ?2")?,
-            insert: self.transaction.prepare_cached(
-                "INSERT INTO address (host_id, address) VALUES (?1, ?2) RETURNING id",
-            )?,
+            insert: self
+                .transaction
+                .prepare_cached("INSERT INTO address (host_id, address) VALUES (?1, ?2)")?,
             host_id: self.host_id,
             ids: &mut self.address_ids,
         };
         let mut insert = self.transaction.prepare_cached(
             "INSERT INTO record (
-                 host_id, account_id, epoch, protocol, local_address_id, local_port,
+                 host_id, account_id, epoch, number, protocol, local_address_id, local_port,
                  remote_address_id, remote_port, flags,
                  sent_packets, received_packets, sent_bytes, received_bytes, syn_packets)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
-             ON CONFLICT DO UPDATE SET
-                 sent_packets = sent_packets + excluded.sent_packets,
-                 received_packets = received_packets + excluded.received_packets,
-                 sent_bytes = sent_bytes + excluded.sent_bytes,
-                 received_bytes = received_bytes + excluded.received_bytes,
-                 syn_packets = syn_packets + excluded.syn_packets",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
         )?;
         for record in records {
             let counters = &record.counters;
@@ -80,6 +76,7 @@ impl Append for Appending<'_> {
                 self.host_id,
                 self.account_id,
                 self.epoch,
+                self.written,
                 record.protocol,
                 addresses.id(record.local.ip)?,
                 record.local.port,
@@ -92,6 +89,7 @@ impl Append for Appending<'_> {
                 signed("received bytes", counters.received_bytes)?,
                 signed("SYN packets", counters.syn_packets)?,
             ))?;
+            self.written += 1;
         }
         Ok(())
     }
@@ -124,7 +122,7 @@ impl Addresses<'_> {
             .optional()?;
         let id = match known {
             Some(id) => id,
-            None => self.insert.query_row((key.0, &key.1), |row| row.get(0))?,
+            None => self.insert.insert(key)?,
         };
         if self.ids.len() >= ADDRESS_CACHE {
             self.ids.clear();
