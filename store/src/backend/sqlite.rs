@@ -82,13 +82,15 @@ impl Sqlite {
         let connection =
             Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         let store = Self {
             path: path.to_path_buf(),
             connection,
             writable,
         };
         store.check_ours()?;
+        store
+            .connection
+            .pragma_update(None, "cache_size", -CACHE_KIB)?;
         Ok(store)
     }
 
