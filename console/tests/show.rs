@@ -183,6 +183,44 @@ fn output_that_is_no_terminal_has_no_colour() {
     assert!(!output.stdout.contains(&0x1b), "{}", stdout(&output));
 }
 
+/// What a terminal of so many columns is sent.
+fn on_terminal(database: &Database, columns: u32, no_color: &str) -> String {
+    let command = format!(
+        "stty cols {columns}; {} show --db {}",
+        env!("CARGO_BIN_EXE_trafstat"),
+        database.path().display()
+    );
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .env("NO_COLOR", no_color)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    stdout(&output)
+}
+
+#[test]
+fn terminal_gets_colour_unless_the_user_asked_for_none() {
+    let database = Database::new();
+    assert!(on_terminal(&database, 100, "").contains("\u{1b}["));
+    assert!(!on_terminal(&database, 100, "1").contains("\u{1b}["));
+}
+
+#[test]
+fn narrow_terminal_breaks_titles_and_no_number() {
+    let database = Database::new();
+    let wide = on_terminal(&database, 100, "1");
+    assert!(wide.contains("PACKETS RECEIVED"), "{wide}");
+    let narrow = on_terminal(&database, 80, "1");
+    assert!(!narrow.contains("PACKETS RECEIVED"), "{narrow}");
+    assert!(
+        narrow.lines().all(|line| line.trim_end().len() <= 80),
+        "{narrow}"
+    );
+    assert!(narrow.contains("195.3 KiB"), "{narrow}");
+}
+
 #[test]
 fn top_cuts_the_lines_and_not_the_total() {
     let database = Database::new();

@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use common::{ProcFolder, SnapshotBuilder, record};
 use serde_json::{Value, json};
@@ -237,6 +238,33 @@ fn killed_after_the_acknowledgement_the_next_epoch_follows() {
     host.proc.serve(&[("lan", &lan(3))]);
     assert_eq!(code(&host.run(&[])), Some(0));
     assert_eq!(host.sent_packets(), 90);
+}
+
+#[test]
+fn killed_at_any_moment_every_epoch_is_counted_once() {
+    let host = Host::new();
+    let large = |epoch| {
+        let records = (0..5000).map(|port| record(1, 1, 6, port, 1)).collect();
+        SnapshotBuilder::new("lan", epoch, records)
+    };
+    let mut kills = 0;
+    for epoch in 1..=3 {
+        host.proc.serve(&[("lan", &large(epoch))]);
+        // Each life is a little longer, until one reaches the acknowledgement.
+        for delay in (0..).map(|step| Duration::from_millis(3 * step)) {
+            let mut collector = host.command().stdout(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(delay);
+            collector.kill().unwrap();
+            kills += u64::from(collector.wait().unwrap().signal() == Some(9));
+            let commands = host.proc.commands("lan", &large(epoch));
+            if !commands.is_empty() {
+                assert_eq!(commands, format!("ack {epoch}\n"));
+                break;
+            }
+        }
+        assert_eq!(host.sent_packets(), 5000 * epoch);
+    }
+    assert!(kills > 3, "{kills}");
 }
 
 #[test]
