@@ -3,6 +3,8 @@
  * The accounts of a network namespace: found by name, shared by rules, kept until
  * what they counted has been acknowledged.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/err.h>
 #include <linux/inet.h>
 #include <linux/ktime.h>

@@ -39,13 +39,15 @@ struct trafstat_reader {
 	u8 bytes[];
 };
 
-static int trafstat_reader_open(struct inode *inode, struct file *file)
+static bool trafstat_may_read(const struct trafstat_account *account)
 {
-	struct trafstat_account *account = pde_data(inode);
+	return ns_capable(account->tn->net->user_ns, CAP_NET_ADMIN);
+}
+
+static int trafstat_reader_open(struct trafstat_account *account, struct file *file)
+{
 	struct trafstat_reader *reader;
 
-	if (!ns_capable(account->tn->net->user_ns, CAP_NET_ADMIN))
-		return -EPERM;
 	reader = kzalloc(struct_size(reader, bytes, READ_BYTES), GFP_KERNEL_ACCOUNT);
 	if (!reader)
 		return -ENOMEM;
@@ -89,6 +91,13 @@ static ssize_t trafstat_reader_read(struct trafstat_reader *reader, trafstat_rea
 	return len;
 }
 
+static int trafstat_snapshot_open(struct inode *inode, struct file *file)
+{
+	struct trafstat_account *account = pde_data(inode);
+
+	return trafstat_may_read(account) ? trafstat_reader_open(account, file) : -EPERM;
+}
+
 static ssize_t trafstat_snapshot_read(struct file *file, char __user *buf, size_t len,
 				      loff_t *ppos)
 {
@@ -127,17 +136,25 @@ static ssize_t trafstat_snapshot_write(struct file *file, const char __user *buf
 }
 
 static const struct proc_ops trafstat_snapshot_ops = {
-	.proc_open	= trafstat_reader_open,
+	.proc_open	= trafstat_snapshot_open,
 	.proc_read	= trafstat_snapshot_read,
 	.proc_write	= trafstat_snapshot_write,
 	.proc_lseek	= default_llseek,
 	.proc_release	= trafstat_reader_release,
 };
 
-/* Its end acknowledges, so the only way there is through all of it. */
+/*
+ * The end acknowledges, so the only way there is through all of it. Who made the
+ * files readable by others with csv_mode wants those others to get in.
+ */
 static int trafstat_csv_open(struct inode *inode, struct file *file)
 {
-	return trafstat_reader_open(inode, file) ?: nonseekable_open(inode, file);
+	struct trafstat_account *account = pde_data(inode);
+	bool shared = csv_mode & 0044;
+
+	if (!shared && !trafstat_may_read(account))
+		return -EPERM;
+	return trafstat_reader_open(account, file) ?: nonseekable_open(inode, file);
 }
 
 static ssize_t trafstat_csv_read(struct file *file, char __user *buf, size_t len, loff_t *ppos)

@@ -2,6 +2,8 @@
 /*
  * Target TRAFSTAT: a packet through a rule, and a rule's beginning and end.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/err.h>
 #include <linux/module.h>
 #include <linux/netfilter/x_tables.h>
