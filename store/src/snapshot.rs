@@ -324,21 +324,6 @@ impl<R: Read> Snapshot<R> {
     }
 }
 
-impl Counters {
-    /// Adds another record's counters, saturating.
-    pub fn add(&mut self, other: &Self) {
-        for (sum, value) in [
-            (&mut self.sent_packets, other.sent_packets),
-            (&mut self.received_packets, other.received_packets),
-            (&mut self.sent_bytes, other.sent_bytes),
-            (&mut self.received_bytes, other.received_bytes),
-            (&mut self.syn_packets, other.syn_packets),
-        ] {
-            *sum = sum.saturating_add(value);
-        }
-    }
-}
-
 impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

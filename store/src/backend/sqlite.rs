@@ -22,6 +22,7 @@ use jiff::Timestamp;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, backup::Backup};
 use rustix::fs::Access;
+use rustix::io::Errno;
 
 use super::{Begun, Pruned, Store, StoreError};
 use crate::origin::Origin;
@@ -244,7 +245,8 @@ impl Drop for Sqlite {
     fn drop(&mut self) {
         if self.writable {
             // Keeps the log that closing leaves small. Nothing depends on it: what a
-            // reader prevents now, the next writer does.
+            // reader prevents now, the next writer does; so it does not wait for one.
+            let _ = self.connection.busy_timeout(Duration::ZERO);
             let _ = self
                 .connection
                 .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
@@ -315,14 +317,15 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 /// The file is not opened for it: closing it again would drop the locks that this
 /// process may hold on it through SQLite (fcntl(2)).
 fn check_access(path: &Path, access: Access) -> Result<(), StoreError> {
-    rustix::fs::access(path, Access::EXISTS | access)
-        .map_err(|errno| system_error(path, errno.into()))
+    rustix::fs::access(path, Access::EXISTS | access).map_err(|errno| match errno {
+        Errno::NOENT => StoreError::Missing(path.to_path_buf()),
+        _ => system_error(path, errno.into()),
+    })
 }
 
 fn system_error(path: &Path, source: io::Error) -> StoreError {
     let path = path.to_path_buf();
     match source.kind() {
-        io::ErrorKind::NotFound => StoreError::Missing(path),
         io::ErrorKind::PermissionDenied => StoreError::NotPermitted(path),
         _ => StoreError::Io { path, source },
     }

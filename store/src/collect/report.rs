@@ -29,7 +29,7 @@ impl<'a> Report<'a> {
     /// The writer's.
     pub fn write(&self, format: Format, mut writer: &mut dyn Write) -> io::Result<()> {
         match format {
-            Format::Table => writeln!(writer, "{}", self.table()),
+            Format::Table => writeln!(writer, "{}", self.table().trim_fmt()),
             Format::Csv => {
                 let mut csv = csv::Writer::from_writer(writer);
                 csv.write_record(COLUMNS)?;
