@@ -1,2 +1,108 @@
-//! placeholder
-fn main() {}
+//! Runs in a guest as root: scenarios with the real module, the real iptables and the real collector.
+//!
+//! Everything built lies in one folder beside this program. Its last line says whether all went
+//! well; whoever started the guest trusts nothing else.
+
+#![forbid(unsafe_code)]
+
+mod collector;
+mod demo;
+mod guest;
+mod iptables;
+mod kernel_log;
+mod module;
+mod proc;
+mod process;
+mod scenarios;
+mod topology;
+mod traffic;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::guest::Guest;
+
+/// The line that says that all went well.
+const SUCCESS: &str = "TRAFSTAT GUEST SUCCEEDED";
+
+/// Scenarios with the real module, iptables and collector.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the scenarios' names.
+    List,
+    /// Run the scenarios, or those whose name contains FILTER.
+    Run {
+        /// Part of the names.
+        filter: Option<String>,
+    },
+    /// Show the way of a packet from rule to report, and that all its counters agree.
+    Demo {
+        /// Where to leave the database.
+        #[arg(long)]
+        database: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let succeeded = match Arguments::parse().command {
+        Command::List => {
+            for scenario in scenarios::ALL {
+                println!("{}", scenario.name);
+            }
+            return ExitCode::SUCCESS;
+        }
+        Command::Run { filter } => run(filter.as_deref().unwrap_or_default()),
+        Command::Demo { database } => Guest::new().and_then(|guest| demo::run(&guest, &database)),
+    };
+    match succeeded {
+        Ok(()) => {
+            println!("{SUCCESS}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(filter: &str) -> Result<()> {
+    let guest = Guest::new()?;
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for scenario in scenarios::ALL {
+        if !scenario.name.contains(filter) {
+            skipped += 1;
+            continue;
+        }
+        let started = Instant::now();
+        let result = scenario.run(&guest);
+        let seconds = started.elapsed().as_secs_f32();
+        match result {
+            Ok(()) => {
+                passed += 1;
+                println!("test {} ... ok ({seconds:.1} s)", scenario.name);
+            }
+            Err(error) => {
+                failed += 1;
+                println!(
+                    "test {} ... FAILED ({seconds:.1} s)\n{error:#}",
+                    scenario.name
+                );
+            }
+        }
+    }
+    println!("scenarios: {passed} passed, {failed} failed, {skipped} skipped");
+    anyhow::ensure!(failed == 0, "{failed} scenarios failed");
+    anyhow::ensure!(passed > 0, "no scenario is called {filter}");
+    Ok(())
+}

@@ -72,6 +72,7 @@ impl ParseCallbacks for RustNames {
             "xt_trafstat_port_list" => "PortList",
             "xt_trafstat_snapshot_header" => "SnapshotHeader",
             "xt_trafstat_record_ipv4" => "RecordIpv4",
+            "xt_trafstat_record_ipv6" => "RecordIpv6",
             _ => return None,
         };
         Some(name.to_owned())
@@ -79,7 +80,7 @@ impl ParseCallbacks for RustNames {
 
     fn add_derives(&self, item: &DeriveInfo<'_>) -> Vec<String> {
         match item.name {
-            "PortRange" | "PortList" | "SnapshotHeader" | "RecordIpv4" => {
+            "PortRange" | "PortList" | "SnapshotHeader" | "RecordIpv4" | "RecordIpv6" => {
                 ["FromBytes", "IntoBytes", "Immutable", "KnownLayout"]
                     .map(|name| format!("zerocopy::{name}"))
                     .to_vec()

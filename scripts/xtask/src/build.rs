@@ -49,12 +49,22 @@ pub fn build() -> Result<(Built, Rootfs, PathBuf)> {
 pub fn programs() -> Result<Built> {
     let release = paths::cargo_target().join("release");
     // Cargo keeps both builds apart but gives both programs one name: the other is copied away.
-    cargo_build(&["--package", "trafstat-store", "--features", "trafstat-store/kill-points"])?;
+    cargo_build(&[
+        "--package",
+        "trafstat-store",
+        "--features",
+        "trafstat-store/kill-points",
+    ])?;
     let store_with_kill_points = paths::target().join("trafstat-store-with-kill-points");
     fs::create_dir_all(paths::target())?;
     copy(&release.join("trafstat-store"), &store_with_kill_points)?;
 
-    cargo_build(&["--package", "trafstat-store", "--package", "trafstat-console"])?;
+    cargo_build(&[
+        "--package",
+        "trafstat-store",
+        "--package",
+        "trafstat-console",
+    ])?;
     cargo_build(&["--package", "trafstat-vmtests", "--package", "xt-trafstat"])?;
     Ok(Built {
         store: release.join("trafstat-store"),
@@ -77,7 +87,10 @@ impl Built {
         let rule_tests = paths::repository().join("xt-plugin/libxt_TRAFSTAT.t");
         for (from, name) in [
             (self.store.as_path(), "trafstat-store"),
-            (&self.store_with_kill_points, "trafstat-store-with-kill-points"),
+            (
+                &self.store_with_kill_points,
+                "trafstat-store-with-kill-points",
+            ),
             (&self.console, "trafstat"),
             (&self.vmtests, "trafstat-vmtests"),
             (&self.plugin, "libxt_TRAFSTAT.so"),

@@ -99,7 +99,10 @@ fn for_each_line(command: &mut Command, mut line: impl FnMut(&str)) -> Result<Ex
         .spawn()
         .with_context(|| format!("cannot run {}", describe(command)))?;
     let (sender, receiver) = mpsc::channel();
-    let stdout = child.stdout.take().map(|stream| forward(stream, sender.clone()));
+    let stdout = child
+        .stdout
+        .take()
+        .map(|stream| forward(stream, sender.clone()));
     let stderr = child.stderr.take().map(|stream| forward(stream, sender));
     for text in receiver {
         line(&text);

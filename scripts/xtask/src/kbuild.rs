@@ -38,7 +38,9 @@ pub fn for_host(kernel: &str, object: &[u8]) -> Result<PathBuf> {
     let folder = prepare(kernel, object)?;
     make(kernel, &folder, |build| {
         let mut make = Command::new("make");
-        make.arg("-C").arg(build).arg(format!("M={}", folder.display()));
+        make.arg("-C")
+            .arg(build)
+            .arg(format!("M={}", folder.display()));
         make
     })
 }
@@ -81,17 +83,14 @@ fn prepare(kernel: &str, object: &[u8]) -> Result<PathBuf> {
     for (name, content) in sources {
         let path = folder.join(name);
         if fs::read(&path).ok().as_ref() != Some(&content) {
-            fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+            fs::write(&path, content)
+                .with_context(|| format!("cannot write {}", path.display()))?;
         }
     }
     Ok(folder)
 }
 
-fn make(
-    kernel: &str,
-    folder: &Path,
-    command: impl FnOnce(&Path) -> Command,
-) -> Result<PathBuf> {
+fn make(kernel: &str, folder: &Path, command: impl FnOnce(&Path) -> Command) -> Result<PathBuf> {
     let step = Step::begin(format!("Building the module for {kernel}"));
     let module = folder.join(MODULE);
     // Left over from an earlier build, it would look like this one's result.

@@ -45,25 +45,50 @@ const GLUE_HEADER: &str = "module/glue/ffi.h";
 pub fn build() -> Result<Vec<u8>> {
     let step = Step::begin("Compiling the module's Rust object");
     require_libcore_source(&step)?;
-    let target_dir = paths::target().join("kernel");
-    let output = command::run(
-        Command::new(paths::cargo())
-            .current_dir(paths::repository())
-            .env("RUSTC_BOOTSTRAP", "1")
-            .env("RUSTFLAGS", flags()?.join(" "))
-            .args(["build", "--package", "trafstat-ffi", "--profile", "kernel"])
-            .args(["--target", TARGET, "-Zbuild-std=core", "--target-dir"])
-            .arg(&target_dir),
-        &step,
-    )?;
+    let output = command::run(&mut cargo("build")?, &step)?;
     ensure!(!output.contains("warning"), "the compiler warns:\n{output}");
 
-    let library = target_dir.join(TARGET).join("kernel/libtrafstat_ffi.a");
-    let object = own_object(&fs::read(&library)?)
-        .with_context(|| format!("in {}", library.display()))?;
+    let library = target_dir().join(TARGET).join("kernel/libtrafstat_ffi.a");
+    let object =
+        own_object(&fs::read(&library)?).with_context(|| format!("in {}", library.display()))?;
     check(&object, &allowed_symbols()?)?;
     step.done();
     Ok(object)
+}
+
+/// Runs clippy over the crate that only the kernel has.
+///
+/// # Errors
+///
+/// Clippy fails or warns.
+pub fn lint() -> Result<()> {
+    let step = Step::begin("Linting the module's Rust object");
+    require_libcore_source(&step)?;
+    command::run(cargo("clippy")?.args(["--", "-D", "warnings"]), &step)?;
+    step.done();
+    Ok(())
+}
+
+fn cargo(subcommand: &str) -> Result<Command> {
+    let mut cargo = Command::new(paths::cargo());
+    cargo
+        .current_dir(paths::repository())
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTFLAGS", flags()?.join(" "))
+        .args([
+            subcommand,
+            "--package",
+            "trafstat-ffi",
+            "--profile",
+            "kernel",
+        ])
+        .args(["--target", TARGET, "-Zbuild-std=core", "--target-dir"])
+        .arg(target_dir());
+    Ok(cargo)
+}
+
+fn target_dir() -> PathBuf {
+    paths::target().join("kernel")
 }
 
 fn flags() -> Result<Vec<&'static str>> {
@@ -83,12 +108,15 @@ fn require_libcore_source(step: &Step) -> Result<()> {
     if source.exists() {
         return Ok(());
     }
-    command::run(Command::new("rustup").args(["component", "add", "rust-src"]), step)
-        .map(drop)
-        .context(
-            "the kernel object is built with a libcore of its own, whose source is not there; \
+    command::run(
+        Command::new("rustup").args(["component", "add", "rust-src"]),
+        step,
+    )
+    .map(drop)
+    .context(
+        "the kernel object is built with a libcore of its own, whose source is not there; \
              install `rust-src` in the version of `rustc --version`",
-        )
+    )
 }
 
 /// The object of trafstat-ffi, which link-time optimisation made of all the crates.

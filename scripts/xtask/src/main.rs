@@ -4,13 +4,17 @@
 
 mod abi;
 mod build;
+mod ci;
 mod command;
+mod demo;
 mod kbuild;
 mod kernel_object;
 mod packages;
 mod paths;
 mod progress;
 mod rootfs;
+mod tally;
+mod test;
 mod vm;
 mod vmtest;
 
@@ -31,6 +35,16 @@ struct Arguments {
 enum Task {
     /// Build the programs, the iptables plugin and the kernel module.
     Build,
+    /// Count real traffic from rule to report, and prove that all counters agree.
+    Demo {
+        /// On this host, in network namespaces of its own, instead of in a virtual machine.
+        #[arg(long)]
+        host: bool,
+    },
+    /// Run every test: cargo's, then the scenarios in a virtual machine.
+    Test,
+    /// Run every check that a change must pass.
+    Ci,
     /// Run the scenarios in a virtual machine; with FILTER only those whose name contains it.
     Vmtest {
         /// Part of the scenarios' names.
@@ -63,7 +77,15 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<()> {
     match task {
         Task::Build => build::build().map(drop),
-        Task::Vmtest { filter } => vmtest::run(filter.as_deref()).map(drop),
+        Task::Demo { host: false } => demo::in_guest(),
+        Task::Demo { host: true } => demo::on_host(),
+        Task::Test => test::run(),
+        Task::Ci => ci::run(),
+        Task::Vmtest { filter } => {
+            let (tally, ran) = vmtest::run(filter.as_deref())?;
+            println!("{tally}");
+            ran
+        }
         Task::Vm { command } => vmtest::run_command(&command.join(" ")),
         Task::Abi { check: false } => abi::generate(),
         Task::Abi { check: true } => abi::check(),

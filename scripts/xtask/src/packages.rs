@@ -41,7 +41,9 @@ pub fn install(packages: &[&str]) -> Result<()> {
 /// Not root.
 pub fn require_root(purpose: &str, subcommand: &str) -> Result<()> {
     if !is_root()? {
-        bail!("{purpose} needs root; run\n\n    sudo env PATH=\"$PATH\" cargo xtask {subcommand}\n");
+        bail!(
+            "{purpose} needs root; run\n\n    sudo env PATH=\"$PATH\" cargo xtask {subcommand}\n"
+        );
     }
     Ok(())
 }

@@ -67,7 +67,9 @@ impl Drop for Step {
 
 fn spinner(what: &str) -> ProgressBar {
     let spinner = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg:.dim}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg:.dim}")
+    {
         spinner.set_style(style);
     }
     spinner.set_prefix(what.to_owned());

@@ -82,13 +82,18 @@ impl Rootfs {
         }
         let kernel = newest_kernel(&path)?;
         let version = package_version(&path, &format!("linux-image-{kernel}"))?;
-        eprintln!("Debian {}: kernel {kernel} (linux-image {version})", release.name);
+        eprintln!(
+            "Debian {}: kernel {kernel} (linux-image {version})",
+            release.name
+        );
         Ok(Self { path, kernel })
     }
 
     /// The kernel's image.
     pub fn kernel_image(&self) -> PathBuf {
-        self.path.join("boot").join(format!("vmlinuz-{}", self.kernel))
+        self.path
+            .join("boot")
+            .join(format!("vmlinuz-{}", self.kernel))
     }
 
     /// A command that runs inside the folder, with `folder` of this host at /mnt.
@@ -161,9 +166,11 @@ struct Archive {
 
 impl Archive {
     fn of_host() -> Result<Self> {
-        let listed = command::read(
-            Command::new("apt-get").args(["indextargets", "--format", "$(LABEL)|$(REPO_URI)"]),
-        )?;
+        let listed = command::read(Command::new("apt-get").args([
+            "indextargets",
+            "--format",
+            "$(LABEL)|$(REPO_URI)",
+        ]))?;
         let mirror = |label: &str| {
             listed
                 .lines()
@@ -171,9 +178,11 @@ impl Archive {
                 .find(|(found, _)| *found == label)
                 .map(|(_, address)| address.trim_end_matches('/').to_owned())
         };
-        let proxy = command::read(
-            Command::new("apt-config").args(["shell", "PROXY", "Acquire::http::Proxy"]),
-        )?;
+        let proxy = command::read(Command::new("apt-config").args([
+            "shell",
+            "PROXY",
+            "Acquire::http::Proxy",
+        ]))?;
         Ok(Self {
             main: mirror("Debian").unwrap_or_else(|| DEFAULT_MIRROR.to_owned()),
             security: mirror("Debian-Security")
@@ -186,7 +195,11 @@ impl Archive {
     }
 
     fn configure(&self, release: &Release, root: &Path) -> Result<()> {
-        let Self { main, security, proxy } = self;
+        let Self {
+            main,
+            security,
+            proxy,
+        } = self;
         let name = release.name;
         let mut sources = format!("deb {main} {name} main\n");
         for suite in release.suites {
@@ -221,7 +234,10 @@ fn chroot(root: &Path, folder: Option<&Path>) -> Command {
         .args(["--mount", "--", "sh", "-c", MOUNTS, "sh"])
         .arg(root)
         .arg(folder.unwrap_or_else(|| Path::new("")))
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
         .env("LC_ALL", "C.UTF-8")
         .env("HOME", "/root");
     command
@@ -237,7 +253,10 @@ fn start_no_services(root: &Path) -> Result<()> {
 fn newest_kernel(root: &Path) -> Result<String> {
     let link = fs::read_link(root.join("vmlinuz"))
         .with_context(|| format!("{} has no kernel", root.display()))?;
-    match link.file_name().and_then(|name| name.to_str()?.strip_prefix("vmlinuz-")) {
+    match link
+        .file_name()
+        .and_then(|name| name.to_str()?.strip_prefix("vmlinuz-"))
+    {
         Some(release) => Ok(release.to_owned()),
         None => bail!("{} is not the link to a kernel image", link.display()),
     }
@@ -246,7 +265,10 @@ fn newest_kernel(root: &Path) -> Result<String> {
 fn package_version(root: &Path, package: &str) -> Result<String> {
     command::read(
         Command::new("dpkg-query")
-            .arg(format!("--admindir={}", root.join("var/lib/dpkg").display()))
+            .arg(format!(
+                "--admindir={}",
+                root.join("var/lib/dpkg").display()
+            ))
             .args(["--show", "--showformat=${Version}", package]),
     )
 }

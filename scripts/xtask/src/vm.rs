@@ -21,7 +21,29 @@ use crate::{command, packages, paths};
 pub const SUCCESS: &str = "TRAFSTAT GUEST SUCCEEDED";
 
 const VIRTME_NG: &str = "1.42";
-const PACKAGES: &[&str] = &["binutils", "kmod", "procps", "python3-venv", "qemu-system-x86"];
+const PACKAGES: &[&str] = &[
+    "binutils",
+    "kmod",
+    "procps",
+    "python3-venv",
+    "qemu-system-x86",
+];
+
+/// Where the guest has its own copy of what it shares with this host: a program that is started
+/// from there does not come over 9p each time.
+pub const PROGRAMS: &str = "/run/trafstat";
+
+/// The script's name in the folder that is shared.
+const SCRIPT: &str = "run.sh";
+
+/// What comes before the script: the first root is 9p without a cache, on which each program that
+/// is started is read anew, so a second mount with a cache takes its place.
+const PROLOGUE: &str = "exec >/dev/ttyS1 2>&1
+stty -F /dev/ttyS1 raw
+mount -t 9p -o ro,version=9p2000.L,trans=virtio,msize=524288,cache=loose rootfs /mnt
+for folder in proc sys dev run trafstat; do mount --rbind /$folder /mnt/$folder; done
+cp -r /trafstat /run
+exec chroot /mnt sh /run/trafstat/run.sh";
 
 /// How long a kernel may take to its first line under KVM; under emulation it takes longer.
 const KVM_PATIENCE: Duration = Duration::from_secs(8);
@@ -50,7 +72,9 @@ impl<'a> Guest<'a> {
         Ok(guest)
     }
 
-    /// Boots, runs `script` with `share` at [`rootfs::SHARE`], and hands each line that it prints to `line`.
+    /// Boots, runs `script` and hands each line that it prints to `line`.
+    ///
+    /// `share` is writable at [`rootfs::SHARE`]; a copy of what it held lies in [`PROGRAMS`].
     ///
     /// # Errors
     ///
@@ -80,7 +104,12 @@ impl<'a> Guest<'a> {
 
     /// Tries KVM once for each boot of this host: it can be there without being usable.
     fn kvm_works(&self) -> Result<bool> {
-        if fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
+        if fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .is_err()
+        {
             return Ok(false);
         }
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
@@ -121,7 +150,8 @@ impl<'a> Guest<'a> {
         if pid_path.exists() {
             fs::remove_file(&pid_path)?;
         }
-        let mut virtme = self.command(script, share, kvm, &pid_path);
+        fs::write(share.join(SCRIPT), script)?;
+        let mut virtme = self.command(share, kvm, &pid_path);
         let mut child = virtme
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -161,7 +191,7 @@ impl<'a> Guest<'a> {
         })
     }
 
-    fn command(&self, script: &str, share: &Path, kvm: bool, pid_path: &Path) -> Command {
+    fn command(&self, share: &Path, kvm: bool, pid_path: &Path) -> Command {
         let root = &self.rootfs.path;
         let mut command = Command::new(&self.virtme_run);
         command
@@ -173,19 +203,35 @@ impl<'a> Guest<'a> {
             .arg(root)
             .arg("--rwdir")
             .arg(format!("{}={}", rootfs::SHARE, share.display()))
-            .args(["--force-9p", "--mods", "auto", "--cpus", "2", "--memory", "1G"])
+            .args([
+                "--force-9p",
+                "--mods",
+                "auto",
+                "--cpus",
+                "2",
+                "--memory",
+                "1G",
+            ])
             // Up to warnings: what a failed run's console should show.
             .args(["--show-boot-console", "--kopt", "loglevel=5"])
-            .arg("--script-sh")
-            .arg(format!("exec >/dev/ttyS1 2>&1; stty -F /dev/ttyS1 raw; {script}"));
+            .args(["--script-sh", PROLOGUE]);
         if !kvm {
             command.arg("--disable-kvm");
         }
         // The last option of virtme-run: everything after it is QEMU's.
         command
-            .args(["--qemu-opts", "-chardev", "file,id=guest,path=/proc/self/fd/1"])
+            .args([
+                "--qemu-opts",
+                "-chardev",
+                "file,id=guest,path=/proc/self/fd/1",
+            ])
             .args(["-serial", "chardev:guest", "-pidfile"])
-            .arg(pid_path);
+            .arg(pid_path)
+            .arg("-virtfs")
+            .arg(format!(
+                "local,path={},mount_tag=rootfs,security_model=none,readonly=on",
+                root.display()
+            ));
         command
     }
 }
@@ -217,11 +263,19 @@ fn ensure_virtme_ng() -> Result<PathBuf> {
     // says that it is.
     let complete = path.join("complete");
     if !complete.exists() {
-        let step = Step::begin(format!("Installing virtme-ng {VIRTME_NG} in {}", path.display()));
+        let step = Step::begin(format!(
+            "Installing virtme-ng {VIRTME_NG} in {}",
+            path.display()
+        ));
         if path.exists() {
             fs::remove_dir_all(&path)?;
         }
-        command::run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&path), &step)?;
+        command::run(
+            Command::new("/usr/bin/python3")
+                .args(["-m", "venv"])
+                .arg(&path),
+            &step,
+        )?;
         command::run(
             Command::new(path.join("bin/pip"))
                 .args(["install", "--quiet", "--disable-pip-version-check"])

@@ -4,27 +4,38 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::build;
 use crate::progress::Step;
+use crate::tally::Tally;
 use crate::vm::{self, Guest};
-use crate::{build, rootfs};
 
 /// All scenarios together, under emulation on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20 * 60);
 
-/// Runs the scenarios whose name contains `filter`.
+/// Runs the scenarios whose name contains `filter`; returns their numbers and whether they passed.
 ///
 /// # Errors
 ///
-/// Something does not build, or a scenario fails.
-pub fn run(filter: Option<&str>) -> Result<()> {
+/// Something does not build, so that no scenario ran.
+pub fn run(filter: Option<&str>) -> Result<(Tally, Result<()>)> {
     let (built, rootfs, module) = build::build()?;
     let share = built.stage(&module)?;
     let guest = Guest::ensure(&rootfs)?;
     let step = Step::begin(format!("Scenarios on {}", guest.describe()));
-    let script = format!("{}/trafstat-vmtests run {}", rootfs::SHARE, filter.unwrap_or_default());
-    guest.run(&script, &share, PATIENCE, |line| step.print(line))?;
-    step.done();
-    Ok(())
+    let script = format!(
+        "{}/trafstat-vmtests run {}",
+        vm::PROGRAMS,
+        filter.unwrap_or_default()
+    );
+    let mut tally = Tally::default();
+    let ran = guest.run(&script, &share, PATIENCE, |line| {
+        step.print(line);
+        tally.add_scenarios(line);
+    });
+    if ran.is_ok() {
+        step.done();
+    }
+    Ok((tally, ran))
 }
 
 /// Runs one shell command in a guest.

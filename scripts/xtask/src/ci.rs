@@ -1,0 +1,38 @@
+//! `cargo xtask ci`: all that must hold before a change goes in.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::{abi, build, command, kernel_object, packages, paths, test, vmtest};
+
+/// Runs every check; the first that fails ends it.
+///
+/// # Errors
+///
+/// A check fails.
+pub fn run() -> Result<()> {
+    packages::install(abi::PACKAGES)?;
+    packages::install(build::PLUGIN_PACKAGES)?;
+    abi::check()?;
+    cargo("fmt --all --check")?;
+    cargo("clippy --workspace --exclude trafstat-ffi --all-targets -- -D warnings")?;
+    cargo("clippy --package trafstat-store --all-targets --features kill-points -- -D warnings")?;
+    kernel_object::lint()?;
+    let tally = test::cargo_test()?;
+    ensure!(tally.is_clean(), "cargo test: {tally}");
+    cargo("bench --workspace --exclude trafstat-ffi --no-run")?;
+    let (scenarios, ran) = vmtest::run(None)?;
+    ran?;
+    println!("cargo test: {tally}; in the guest: {scenarios}");
+    Ok(())
+}
+
+fn cargo(arguments: &str) -> Result<()> {
+    eprintln!("cargo {arguments}");
+    command::run_visibly(
+        Command::new(paths::cargo())
+            .current_dir(paths::repository())
+            .args(arguments.split(' ')),
+    )
+}

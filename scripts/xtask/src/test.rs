@@ -1,0 +1,66 @@
+//! `cargo xtask test`: every test there is, in user space and in the guest.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::tally::Tally;
+use crate::{abi, build, command, packages, paths, vmtest};
+
+/// Runs all tests; the closing line has their numbers.
+///
+/// # Errors
+///
+/// A test fails, or something does not build.
+pub fn run() -> Result<()> {
+    let mut tally = cargo_test()?;
+    match vmtest::run(None) {
+        Ok((scenarios, ran)) => {
+            tally.add(&scenarios);
+            if let (Err(error), true) = (ran, scenarios.is_clean()) {
+                eprintln!("{error:#}");
+                tally.add_failure();
+            }
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            tally.add_failure();
+        }
+    }
+    println!("{tally}");
+    ensure!(tally.is_clean(), "tests failed");
+    Ok(())
+}
+
+/// Runs the workspace's own tests, the iptables plugin's too; a failing one does not keep the
+/// others from running.
+///
+/// # Errors
+///
+/// What the tests need cannot be installed.
+pub fn cargo_test() -> Result<Tally> {
+    packages::install(abi::PACKAGES)?;
+    packages::install(build::PLUGIN_PACKAGES)?;
+    let mut tally = Tally::default();
+    let status = command::stream(
+        Command::new(paths::cargo())
+            .current_dir(paths::repository())
+            // trafstat-ffi is a part of the kernel and has no tests.
+            .args([
+                "test",
+                "--workspace",
+                "--exclude",
+                "trafstat-ffi",
+                "--no-fail-fast",
+            ]),
+        |line| {
+            println!("{line}");
+            tally.add_cargo(line);
+        },
+    )?;
+    if !status.success() && tally.is_clean() {
+        // A test program that did not build or that crashed has no numbers.
+        tally.add_failure();
+    }
+    Ok(tally)
+}

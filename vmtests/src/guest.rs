@@ -1,0 +1,59 @@
+//! What a scenario finds around it: the built programs, a folder to write in.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// Where the system's own iptables extensions lie, on Debian.
+const SYSTEM_EXTENSIONS: &str = "/usr/lib/x86_64-linux-gnu/xtables";
+
+/// The machine that the scenarios run on.
+pub struct Guest {
+    folder: PathBuf,
+}
+
+impl Guest {
+    /// Everything built lies beside this program.
+    ///
+    /// # Errors
+    ///
+    /// This program does not know its own path.
+    pub fn new() -> Result<Self> {
+        let program = env::current_exe()?;
+        let folder = program.parent().context("a program without a folder")?;
+        Ok(Self {
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// A built file.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The value of XTABLES_LIBDIR with which iptables finds the plugin.
+    pub fn plugin_path(&self) -> OsString {
+        let mut path = self.folder.clone().into_os_string();
+        path.push(":");
+        path.push(SYSTEM_EXTENSIONS);
+        path
+    }
+
+    /// A new empty folder for the scenario's own files.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made.
+    pub fn scratch(&self) -> Result<&'static Path> {
+        // /run is the one folder that is writable in a guest as well as on a host.
+        let path = Path::new("/run/trafstat-vmtests");
+        if path.exists() {
+            fs::remove_dir_all(path)?;
+        }
+        fs::create_dir_all(path)?;
+        Ok(path)
+    }
+}

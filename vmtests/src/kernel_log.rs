@@ -1,0 +1,118 @@
+//! The kernel's log since a moment, and what in it means that something is wrong.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+
+use anyhow::{Context, Result};
+use rustix::fs::OFlags;
+
+/// Numerically at most this: warnings, errors and worse (syslog(2)).
+const WARNING: u32 = 4;
+
+/// Said at any level by a kernel that is in trouble.
+const TROUBLE: &[&str] = &[
+    "WARNING:",
+    "BUG:",
+    "Oops",
+    "Call Trace",
+    "general protection fault",
+    "refcount",
+    "unregister_netdevice",
+    "possible recursive locking",
+    "INFO: task",
+    "rcu_sched",
+];
+
+/// Warnings that say nothing about the module: that it is not signed, and that the clock of an
+/// emulated machine on a busy host is late.
+const HARMLESS: &[&str] = &[
+    "loading out-of-tree module taints kernel",
+    "module verification failed",
+    "clocksource:",
+    "hrtimer: interrupt took",
+    "sched: RT throttling",
+];
+
+/// A place in the log.
+pub struct KernelLog {
+    file: File,
+}
+
+impl KernelLog {
+    /// The log from now on.
+    ///
+    /// # Errors
+    ///
+    /// /dev/kmsg cannot be read.
+    pub fn from_now() -> Result<Self> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits() as i32)
+            .open("/dev/kmsg")
+            .context("cannot open /dev/kmsg")?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(Self { file })
+    }
+
+    /// The lines since then that mean trouble.
+    ///
+    /// # Errors
+    ///
+    /// The log cannot be read, or grew faster than it was read.
+    pub fn trouble(mut self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let mut buffer = [0; 8192];
+        loop {
+            // Every read is one record: "LEVEL,SEQUENCE,TIME,FLAGS;MESSAGE\n KEY=VALUE...".
+            let length = match self.file.read(&mut buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(found),
+                Err(error) => return Err(error).context("cannot read /dev/kmsg"),
+            };
+            let record = String::from_utf8_lossy(&buffer[..length]);
+            let (prefix, message) = record.split_once(';').unwrap_or(("", &record));
+            let priority: u32 = prefix
+                .split(',')
+                .next()
+                .and_then(|priority| priority.parse().ok())
+                .with_context(|| format!("no priority in {record:?}"))?;
+            let line = message.lines().next().unwrap_or_default();
+            if is_trouble(priority, line) {
+                found.push(line.to_owned());
+            }
+        }
+    }
+}
+
+fn is_trouble(priority: u32, line: &str) -> bool {
+    // The facility, in the higher bits, is 0 for the kernel itself.
+    let (facility, level) = (priority >> 3, priority & 7);
+    TROUBLE.iter().any(|text| line.contains(text))
+        || facility == 0 && level <= WARNING && !HARMLESS.iter().any(|text| line.contains(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warning_of_the_kernel_is_trouble() {
+        assert!(is_trouble(4, "xt_TRAFSTAT: something odd"));
+        assert!(!is_trouble(6, "xt_TRAFSTAT: loaded"));
+    }
+
+    #[test]
+    fn trace_is_trouble_at_any_level() {
+        assert!(is_trouble(6, "Call Trace:"));
+    }
+
+    #[test]
+    fn taint_and_user_space_are_harmless() {
+        assert!(!is_trouble(
+            4,
+            "xt_TRAFSTAT: loading out-of-tree module taints kernel."
+        ));
+        assert!(!is_trouble(12, "init: cannot find something"));
+    }
+}

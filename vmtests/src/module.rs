@@ -1,0 +1,48 @@
+//! The kernel module: loaded and unloaded.
+
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::guest::Guest;
+use crate::process;
+
+/// A deleted namespace lets go of its rules some time after `ip netns delete` returned.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Loads the module and what it depends on.
+///
+/// # Errors
+///
+/// The kernel refuses it.
+pub fn load(guest: &Guest) -> Result<()> {
+    process::succeed(Command::new("modprobe").args(["--all", "x_tables", "ip_tables"]))?;
+    process::succeed(Command::new("insmod").arg(guest.file("xt_TRAFSTAT.ko"))).map(drop)
+}
+
+/// Unloads the module, once nothing uses it any more.
+///
+/// # Errors
+///
+/// It stays in use.
+pub fn unload() -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let ended = process::end(Command::new("rmmod").arg("xt_TRAFSTAT"))?;
+        if ended.code == Some(0) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("the module cannot be unloaded: {}", ended.stderr.trim());
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Whether the module is loaded.
+pub fn is_loaded() -> bool {
+    Path::new("/sys/module/xt_TRAFSTAT").exists()
+}

@@ -1,0 +1,108 @@
+//! Programs written for the original module find its CSV at its path, and reading it clears it.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::guest::Guest;
+use crate::iptables::{ALL_PORTS, Iptables, RuleCounters};
+use crate::module;
+use crate::topology::{LOCAL, REMOTE, Topology};
+use crate::traffic::{self, EchoServer, HttpServer};
+
+/// The path that the original had, too.
+const PATH: &str = "/proc/trafstat/192.0.2.1_32";
+
+/// Protocol, local IP, remote IP, local port, remote port, local packets, remote packets, local
+/// bytes, remote bytes, SYN count.
+type Line = [u64; 10];
+
+pub fn run(guest: &Guest) -> Result<()> {
+    module::load(guest)?;
+    let topology = Topology::new()?;
+    let iptables = Iptables::new(guest, &topology.local);
+    iptables.count_local(ALL_PORTS)?;
+
+    // No more bytes than one segment has: each buffer is one packet, as in the rule counters.
+    let web = HttpServer::listen(&topology, 80)?.download(&topology, 1000)?;
+    let (echo, udp) = EchoServer::bind(&topology, 5000)?.exchange(&topology, 12, 100)?;
+    let icmp = traffic::ping(&topology, 4)?;
+    traffic::refused_connection(&topology, 81)?;
+    let counted = super::settled(&iptables)?;
+
+    let lines = read(&topology)?;
+    let mut sum = RuleCounters::default();
+    for line in &lines {
+        ensure!(
+            (line[1], line[2]) == (decimal(LOCAL), decimal(REMOTE)),
+            "not the addresses as decimal numbers: {line:?}"
+        );
+        sum.packets += line[5] + line[6];
+        sum.bytes += line[7] + line[8];
+    }
+    ensure!(sum == counted, "the CSV has {sum:?}, the rules {counted:?}");
+
+    let find = |protocol: u64, local_port: u64, remote_port: Option<u64>| {
+        lines
+            .iter()
+            .find(|line| {
+                line[0] == protocol
+                    && line[3] == local_port
+                    && remote_port.is_none_or(|port| line[4] == port)
+            })
+            .with_context(|| format!("no protocol {protocol}, local port {local_port}: {lines:?}"))
+    };
+    let volume = |line: &Line| traffic::Volume {
+        sent_packets: line[5],
+        received_packets: line[6],
+        sent_bytes: line[7],
+        received_bytes: line[8],
+    };
+    ensure!(
+        volume(find(17, 5000, Some(echo.into()))?) == udp,
+        "UDP: {lines:?}"
+    );
+    ensure!(volume(find(1, 0, Some(0))?) == icmp, "ping: {lines:?}");
+    let refused = find(6, 81, None)?;
+    ensure!(
+        (refused[5], refused[6], refused[9]) == (1, 1, 1),
+        "closed port: {refused:?}"
+    );
+    ensure!(
+        find(6, 80, Some(web.into()))?[9] == 1,
+        "not one SYN: {lines:?}"
+    );
+
+    let again = read(&topology)?;
+    ensure!(again.is_empty(), "reading did not clear: {again:?}");
+    let mode = topology.local.enter(|| {
+        Ok(
+            fs::metadata("/proc/thread-self/net/trafstat/csv/ipv4/192.0.2.1_32")?
+                .permissions()
+                .mode(),
+        )
+    })?;
+    ensure!(mode & 0o777 == 0o400, "mode {mode:o}");
+    drop(topology);
+    module::unload()
+}
+
+fn read(topology: &Topology) -> Result<Vec<Line>> {
+    let text = topology.local.succeed(Command::new("cat").arg(PATH))?;
+    text.lines()
+        .map(|line| {
+            let fields: Result<Vec<u64>, _> = line.split(',').map(str::parse).collect();
+            fields
+                .ok()
+                .and_then(|fields| Line::try_from(fields).ok())
+                .with_context(|| format!("not ten numbers: {line:?}"))
+        })
+        .collect()
+}
+
+fn decimal(address: Ipv4Addr) -> u64 {
+    u64::from(u32::from(address))
+}

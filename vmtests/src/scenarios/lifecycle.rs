@@ -1,0 +1,132 @@
+//! An account's life: rules come and go, the module too, and no epoch is lost or taken for another.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::collector::Collector;
+use crate::guest::Guest;
+use crate::iptables::{ALL_PORTS, Iptables};
+use crate::module;
+use crate::proc::{self, ACCOUNT, Snapshot};
+use crate::topology::Topology;
+use crate::traffic::{self, EchoServer};
+
+pub fn run(guest: &Guest) -> Result<()> {
+    let collector = Collector::new(guest, guest.scratch()?);
+    module::load(guest)?;
+    let topology = Topology::new()?;
+    let iptables = Iptables::new(guest, &topology.local);
+    let echo = EchoServer::bind(&topology, 5000)?;
+    let account = || proc::account(&topology.local, ACCOUNT);
+
+    // An account that saw nothing leaves nothing behind.
+    iptables.count_local(ALL_PORTS)?;
+    iptables.flush()?;
+    ensure!(
+        account()?.is_none(),
+        "an account without rule or packet is still there"
+    );
+
+    // Without a rule its epoch waits.
+    iptables.count_local(ALL_PORTS)?;
+    echo.exchange(&topology, 30, 100)?;
+    let rules = iptables.save()?;
+    let mut counted = iptables.counters()?;
+    let first_id = id(&topology)?;
+    iptables.flush()?;
+    let waiting = account()?.context("the account went with its last rule")?;
+    ensure!(
+        proc::number(&waiting, "rules")? == 0 && proc::number(&waiting, "unread")? > 0,
+        "no epoch waits: {waiting:?}"
+    );
+
+    // A rule of its name takes it up again.
+    iptables.restore(&rules)?;
+    let adopted = account()?.context("no account")?;
+    ensure!(
+        proc::number(&adopted, "rules")? == 2,
+        "not the rules' account: {adopted:?}"
+    );
+    echo.exchange(&topology, 7, 100)?;
+    // The restored rules start from 0.
+    let restored = iptables.counters()?;
+    counted.packets += restored.packets;
+    counted.bytes += restored.bytes;
+    collector.collect(&topology.local)?;
+    ensure!(
+        id(&topology)? == first_id,
+        "the restored rules count into another account"
+    );
+    collector.collect(&topology.local)?;
+    ensure!(
+        collector.totals()?.as_rules_count() == counted,
+        "stored {:?}, counted {counted:?}",
+        collector.totals()?
+    );
+
+    // A deleted rule's epoch is collected, and the account is gone once it is.
+    traffic::ping(&topology, 3)?;
+    counted.packets += 6;
+    counted.bytes += 6 * 84;
+    iptables.flush()?;
+    collector.collect(&topology.local)?;
+    ensure!(
+        account()?.is_none(),
+        "an account without rule or epoch is still there"
+    );
+    let totals = collector.totals()?;
+    ensure!(
+        totals.as_rules_count() == counted,
+        "stored {totals:?}, counted {counted:?}"
+    );
+
+    // The same name, the same epoch numbers, but no copy.
+    iptables.count_local(ALL_PORTS)?;
+    traffic::ping(&topology, 3)?;
+    let second_id = id(&topology)?;
+    ensure!(second_id != first_id, "two accounts with one identity");
+    collector.collect(&topology.local)?;
+    iptables.flush()?;
+    module::unload()?;
+
+    // Nor after the module was loaded again.
+    module::load(guest)?;
+    iptables.count_local(ALL_PORTS)?;
+    traffic::ping(&topology, 3)?;
+    let third_id = id(&topology)?;
+    ensure!(
+        third_id != first_id && third_id != second_id,
+        "a reload repeats an identity"
+    );
+    collector.collect(&topology.local)?;
+
+    counted.packets += 12;
+    counted.bytes += 12 * 84;
+    let totals = collector.totals()?;
+    ensure!(
+        totals.as_rules_count() == counted,
+        "stored {totals:?}, counted {counted:?}"
+    );
+    for id in [first_id, second_id, third_id] {
+        ensure!(
+            collector
+                .epochs()?
+                .iter()
+                .any(|stored| stored.account_id == id && stored.epoch == 1),
+            "epoch 1 of account {id} is not stored: {:?}",
+            collector.epochs()?
+        );
+    }
+    drop(topology);
+    module::unload()
+}
+
+/// Closes the epoch, where none waits: only a snapshot has the account's identity.
+fn id(topology: &Topology) -> Result<String> {
+    let snapshot = Snapshot::peek(&topology.local, ACCOUNT)?;
+    Ok(snapshot
+        .header
+        .account_id
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
