@@ -99,6 +99,7 @@ contract!(
         epoch_belongs_to_the_time_in_which_it_closed,
         store_opened_again_has_everything,
         migrating_twice_changes_nothing,
+        stores_created_at_once_are_one,
         pruned_records_are_gone_and_newer_ones_stay,
         pruned_epoch_served_again_is_not_counted,
         backup_holds_everything_and_replaces_nothing,
@@ -301,6 +302,18 @@ fn migrating_twice_changes_nothing<D: Database>() {
     let before = total(&mut *store);
     store.migrate().unwrap();
     assert_eq!(total(&mut *store), before);
+}
+
+fn stores_created_at_once_are_one<D: Database>() {
+    let database = D::create();
+    let location = database.location();
+    std::thread::scope(|scope| {
+        for epoch in 1..=8 {
+            let location = &location;
+            scope.spawn(move || stored(&mut *D::at(location), &lan(epoch)).unwrap());
+        }
+    });
+    assert_eq!(total(&mut *database.open()).sent_packets, 8 * 30);
 }
 
 fn pruned_records_are_gone_and_newer_ones_stay<D: Database>() {

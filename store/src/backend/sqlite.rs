@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, backup::Backup};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use rustix::fs::Access;
 use rustix::io::Errno;
 
@@ -98,6 +99,8 @@ impl Sqlite {
     /// Refuses the database of another program, and one of a later release.
     fn check_ours(&self) -> Result<(), StoreError> {
         let foreign = || StoreError::Foreign(self.path.clone());
+        // All of it as of one moment: another process may be creating the schema.
+        let _moment = self.connection.unchecked_transaction()?;
         let application = self.pragma("application_id").map_err(|error| match error {
             StoreError::Database(source)
                 if source
@@ -142,7 +145,10 @@ impl Sqlite {
         let file = create_file(path).map_err(|error| system_error(path, error))?;
         let mut copy = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         // All pages in one step: one moment's state, however much is written meanwhile.
-        Backup::new(&self.connection, &mut copy)?.step(-1)?;
+        match Backup::new(&self.connection, &mut copy)?.step(-1)? {
+            StepResult::Done => {}
+            _ => return Err(StoreError::Locked),
+        }
         // One file that needs no log beside it.
         copy.pragma_update(None, "journal_mode", "delete")?;
         copy.close().map_err(|(_, error)| error)?;
