@@ -9,12 +9,18 @@
 #include <linux/inet.h>
 #include <linux/ktime.h>
 #include <linux/module.h>
+#include <linux/netfilter.h>
 #include <linux/random.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
 #include <net/netns/generic.h>
 
 #include "trafstat.h"
+
+const char *const trafstat_family_names[TRAFSTAT_FAMILIES] = {
+	[TRAFSTAT_IPV4]	= "ipv4",
+	[TRAFSTAT_IPV6]	= "ipv6",
+};
 
 static unsigned int trafstat_net_id;
 
@@ -107,7 +113,8 @@ static void trafstat_reap_work(struct work_struct *work)
 }
 
 static struct trafstat_account *
-trafstat_account_create(struct trafstat_net *tn, const struct xt_trafstat_tginfo *info)
+trafstat_account_create(struct trafstat_net *tn, u8 nfproto,
+			const struct xt_trafstat_tginfo *info)
 {
 	struct trafstat_account *account;
 	u8 random[64];
@@ -123,15 +130,17 @@ trafstat_account_create(struct trafstat_net *tn, const struct xt_trafstat_tginfo
 	}
 	kref_get(&tn->kref);
 	account->tn = tn;
+	account->family = nfproto == NFPROTO_IPV6 ? TRAFSTAT_IPV6 : TRAFSTAT_IPV4;
 	strscpy(account->name, info->name, sizeof(account->name));
-	snprintf(account->local_net, sizeof(account->local_net), "%pI4/%u",
+	snprintf(account->local_net, sizeof(account->local_net),
+		 nfproto == NFPROTO_IPV6 ? "%pI6c/%u" : "%pI4/%u",
 		 info->local_addr, info->prefix_len);
 	INIT_WORK(&account->prepare, trafstat_prepare_work);
 	mutex_init(&account->reader_lock);
 
 	get_random_bytes(random, sizeof(random));
-	err = trafstat_account_init(account->core, info, random, ktime_get_real_ns(),
-				    nr_cpu_ids);
+	err = trafstat_account_init(account->core, info, nfproto, random,
+				    ktime_get_real_ns(), nr_cpu_ids);
 	memzero_explicit(random, sizeof(random));
 	if (!err)
 		err = trafstat_proc_account_add(account);
@@ -144,15 +153,17 @@ trafstat_account_create(struct trafstat_net *tn, const struct xt_trafstat_tginfo
 }
 
 /* The account that a rule counts into, one rule more. */
-struct trafstat_account *trafstat_account_get(struct net *net,
+struct trafstat_account *trafstat_account_get(struct net *net, u8 nfproto,
 					      const struct xt_trafstat_tginfo *info)
 {
+	bool is_ipv6 = nfproto == NFPROTO_IPV6;
 	struct trafstat_net *tn = trafstat_net(net);
 	struct trafstat_account *account;
 
 	mutex_lock(&tn->lock);
 	list_for_each_entry(account, &tn->accounts, list) {
-		if (!trafstat_account_has_name(account->core, info))
+		if ((account->family == TRAFSTAT_IPV6) != is_ipv6 ||
+		    !trafstat_account_has_name(account->core, info))
 			continue;
 		if (!trafstat_account_has_net(account->core, info)) {
 			pr_info_ratelimited("account %s counts for %s already; give the rule the same --local-net or another --name\n",
@@ -163,7 +174,7 @@ struct trafstat_account *trafstat_account_get(struct net *net,
 		trafstat_account_set_limits(account->core, info);
 		goto found;
 	}
-	account = trafstat_account_create(tn, info);
+	account = trafstat_account_create(tn, nfproto, info);
 	if (IS_ERR(account))
 		goto out;
 found:

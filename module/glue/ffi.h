@@ -59,7 +59,7 @@ struct trafstat_gso {
 #define TRAFSTAT_NEED_MORE	2	/* not counted: give more of the packet */
 
 /* trafstat_count() never needs more of a packet than its first so many bytes. */
-#define TRAFSTAT_HEADER_BYTES	80
+#define TRAFSTAT_HEADER_BYTES	576
 
 /* ---- Rust, called by C ---- */
 
@@ -71,7 +71,7 @@ bool trafstat_rule_is_valid(const struct xt_trafstat_tginfo *info, u8 family);
 
 /* Both return 0 or -ENOMEM and may sleep. @random is 64 random bytes. */
 int trafstat_account_init(struct trafstat_account_core *account,
-			  const struct xt_trafstat_tginfo *info,
+			  const struct xt_trafstat_tginfo *info, u8 family,
 			  const u8 *random, u64 now_ns, u32 cpu_ids);
 int trafstat_rule_init(struct trafstat_rule_core *rule,
 		       const struct trafstat_account_core *account,

@@ -3,8 +3,8 @@
  * The files below /proc/net/trafstat, for each network namespace:
  *
  *	accounts		one line an account
- *	snapshot/ipv4/NAME	the closed epoch, until it is acknowledged
- *	csv/ipv4/NAME		the same as the original's CSV; its end acknowledges
+ *	snapshot/FAMILY/NAME	the closed epoch, until it is acknowledged
+ *	csv/FAMILY/NAME		the same as the original's CSV; its end acknowledges
  *
  * /proc/trafstat, the original's folder, is a symbolic link to csv/ipv4.
  */
@@ -195,8 +195,8 @@ static int trafstat_accounts_show(struct seq_file *seq, void *v)
 	mutex_lock(&tn->lock);
 	list_for_each_entry(account, &tn->accounts, list) {
 		trafstat_account_stats(account->core, &s);
-		seq_printf(seq, "ipv4 %s %s %u %llu %llu", account->name, account->local_net,
-			   account->rules, s.epoch, s.unread);
+		seq_printf(seq, "%s %s %s %u %llu %llu", trafstat_family_names[account->family],
+			   account->name, account->local_net, account->rules, s.epoch, s.unread);
 		seq_printf(seq, " %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu",
 			   s.seen.packets, s.seen.bytes,
 			   s.extrapolated.packets, s.extrapolated.bytes,
@@ -224,9 +224,11 @@ int trafstat_proc_account_add(struct trafstat_account *account)
 {
 	struct trafstat_net *tn = account->tn;
 
-	account->snapshot_file = proc_create_data(account->name, 0600, tn->snapshot_dir,
+	account->snapshot_file = proc_create_data(account->name, 0600,
+						  tn->snapshot_dirs[account->family],
 						  &trafstat_snapshot_ops, account);
-	account->csv_file = proc_create_data(account->name, csv_mode & 0444, tn->csv_dir,
+	account->csv_file = proc_create_data(account->name, csv_mode & 0444,
+					     tn->csv_dirs[account->family],
 					     &trafstat_csv_ops, account);
 	if (!account->snapshot_file || !account->csv_file) {
 		trafstat_proc_account_remove(account);
@@ -246,11 +248,19 @@ void trafstat_proc_account_remove(struct trafstat_account *account)
 	account->csv_file = NULL;
 }
 
-static struct proc_dir_entry *trafstat_family_dir(const char *name, struct proc_dir_entry *parent)
+/* A folder with one for each family in it. */
+static bool trafstat_family_dirs(const char *name, struct proc_dir_entry *parent,
+				 struct proc_dir_entry *dirs[TRAFSTAT_FAMILIES])
 {
 	struct proc_dir_entry *dir = proc_mkdir(name, parent);
+	int family;
 
-	return dir ? proc_mkdir("ipv4", dir) : NULL;
+	for (family = 0; dir && family < TRAFSTAT_FAMILIES; family++) {
+		dirs[family] = proc_mkdir(trafstat_family_names[family], dir);
+		if (!dirs[family])
+			return false;
+	}
+	return dir;
 }
 
 int trafstat_proc_net_init(struct trafstat_net *tn)
@@ -260,10 +270,10 @@ int trafstat_proc_net_init(struct trafstat_net *tn)
 	tn->dir = proc_net_mkdir(tn->net, "trafstat", tn->net->proc_net);
 	if (!tn->dir)
 		return -ENOMEM;
-	tn->snapshot_dir = trafstat_family_dir("snapshot", tn->dir);
-	tn->csv_dir = trafstat_family_dir("csv", tn->dir);
 	accounts = proc_create_net_single("accounts", 0400, tn->dir, trafstat_accounts_show, NULL);
-	if (!tn->snapshot_dir || !tn->csv_dir || !accounts) {
+	if (!accounts ||
+	    !trafstat_family_dirs("snapshot", tn->dir, tn->snapshot_dirs) ||
+	    !trafstat_family_dirs("csv", tn->dir, tn->csv_dirs)) {
 		trafstat_proc_net_exit(tn);
 		return -ENOMEM;
 	}

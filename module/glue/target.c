@@ -128,7 +128,7 @@ static int trafstat_tg_check(const struct xt_tgchk_param *par)
 		err = -ENOMEM;
 		goto free_rule;
 	}
-	rule->account = trafstat_account_get(par->net, info);
+	rule->account = trafstat_account_get(par->net, par->family, info);
 	if (IS_ERR(rule->account)) {
 		err = PTR_ERR(rule->account);
 		goto free_core;
@@ -164,6 +164,17 @@ static struct xt_target trafstat_tg_reg[] __read_mostly = {
 		.name		= "TRAFSTAT",
 		.revision	= XT_TRAFSTAT_REVISION,
 		.family		= NFPROTO_IPV4,
+		.target		= trafstat_tg,
+		.checkentry	= trafstat_tg_check,
+		.destroy	= trafstat_tg_destroy,
+		.targetsize	= sizeof(struct xt_trafstat_tginfo),
+		.usersize	= offsetof(struct xt_trafstat_tginfo, rule),
+		.me		= THIS_MODULE,
+	},
+	{
+		.name		= "TRAFSTAT",
+		.revision	= XT_TRAFSTAT_REVISION,
+		.family		= NFPROTO_IPV6,
 		.target		= trafstat_tg,
 		.checkentry	= trafstat_tg_check,
 		.destroy	= trafstat_tg_destroy,

@@ -24,6 +24,15 @@
 
 #include "ffi.h"
 
+enum trafstat_family {
+	TRAFSTAT_IPV4,
+	TRAFSTAT_IPV6,
+	TRAFSTAT_FAMILIES,
+};
+
+/* In the names of folders and in the file of accounts. */
+extern const char *const trafstat_family_names[TRAFSTAT_FAMILIES];
+
 /* One for each network namespace. */
 struct trafstat_net {
 	struct kref kref;		/* the namespace's own and one for each account */
@@ -33,13 +42,14 @@ struct trafstat_net {
 	bool dead;			/* the namespace is gone */
 	struct work_struct reap;
 	struct proc_dir_entry *dir;	/* /proc/net/trafstat */
-	struct proc_dir_entry *snapshot_dir;
-	struct proc_dir_entry *csv_dir;
+	struct proc_dir_entry *snapshot_dirs[TRAFSTAT_FAMILIES];
+	struct proc_dir_entry *csv_dirs[TRAFSTAT_FAMILIES];
 };
 
 struct trafstat_account {
 	struct list_head list;
 	struct trafstat_net *tn;
+	enum trafstat_family family;
 	char name[XT_TRAFSTAT_NAME_LEN];
 	char local_net[64];
 	unsigned int rules;
@@ -59,7 +69,7 @@ struct xt_trafstat_rule {
 };
 
 /* account.c */
-struct trafstat_account *trafstat_account_get(struct net *net,
+struct trafstat_account *trafstat_account_get(struct net *net, u8 nfproto,
 					      const struct xt_trafstat_tginfo *info);
 void trafstat_account_put(struct trafstat_account *account);
 u64 trafstat_account_close(struct trafstat_account *account);

@@ -151,4 +151,19 @@ struct xt_trafstat_record_ipv4 {
 	__u64 syn_packets;		/* TCP, SYN without ACK, both directions */
 };
 
+struct xt_trafstat_record_ipv6 {
+	__u8  local_ip[16];
+	__u8  remote_ip[16];
+	__u16 local_port;
+	__u16 remote_port;
+	__u8  protocol;
+	__u8  flags;
+	__u16 reserved;
+	__u64 sent_packets;
+	__u64 received_packets;
+	__u64 sent_bytes;
+	__u64 received_bytes;
+	__u64 syn_packets;
+};
+
 #endif /* _UAPI_XT_TRAFSTAT_H */

@@ -285,3 +285,56 @@ const _: () = {
     ["Offset of field: RecordIpv4::syn_packets"]
         [::core::mem::offset_of!(RecordIpv4, syn_packets) - 48usize];
 };
+#[repr(C)]
+#[derive(
+    Debug,
+    Default,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct RecordIpv6 {
+    pub local_ip: [__u8; 16usize],
+    pub remote_ip: [__u8; 16usize],
+    pub local_port: __u16,
+    pub remote_port: __u16,
+    pub protocol: __u8,
+    pub flags: __u8,
+    pub reserved: __u16,
+    pub sent_packets: __u64,
+    pub received_packets: __u64,
+    pub sent_bytes: __u64,
+    pub received_bytes: __u64,
+    pub syn_packets: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of RecordIpv6"][::core::mem::size_of::<RecordIpv6>() - 80usize];
+    ["Alignment of RecordIpv6"][::core::mem::align_of::<RecordIpv6>() - 8usize];
+    ["Offset of field: RecordIpv6::local_ip"]
+        [::core::mem::offset_of!(RecordIpv6, local_ip) - 0usize];
+    ["Offset of field: RecordIpv6::remote_ip"]
+        [::core::mem::offset_of!(RecordIpv6, remote_ip) - 16usize];
+    ["Offset of field: RecordIpv6::local_port"]
+        [::core::mem::offset_of!(RecordIpv6, local_port) - 32usize];
+    ["Offset of field: RecordIpv6::remote_port"]
+        [::core::mem::offset_of!(RecordIpv6, remote_port) - 34usize];
+    ["Offset of field: RecordIpv6::protocol"]
+        [::core::mem::offset_of!(RecordIpv6, protocol) - 36usize];
+    ["Offset of field: RecordIpv6::flags"][::core::mem::offset_of!(RecordIpv6, flags) - 37usize];
+    ["Offset of field: RecordIpv6::reserved"]
+        [::core::mem::offset_of!(RecordIpv6, reserved) - 38usize];
+    ["Offset of field: RecordIpv6::sent_packets"]
+        [::core::mem::offset_of!(RecordIpv6, sent_packets) - 40usize];
+    ["Offset of field: RecordIpv6::received_packets"]
+        [::core::mem::offset_of!(RecordIpv6, received_packets) - 48usize];
+    ["Offset of field: RecordIpv6::sent_bytes"]
+        [::core::mem::offset_of!(RecordIpv6, sent_bytes) - 56usize];
+    ["Offset of field: RecordIpv6::received_bytes"]
+        [::core::mem::offset_of!(RecordIpv6, received_bytes) - 64usize];
+    ["Offset of field: RecordIpv6::syn_packets"]
+        [::core::mem::offset_of!(RecordIpv6, syn_packets) - 72usize];
+};

@@ -38,8 +38,8 @@ pub enum Direction {
 pub trait Family<const W: usize>: 'static {
     /// `NFPROTO_*`.
     const NUMBER: u8;
-    /// Bytes of one address.
-    const ADDRESS_LEN: usize;
+    /// Bits of one address, the longest prefix.
+    const ADDRESS_BITS: u8;
     /// An address in network byte order.
     type Address: Copy;
     /// A network that addresses are compared with.
@@ -95,7 +95,7 @@ pub struct Ipv4Net {
 
 impl Family<2> for Ipv4 {
     const NUMBER: u8 = trafstat_abi::FAMILY_IPV4 as u8;
-    const ADDRESS_LEN: usize = 4;
+    const ADDRESS_BITS: u8 = 32;
     type Address = [u8; 4];
     type Net = Ipv4Net;
 
@@ -139,6 +139,67 @@ impl Family<2> for Ipv4 {
             addresses & u64::from(u32::MAX),
             rest & (PROTOCOL_MASK | LOCAL_PORT_MASK),
         ])
+    }
+}
+
+/// IPv6.
+#[derive(Debug)]
+pub struct Ipv6;
+
+/// An IPv6 network: address and mask as loaded from the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6Net {
+    network: [u64; 2],
+    mask: [u64; 2],
+}
+
+fn words([a, b, c, d, e, f, g, h, rest @ ..]: [u8; 16]) -> [u64; 2] {
+    [
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_ne_bytes(rest),
+    ]
+}
+
+impl Family<5> for Ipv6 {
+    const NUMBER: u8 = trafstat_abi::FAMILY_IPV6 as u8;
+    const ADDRESS_BITS: u8 = 128;
+    type Address = [u8; 16];
+    type Net = Ipv6Net;
+
+    fn net(address: &[u8; 16], prefix_len: u8) -> Ipv6Net {
+        let host_bits = 128_u32.saturating_sub(u32::from(prefix_len));
+        let mask = words(u128::MAX.checked_shl(host_bits).unwrap_or(0).to_be_bytes());
+        let ([a, b], [m, n]) = (words(*address), mask);
+        Ipv6Net {
+            network: [a & m, b & n],
+            mask,
+        }
+    }
+
+    #[inline]
+    fn contains(net: &Ipv6Net, address: [u8; 16]) -> bool {
+        let ([a, b], [m, n], [x, y]) = (words(address), net.mask, net.network);
+        (a & m ^ x) | (b & n ^ y) == 0
+    }
+
+    #[inline]
+    fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<[u8; 16]>, ParseError> {
+        parse::ipv6::parse(bytes, packet_len)
+    }
+
+    #[inline]
+    fn key(local: [u8; 16], remote: [u8; 16], rest: u64) -> FlowKey<5> {
+        let ([a, b], [c, d]) = (words(local), words(remote));
+        FlowKey([a, b, c, d, rest])
+    }
+
+    fn folded(FlowKey([a, b, _, _, rest]): FlowKey<5>) -> FlowKey<5> {
+        let folded = u64::from(FOLDED) << FLAGS_SHIFT;
+        FlowKey([a, b, 0, 0, rest & PROTOCOL_MASK | folded])
+    }
+
+    fn local_side(FlowKey([a, b, _, _, rest]): FlowKey<5>) -> FlowKey<5> {
+        FlowKey([a, b, 0, 0, rest & (PROTOCOL_MASK | LOCAL_PORT_MASK)])
     }
 }
 
@@ -214,6 +275,16 @@ mod tests {
             let expected = (0..u32::from(prefix_len)).all(|bit| (a ^ b) >> (31 - bit) & 1 == 0);
             let net = net(a.to_be_bytes(), prefix_len);
             prop_assert_eq!(Ipv4::contains(&net, b.to_be_bytes()), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ipv6_prefixes_compare_bit_by_bit(a: u128, flip in 0_u32..=128, prefix_len in 0_u8..=128) {
+            let b = a ^ 1_u128.checked_shl(flip).unwrap_or(0);
+            let expected = (a ^ b).checked_shr(128 - u32::from(prefix_len)).unwrap_or(0) == 0;
+            let net = Ipv6::net(&a.to_be_bytes(), prefix_len);
+            prop_assert_eq!(Ipv6::contains(&net, b.to_be_bytes()), expected);
         }
     }
 

@@ -127,13 +127,10 @@ pub fn read<M: Memory, const W: usize>(
     filled
 }
 
-/// `struct xt_trafstat_snapshot_header`, then `struct xt_trafstat_record_ipv4` for each
-/// record (`uapi/xt_TRAFSTAT.h`).
+/// `struct xt_trafstat_snapshot_header`, then `struct xt_trafstat_record_ipv4` or
+/// `xt_trafstat_record_ipv6` for each record (`uapi/xt_TRAFSTAT.h`).
 #[derive(Debug)]
-pub struct Binary {
-    /// `NFPROTO_*`.
-    pub family: u8,
-}
+pub struct Binary;
 
 /// The counters of a record, behind its key.
 const COUNTERS: usize = 5;
@@ -181,7 +178,7 @@ impl<const W: usize> Format<W> for Binary {
             version: trafstat_abi::SNAPSHOT_VERSION as u16,
             header_size: size_of::<SnapshotHeader>() as u16,
             record_size: ((W + COUNTERS) * size_of::<u64>()) as u16,
-            family: self.family,
+            family: closed.family(),
             prefix_len: identity.prefix_len,
             account_id: identity.id,
             epoch: closed.epoch(),

@@ -1,8 +1,11 @@
 //! Parsing against packets that an independent crate builds, and against anything.
 
-use etherparse::{IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, PacketBuilder};
+use etherparse::{
+    IpAuthHeader, IpFragOffset, IpNumber, Ipv4Header, Ipv4Options, Ipv6Extensions,
+    Ipv6FragmentHeader, Ipv6Header, Ipv6RawExtHeader, PacketBuilder,
+};
 use proptest::prelude::*;
-use trafstat_core::parse::{HEADER_BYTES, ParseError, ipv4};
+use trafstat_core::parse::{HEADER_BYTES, ParseError, ipv4, ipv6};
 
 fn cut(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.len().min(HEADER_BYTES)]
@@ -61,6 +64,69 @@ proptest! {
             }
             Err(ParseError::Malformed) => prop_assert!(bytes.len() < 20 || bytes[0] >> 4 != 4),
             Ok(tuple) => prop_assert_eq!(tuple.protocol, bytes[9]),
+        }
+    }
+
+    #[test]
+    fn ipv6_ports_are_read_as_built(
+        src: [u8; 16], dst: [u8; 16], src_port: u16, dst_port: u16, udp: bool, fragment: bool,
+        options in proptest::option::of(0_usize..50), auth in proptest::option::of(0_usize..18),
+    ) {
+        let mut extensions = Ipv6Extensions::default();
+        let raw = |number, len: usize| {
+            Ipv6RawExtHeader::new_raw(number, &vec![0; 6 + len * 8]).expect("a multiple of 8")
+        };
+        extensions.hop_by_hop_options = options.map(|len| raw(IpNumber::UDP, len));
+        extensions.fragment = fragment.then(|| {
+            Ipv6FragmentHeader::new(IpNumber::UDP, IpFragOffset::ZERO, true, 9)
+        });
+        extensions.auth = auth.map(|len| {
+            IpAuthHeader::new(IpNumber::UDP, 1, 2, &vec![0; len * 4]).expect("a multiple of 4")
+        });
+        let header = Ipv6Header { source: src, destination: dst, hop_limit: 1, ..Default::default() };
+        let builder = PacketBuilder::ip(etherparse::IpHeaders::Ipv6(header, extensions));
+        let mut bytes = Vec::new();
+        if udp {
+            builder.udp(src_port, dst_port).write(&mut bytes, &[7; 9]).expect("a vector");
+        } else {
+            builder.tcp(src_port, dst_port, 1, 1).syn().write(&mut bytes, &[]).expect("a vector");
+        }
+        let tuple = ipv6::parse(cut(&bytes), bytes.len()).expect("well formed");
+        prop_assert_eq!((tuple.src, tuple.dst), (src, dst));
+        prop_assert_eq!((tuple.src_port, tuple.dst_port), (src_port, dst_port));
+        prop_assert_eq!((tuple.protocol, tuple.syn), if udp { (17, false) } else { (6, true) });
+    }
+
+    #[test]
+    fn anything_ipv6_is_parsed_or_refused(
+        bytes in proptest::collection::vec(any::<u8>(), 0..HEADER_BYTES + 20),
+        next_headers in proptest::collection::vec(
+            prop_oneof![Just(0_u8), Just(43), Just(44), Just(51), Just(60), any::<u8>()], 1..12),
+        lengths in 0_u8..12,
+        more in 0_usize..70000,
+    ) {
+        let mut bytes = bytes;
+        if let Some(first) = bytes.first_mut() {
+            *first = 0x60;
+        }
+        // A chain of extension headers, until it runs into the random bytes.
+        let mut at = 6;
+        for (i, next) in next_headers.into_iter().enumerate() {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = next;
+            }
+            at = if i == 0 { 40 } else { at + (usize::from(lengths) + 1) * 8 };
+            if let Some(byte) = bytes.get_mut(at + 1) {
+                *byte = lengths;
+            }
+        }
+        match ipv6::parse(&bytes, bytes.len() + more) {
+            Err(ParseError::NeedMore) => {
+                prop_assert!(more > 0, "the whole packet was given");
+                prop_assert!(bytes.len() < HEADER_BYTES, "no more is ever given");
+            }
+            Err(ParseError::Malformed) => prop_assert!(bytes.len() < 40),
+            Ok(tuple) => prop_assert_eq!(&tuple.src[..], &bytes[8..24]),
         }
     }
 }

@@ -9,10 +9,10 @@ use core::ffi::{c_char, c_int, c_void};
 use core::mem::size_of;
 use core::slice;
 
-use trafstat_abi::{FAMILY_IPV4, NAME_LEN, POLICY_DROP, RULE_FAST_AGGREGATE, RuleInfo};
+use trafstat_abi::{NAME_LEN, POLICY_DROP, RULE_FAST_AGGREGATE, RuleInfo};
 use trafstat_core::account::{Account, Identity, Limits, NeedMore, Packet, Stats, Surroundings};
-use trafstat_core::classify::Ipv4;
-use trafstat_core::csv::Ipv4Csv;
+use trafstat_core::classify::{Family, Ipv4, Ipv6};
+use trafstat_core::csv::Csv;
 use trafstat_core::hash::HashKey;
 use trafstat_core::rule::{Rule, Sampling, lists_are_valid};
 use trafstat_core::snapshot::{self, Binary, Cursor, Format};
@@ -20,12 +20,26 @@ use trafstat_core::wire::{Gso, Volume};
 
 use crate::memory::{Guard, KernelMemory};
 
-type Ipv4Account = Account<KernelMemory, Ipv4, 2>;
+/// `struct trafstat_account_core`: an account of either family.
+pub enum AccountCore {
+    Ipv4(Account<KernelMemory, Ipv4, 2>),
+    Ipv6(Account<KernelMemory, Ipv6, 5>),
+}
 
-/// A rule and the account that it counts into.
+/// Does the same with an account of either family.
+macro_rules! with_account {
+    ($core:expr, $account:ident => $does:expr) => {
+        match $core {
+            AccountCore::Ipv4($account) => $does,
+            AccountCore::Ipv6($account) => $does,
+        }
+    };
+}
+
+/// `struct trafstat_rule_core`: a rule and the account that it counts into.
 pub struct RuleCore {
     rule: Rule<KernelMemory>,
-    account: &'static Ipv4Account,
+    account: &'static AccountCore,
 }
 
 unsafe extern "C" {
@@ -44,7 +58,7 @@ const NEED_MORE: u32 = 2;
 /// Bytes of `struct trafstat_account_core`.
 #[unsafe(no_mangle)]
 pub extern "C" fn trafstat_account_size() -> usize {
-    size_of::<Ipv4Account>()
+    size_of::<AccountCore>()
 }
 
 /// Bytes of `struct trafstat_rule_core`.
@@ -56,9 +70,13 @@ pub extern "C" fn trafstat_rule_size() -> usize {
 /// Whether a rule's values are in range.
 #[unsafe(no_mangle)]
 pub extern "C" fn trafstat_rule_is_valid(info: &RuleInfo, family: u8) -> bool {
-    family == FAMILY_IPV4 as u8
-        && name_is_valid(&info.name)
-        && info.prefix_len <= 32
+    let address_bits = match family {
+        Ipv4::NUMBER => Ipv4::ADDRESS_BITS,
+        Ipv6::NUMBER => Ipv6::ADDRESS_BITS,
+        _ => return false,
+    };
+    name_is_valid(&info.name)
+        && info.prefix_len <= address_bits
         && u32::from(info.policy) <= POLICY_DROP
         && u32::from(info.flags) & !RULE_FAST_AGGREGATE == 0
         && lists_are_valid(&info.lists, &info.ranges)
@@ -70,8 +88,9 @@ pub extern "C" fn trafstat_rule_is_valid(info: &RuleInfo, family: u8) -> bool {
 /// `account` is aligned memory of [`trafstat_account_size`] bytes that nobody else uses.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trafstat_account_init(
-    account: *mut Ipv4Account,
+    account: *mut AccountCore,
     info: &RuleInfo,
+    family: u8,
     random: &[u8; 64],
     now_ns: u64,
     cpu_ids: u32,
@@ -88,19 +107,21 @@ pub unsafe extern "C" fn trafstat_account_init(
         local_addr: info.local_addr,
         prefix_len: info.prefix_len,
     };
+    let made = if family == Ipv6::NUMBER {
+        AccountCore::Ipv6(Account::new(identity, key, limits(info), now_ns))
+    } else {
+        AccountCore::Ipv4(Account::new(identity, key, limits(info), now_ns))
+    };
     // SAFETY: the caller gives this memory for the account.
-    unsafe { account.write(Ipv4Account::new(identity, key, limits(info), now_ns)) };
+    unsafe { account.write(made) };
     // SAFETY: written above, and no other reference to it exists yet.
     let account = unsafe { &*account };
     // SAFETY: nobody retires the slots of an account that is not shared yet.
     let guard = unsafe { Guard::new() };
     // SAFETY: any CPU id may be asked about.
     let has_cpu = |cpu| unsafe { trafstat_has_cpu(cpu) };
-    if account.allocate(cpu_ids, has_cpu, &guard) {
-        0
-    } else {
-        -ENOMEM
-    }
+    let allocated = with_account!(account, account => account.allocate(cpu_ids, has_cpu, &guard));
+    if allocated { 0 } else { -ENOMEM }
 }
 
 /// Makes a rule in C's memory; the account outlives it.
@@ -110,7 +131,7 @@ pub unsafe extern "C" fn trafstat_account_init(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trafstat_rule_init(
     rule: *mut RuleCore,
-    account: &'static Ipv4Account,
+    account: &'static AccountCore,
     info: &RuleInfo,
 ) -> c_int {
     let sampling = Sampling {
@@ -138,7 +159,7 @@ pub unsafe extern "C" fn trafstat_rule_init(
 /// # Safety
 /// Initialised, even if that ran out of memory, and no longer used.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn trafstat_account_drop(account: *mut Ipv4Account) {
+pub unsafe extern "C" fn trafstat_account_drop(account: *mut AccountCore) {
     // SAFETY: the caller says that this is an account of nobody else's.
     unsafe { account.drop_in_place() };
 }
@@ -155,9 +176,9 @@ pub unsafe extern "C" fn trafstat_rule_drop(rule: *mut RuleCore) {
 
 /// Whether the account has the rule's name for it.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_account_has_name(account: &Ipv4Account, info: &RuleInfo) -> bool {
-    account
-        .identity()
+pub extern "C" fn trafstat_account_has_name(account: &AccountCore, info: &RuleInfo) -> bool {
+    let identity = with_account!(account, account => account.identity());
+    identity
         .name
         .iter()
         .zip(&info.name)
@@ -166,25 +187,25 @@ pub extern "C" fn trafstat_account_has_name(account: &Ipv4Account, info: &RuleIn
 
 /// Whether the account's local net is the one of the rule.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_account_has_net(account: &Ipv4Account, info: &RuleInfo) -> bool {
+pub extern "C" fn trafstat_account_has_net(account: &AccountCore, info: &RuleInfo) -> bool {
     let Identity {
         local_addr,
         prefix_len,
         ..
-    } = account.identity();
+    } = with_account!(account, account => account.identity());
     *prefix_len == info.prefix_len && *local_addr == info.local_addr
 }
 
 /// Sets the limits of the next epoch.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_account_set_limits(account: &Ipv4Account, info: &RuleInfo) {
-    account.set_limits(limits(info));
+pub extern "C" fn trafstat_account_set_limits(account: &AccountCore, info: &RuleInfo) {
+    with_account!(account, account => account.set_limits(limits(info)));
 }
 
 /// Whether the account has nothing to be read.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_account_is_idle(account: &Ipv4Account) -> bool {
-    account.is_idle(&reading())
+pub extern "C" fn trafstat_account_is_idle(account: &AccountCore) -> bool {
+    with_account!(account, account => account.is_idle(&reading()))
 }
 
 /// `struct trafstat_stats` of `glue/ffi.h`.
@@ -200,7 +221,7 @@ pub struct StatsOut {
 
 /// What monitoring shows of an account.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_account_stats(account: &Ipv4Account, out: &mut StatsOut) {
+pub extern "C" fn trafstat_account_stats(account: &AccountCore, out: &mut StatsOut) {
     let Stats {
         epoch,
         unread,
@@ -208,7 +229,7 @@ pub extern "C" fn trafstat_account_stats(account: &Ipv4Account, out: &mut StatsO
         records,
         max_entries,
         memory_bytes,
-    } = account.stats(&reading());
+    } = with_account!(account, account => account.stats(&reading()));
     let volumes = [
         totals.seen,
         totals.extrapolated,
@@ -250,7 +271,7 @@ pub unsafe extern "C" fn trafstat_count(
         len,
         gso: gso.copied(),
     };
-    match rule.account.count(&rule.rule, cpu, packet, &guard) {
+    match with_account!(rule.account, account => account.count(&rule.rule, cpu, packet, &guard)) {
         Ok(false) => COUNTED,
         Ok(true) => COUNTED_PREPARE,
         Err(NeedMore) => NEED_MORE,
@@ -259,30 +280,29 @@ pub unsafe extern "C" fn trafstat_count(
 
 /// Prepares memory for the flows to come.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_prepare(account: &Ipv4Account) {
+pub extern "C" fn trafstat_prepare(account: &AccountCore) {
     // SAFETY: slots of the open epoch are retired by the worker alone, which this is.
     let guard = unsafe { Guard::new() };
-    account.prepare(&guard);
+    with_account!(account, account => account.prepare(&guard));
 }
 
 /// Closes the open epoch and returns the one to be read.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_close(account: &Ipv4Account, now_ns: u64, context: *mut c_void) -> u64 {
-    account.close(now_ns, &Kernel { context }, &reading())
+pub extern "C" fn trafstat_close(account: &AccountCore, now_ns: u64, context: *mut c_void) -> u64 {
+    let kernel = Kernel { context };
+    with_account!(account, account => account.close(now_ns, &kernel, &reading()))
 }
 
 /// The epoch that waits to be acknowledged, 0 for none.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_unread(account: &Ipv4Account) -> u64 {
-    account
-        .closed(&reading())
-        .map_or(0, |closed| closed.epoch())
+pub extern "C" fn trafstat_unread(account: &AccountCore) -> u64 {
+    with_account!(account, account => account.closed(&reading()).map_or(0, |closed| closed.epoch()))
 }
 
 /// Frees the closed epoch if it is this one.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_acknowledge(account: &Ipv4Account, epoch: u64) -> bool {
-    account.acknowledge(epoch, &reading()).is_ok()
+pub extern "C" fn trafstat_acknowledge(account: &AccountCore, epoch: u64) -> bool {
+    with_account!(account, account => account.acknowledge(epoch, &reading()).is_ok())
 }
 
 /// Reads the closed epoch as header and records.
@@ -291,7 +311,7 @@ pub extern "C" fn trafstat_acknowledge(account: &Ipv4Account, epoch: u64) -> boo
 /// `out` has `len` writable bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trafstat_read_snapshot(
-    account: &Ipv4Account,
+    account: &AccountCore,
     cursor: &mut Cursor,
     offset: u64,
     out: *mut u8,
@@ -299,15 +319,7 @@ pub unsafe extern "C" fn trafstat_read_snapshot(
 ) -> usize {
     // SAFETY: the caller says so.
     let out = unsafe { slice::from_raw_parts_mut(out, len) };
-    read(
-        account,
-        &Binary {
-            family: FAMILY_IPV4 as u8,
-        },
-        cursor,
-        offset,
-        out,
-    )
+    with_account!(account, account => read(account, &Binary, cursor, offset, out))
 }
 
 /// Reads the closed epoch as the original's CSV.
@@ -316,7 +328,7 @@ pub unsafe extern "C" fn trafstat_read_snapshot(
 /// `out` has `len` writable bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trafstat_read_csv(
-    account: &Ipv4Account,
+    account: &AccountCore,
     cursor: &mut Cursor,
     offset: u64,
     out: *mut u8,
@@ -324,12 +336,12 @@ pub unsafe extern "C" fn trafstat_read_csv(
 ) -> usize {
     // SAFETY: the caller says so.
     let out = unsafe { slice::from_raw_parts_mut(out, len) };
-    read(account, &Ipv4Csv, cursor, offset, out)
+    with_account!(account, account => read(account, &Csv, cursor, offset, out))
 }
 
-fn read(
-    account: &Ipv4Account,
-    format: &impl Format<2>,
+fn read<F: Family<W>, const W: usize>(
+    account: &Account<KernelMemory, F, W>,
+    format: &impl Format<W>,
     cursor: &mut Cursor,
     offset: u64,
     out: &mut [u8],

@@ -12,6 +12,7 @@ use crate::memory::Memory;
 pub struct Closed<'a, M: Memory, const W: usize> {
     pub(super) identity: &'a Identity,
     pub(super) side: &'a Side<M, W>,
+    pub(super) family: u8,
     pub(super) epoch: u64,
     pub(super) guard: &'a M::Guard,
 }
@@ -20,6 +21,11 @@ impl<'a, M: Memory, const W: usize> Closed<'a, M, W> {
     /// The account.
     pub fn identity(&self) -> &'a Identity {
         self.identity
+    }
+
+    /// `NFPROTO_*`.
+    pub fn family(&self) -> u8 {
+        self.family
     }
 
     /// The epoch's number.

@@ -269,6 +269,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             epoch => Some(Closed {
                 identity: &self.identity,
                 side: self.side(epoch),
+                family: F::NUMBER,
                 epoch,
                 guard,
             }),

@@ -4,12 +4,13 @@
 //! ESP hides. Later fragments have no ports.
 
 pub mod ipv4;
+pub mod ipv6;
 pub mod transport;
 
 /// Addresses, ports and protocol as a packet carries them.
 ///
 /// `A` is the address in network byte order, as loaded from the packet: `[u8; 4]`
-/// for IPv4. Ports are in host byte order, 0 where there are none.
+/// for IPv4, `[u8; 16]` for IPv6. Ports are in host byte order, 0 where there are none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuple<A> {
     /// Source address.
@@ -36,5 +37,8 @@ pub enum ParseError {
     Malformed,
 }
 
-/// Parse never asks for more of a packet than its first so many bytes.
-pub const HEADER_BYTES: usize = 80;
+/// Parse never asks for more of a packet than its first so many bytes: an IPv6 header,
+/// the extension headers that are walked, and the ports and flags of TCP.
+pub const HEADER_BYTES: usize = 576;
+
+const _: () = assert!(40 + ipv6::MAX_EXTENSION_BYTES + 14 <= HEADER_BYTES);

@@ -1,7 +1,7 @@
 //! The original's CSV.
 
 use trafstat_core::account::Limits;
-use trafstat_core::csv::Ipv4Csv;
+use trafstat_core::csv::Csv;
 use trafstat_core::rule::Sampling;
 use trafstat_core::snapshot::{self, Cursor};
 use trafstat_core::synthetic::{Alone, Flow, account, header, packet, rule};
@@ -41,7 +41,7 @@ fn fields_and_order_are_the_originals() {
         loop {
             let mut buffer = vec![0; step];
             let offset = text.len() as u64;
-            match snapshot::read(&closed, &Ipv4Csv, &mut cursor, offset, &mut buffer) {
+            match snapshot::read(&closed, &Csv, &mut cursor, offset, &mut buffer) {
                 0 => break,
                 n => text.extend_from_slice(&buffer[..n]),
             }

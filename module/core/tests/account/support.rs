@@ -87,13 +87,7 @@ pub fn read_all(account: &Ipv4Account, step: usize) -> Vec<u8> {
     let mut buffer = vec![0; step];
     loop {
         let offset = bytes.len() as u64;
-        let n = snapshot::read(
-            &closed,
-            &Binary { family: 2 },
-            &mut cursor,
-            offset,
-            &mut buffer,
-        );
+        let n = snapshot::read(&closed, &Binary, &mut cursor, offset, &mut buffer);
         if n == 0 {
             return bytes;
         }
