@@ -7,11 +7,11 @@
 
 use std::fmt;
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use thiserror::Error;
-use trafstat_abi::{RecordIpv4, SnapshotHeader};
+use trafstat_abi::{RecordIpv4, RecordIpv6, SnapshotHeader};
 use zerocopy::FromBytes;
 
 use crate::account::{Account, Family, NameError};
@@ -284,13 +284,7 @@ impl<R: Read> Snapshot<R> {
         }
         self.batch.clear();
         for bytes in self.bytes.chunks_exact(self.record_size) {
-            let (raw, _growth) =
-                RecordIpv4::read_from_prefix(bytes).map_err(|_| SnapshotError::Size {
-                    what: "record",
-                    found: bytes.len(),
-                    least: size_of::<RecordIpv4>(),
-                })?;
-            let record = decode_ipv4(&raw);
+            let record = decode_record(self.header.account.family, bytes)?;
             self.summed.add(&record.counters);
             self.batch.push(record);
         }
@@ -390,27 +384,35 @@ fn decode_header(raw: &SnapshotHeader) -> Result<Header, SnapshotError> {
             known: trafstat_abi::SNAPSHOT_VERSION,
         });
     }
-    if u32::from(raw.family) != trafstat_abi::FAMILY_IPV4 {
-        return Err(SnapshotError::Family(raw.family));
-    }
+    let family = match u32::from(raw.family) {
+        trafstat_abi::FAMILY_IPV4 => Family::Ipv4,
+        trafstat_abi::FAMILY_IPV6 => Family::Ipv6,
+        _ => return Err(SnapshotError::Family(raw.family)),
+    };
     check_size("header", raw.header_size, size_of::<SnapshotHeader>())?;
-    check_size("record", raw.record_size, size_of::<RecordIpv4>())?;
+    check_size("record", raw.record_size, record_size(family))?;
     if raw.epoch == 0 {
         return Err(SnapshotError::Epoch);
     }
-    let [a, b, c, d, ..] = raw.local_addr;
-    let local_net = Ipv4Net::new(Ipv4Addr::new(a, b, c, d), raw.prefix_len)
+    let local_addr = match family {
+        Family::Ipv4 => {
+            let [a, b, c, d, ..] = raw.local_addr;
+            IpAddr::from([a, b, c, d])
+        }
+        Family::Ipv6 => IpAddr::from(raw.local_addr),
+    };
+    let local_net = IpNet::new(local_addr, raw.prefix_len)
         .map_err(|_| SnapshotError::PrefixLength(raw.prefix_len))?;
     let name = raw.name.map(|character| character.to_ne_bytes()[0]);
     let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
     let header = Header {
         account: Account {
-            family: Family::Ipv4,
+            family,
             name: String::from_utf8_lossy(name).parse()?,
         },
         account_id: raw.account_id,
         epoch: raw.epoch,
-        local_net: local_net.into(),
+        local_net,
         records: raw.records,
         opened_ns: raw.opened_ns,
         closed_ns: raw.closed_ns,
@@ -435,23 +437,50 @@ fn decode_totals(raw: &SnapshotHeader) -> Totals {
     }
 }
 
-fn decode_ipv4(raw: &RecordIpv4) -> Record {
-    let endpoint = |ip: [u8; 4], port| Endpoint {
-        ip: IpAddr::from(ip),
+fn record_size(family: Family) -> usize {
+    match family {
+        Family::Ipv4 => size_of::<RecordIpv4>(),
+        Family::Ipv6 => size_of::<RecordIpv6>(),
+    }
+}
+
+/// Decodes a record; what a later version appended to it is passed over.
+fn decode_record(family: Family, bytes: &[u8]) -> Result<Record, SnapshotError> {
+    // The families differ in nothing but the addresses.
+    macro_rules! decode {
+        ($raw:ty) => {
+            <$raw>::read_from_prefix(bytes)
+                .map(|(raw, _growth)| Record {
+                    protocol: raw.protocol,
+                    local: endpoint(raw.local_ip, raw.local_port),
+                    remote: endpoint(raw.remote_ip, raw.remote_port),
+                    flags: raw.flags,
+                    counters: Counters {
+                        sent_packets: raw.sent_packets,
+                        received_packets: raw.received_packets,
+                        sent_bytes: raw.sent_bytes,
+                        received_bytes: raw.received_bytes,
+                        syn_packets: raw.syn_packets,
+                    },
+                })
+                .ok()
+        };
+    }
+    match family {
+        Family::Ipv4 => decode!(RecordIpv4),
+        Family::Ipv6 => decode!(RecordIpv6),
+    }
+    .ok_or(SnapshotError::Size {
+        what: "record",
+        found: bytes.len(),
+        least: record_size(family),
+    })
+}
+
+fn endpoint(ip: impl Into<IpAddr>, port: u16) -> Endpoint {
+    Endpoint {
+        ip: ip.into(),
         port,
-    };
-    Record {
-        protocol: raw.protocol,
-        local: endpoint(raw.local_ip, raw.local_port),
-        remote: endpoint(raw.remote_ip, raw.remote_port),
-        flags: raw.flags,
-        counters: Counters {
-            sent_packets: raw.sent_packets,
-            received_packets: raw.received_packets,
-            sent_bytes: raw.sent_bytes,
-            received_bytes: raw.received_bytes,
-            syn_packets: raw.syn_packets,
-        },
     }
 }
 

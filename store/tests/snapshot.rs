@@ -2,10 +2,13 @@
 
 mod common;
 
+use std::net::Ipv6Addr;
+
 use common::{SnapshotBuilder, record};
 use proptest::prelude::*;
-use trafstat_abi::RecordIpv4;
+use trafstat_abi::{RecordIpv4, RecordIpv6};
 use trafstat_store::snapshot::{Record, Snapshot, SnapshotError};
+use zerocopy::IntoBytes;
 
 fn lan() -> SnapshotBuilder {
     SnapshotBuilder::new(
@@ -47,6 +50,42 @@ fn header_and_records_are_decoded() {
     assert_eq!(records[1].remote.ip.to_string(), "198.51.100.1");
     assert_eq!(records[1].local.port, 53);
     assert_eq!(records[1].counters.received_bytes, 30_000);
+}
+
+#[test]
+fn ipv6_records_have_their_own_size() {
+    let mut snapshot = lan();
+    snapshot.header.family = 10;
+    snapshot.header.prefix_len = 48;
+    snapshot.header.record_size = size_of::<RecordIpv6>() as u16;
+    snapshot.header.local_addr = "2001:db8::1".parse::<Ipv6Addr>().unwrap().octets();
+    let mut bytes = SnapshotBuilder {
+        records: Vec::new(),
+        ..snapshot
+    }
+    .bytes();
+    for number in 1..=2 {
+        let record = RecordIpv6 {
+            local_ip: "2001:db8::1".parse::<Ipv6Addr>().unwrap().octets(),
+            remote_ip: "2001:db8:1::2".parse::<Ipv6Addr>().unwrap().octets(),
+            local_port: 443,
+            protocol: 6,
+            sent_packets: 45,
+            sent_bytes: 24_000,
+            syn_packets: number,
+            ..RecordIpv6::default()
+        };
+        bytes.extend(record.as_bytes());
+    }
+    let header = Snapshot::open(&bytes[..]).unwrap().header().clone();
+    assert_eq!(header.account.to_string(), "lan (ipv6)");
+    assert_eq!(header.local_net.to_string(), "2001:db8::1/48");
+    let records = read(&bytes).unwrap();
+    assert_eq!(records.len(), 2);
+    assert_eq!(records[1].local.ip.to_string(), "2001:db8::1");
+    assert_eq!(records[1].remote.ip.to_string(), "2001:db8:1::2");
+    assert_eq!(records[1].local.port, 443);
+    assert_eq!(records[1].counters.syn_packets, 2);
 }
 
 #[test]
