@@ -1,6 +1,6 @@
 //! What every store must do, over every backend.
 //!
-//! A backend enters with a [`Database`] and a line at the end of `contract!`s.
+//! A backend enters with a [`Database`] and a `contract!` of its own.
 
 mod common;
 
