@@ -33,17 +33,21 @@ const PACKAGES: &[&str] = &[
 /// from there does not come over 9p each time.
 pub const PROGRAMS: &str = "/run/trafstat";
 
-/// The script's name in the folder that is shared.
-const SCRIPT: &str = "run.sh";
+/// Two files in the folder that is shared: what comes first, and the script proper. (virtme-ng
+/// puts a script that is too long for the kernel's command line into the root folder instead.)
+const PROLOGUE_FILE: &str = "boot.sh";
+const SCRIPT_FILE: &str = "run.sh";
 
-/// What comes before the script: the first root is 9p without a cache, on which each program that
-/// is started is read anew, so a second mount with a cache takes its place.
-const PROLOGUE: &str = "exec >/dev/ttyS1 2>&1
+/// The first root is 9p without a cache, on which each program that is started is read anew, so a
+/// second mount with a cache takes its place.
+const PROLOGUE: &str = "\
+exec >/dev/ttyS1 2>&1
 stty -F /dev/ttyS1 raw
 mount -t 9p -o ro,version=9p2000.L,trans=virtio,msize=524288,cache=loose rootfs /mnt
 for folder in proc sys dev run trafstat; do mount --rbind /$folder /mnt/$folder; done
 cp -r /trafstat /run
-exec chroot /mnt sh /run/trafstat/run.sh";
+exec chroot /mnt sh /run/trafstat/run.sh
+";
 
 /// How long a kernel may take to its first line under KVM; under emulation it takes longer.
 const KVM_PATIENCE: Duration = Duration::from_secs(8);
@@ -150,7 +154,8 @@ impl<'a> Guest<'a> {
         if pid_path.exists() {
             fs::remove_file(&pid_path)?;
         }
-        fs::write(share.join(SCRIPT), script)?;
+        fs::write(share.join(PROLOGUE_FILE), PROLOGUE)?;
+        fs::write(share.join(SCRIPT_FILE), script)?;
         let mut virtme = self.command(share, kvm, &pid_path);
         let mut child = virtme
             .stdin(Stdio::null())
@@ -214,7 +219,8 @@ impl<'a> Guest<'a> {
             ])
             // Up to warnings: what a failed run's console should show.
             .args(["--show-boot-console", "--kopt", "loglevel=5"])
-            .args(["--script-sh", PROLOGUE]);
+            .arg("--script-sh")
+            .arg(format!("sh {}/{PROLOGUE_FILE}", rootfs::SHARE));
         if !kvm {
             command.arg("--disable-kvm");
         }
