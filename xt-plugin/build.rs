@@ -23,7 +23,7 @@ fn main() -> Result<()> {
         .allowlist_function("xtables_register_target")
         .allowlist_function("xtables_service_to_port")
         .allowlist_var("xt_params")
-        .allowlist_var("NFPROTO_IPV4")
+        .allowlist_var("NFPROTO_IPV[46]")
         .allowlist_var("XTABLES_VERSION")
         .allowlist_type("_xt_align")
         .allowlist_type("xt_option_flags")

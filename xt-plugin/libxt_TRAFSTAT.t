@@ -1,3 +1,5 @@
+# Rules of iptables; those of ip6tables are in libxt_TRAFSTAT.ip6.t, for a local net is of
+# one family.
 :INPUT,FORWARD,OUTPUT
 # The local net: mandatory, host bits as typed, a mask or a prefix length.
 -j TRAFSTAT;;FAIL

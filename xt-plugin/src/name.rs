@@ -36,9 +36,21 @@ pub fn parse(text: &str) -> Result<NameField, String> {
 }
 
 /// The name that a rule without `--name` counts into: address, `_`, prefix length.
-pub fn default_for<F: Family>(info: &RuleInfo) -> NameField {
-    let addr = F::format_addr(&info.local_addr);
-    field(&format!("{addr}_{}", info.prefix_len))
+///
+/// # Errors
+///
+/// It would be longer than a name can be, as that of most IPv6 hosts is.
+pub fn default_for<F: Family>(info: &RuleInfo) -> Result<NameField, String> {
+    let addr = F::from_field(&info.local_addr);
+    let default = format!("{addr}_{}", info.prefix_len);
+    if default.len() > MAX_LEN {
+        return Err(format!(
+            "the default '{default}' has {} characters and a name has at most {MAX_LEN}; \
+             choose a shorter one",
+            default.len()
+        ));
+    }
+    Ok(field(&default))
 }
 
 /// The field's text, up to the first NUL.
@@ -62,6 +74,17 @@ fn field(text: &str) -> NameField {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local_net::{Ipv4, Ipv6};
+    use crate::options::tests::empty;
+
+    fn default_of<F: Family>(addr: F::Addr, prefix_len: u8) -> Result<String, String> {
+        let info = RuleInfo {
+            local_addr: F::to_field(&addr),
+            prefix_len,
+            ..empty()
+        };
+        default_for::<F>(&info).map(|name| text(&name))
+    }
 
     #[test]
     fn shortest_and_longest_name_are_kept() {
@@ -91,5 +114,33 @@ mod tests {
             assert!(error.contains("made of letters"), "{error}");
             assert!(!error.contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn default_is_the_address_and_the_prefix_length() {
+        let addr = "255.255.255.255".parse().unwrap();
+        assert_eq!(
+            default_of::<Ipv4>(addr, 32),
+            Ok("255.255.255.255_32".to_owned())
+        );
+        let addr = "2001:DB8:0::1".parse().unwrap();
+        assert_eq!(
+            default_of::<Ipv6>(addr, 128),
+            Ok("2001:db8::1_128".to_owned())
+        );
+    }
+
+    #[test]
+    fn default_is_taken_up_to_the_longest_name_and_refused_beyond() {
+        let longest = "2001:db8:111:2222:333::4444".parse().unwrap();
+        let name = default_of::<Ipv6>(longest, 128).unwrap();
+        assert_eq!(name, "2001:db8:111:2222:333::4444_128");
+        assert_eq!(name.len(), MAX_LEN);
+        assert!(parse(&name).is_ok());
+
+        let longer = "2001:db8:1111:2222:333::4444".parse().unwrap();
+        let error = default_of::<Ipv6>(longer, 128).unwrap_err();
+        assert!(error.contains("_128' has 32 characters"), "{error}");
+        assert!(default_of::<Ipv6>(longer, 64).is_ok());
     }
 }

@@ -6,7 +6,7 @@ use trafstat_abi::{POLICY_ACCEPT, POLICY_CONTINUE, POLICY_DROP, RULE_FAST_AGGREG
 
 use crate::{
     decimal,
-    local_net::Family,
+    local_net::{self, Family},
     name,
     ports::{self, List, Ports, ServiceLookup},
 };
@@ -115,10 +115,14 @@ pub fn parse<F: Family>(
 }
 
 /// Completes the rule after its last option: the name that was not given.
-pub fn complete<F: Family>(info: &mut RuleInfo) {
+///
+/// The error is one line, for a local net that is too long to make a name of.
+pub fn complete<F: Family>(info: &mut RuleInfo) -> Result<(), String> {
     if info.name[0] == 0 {
-        info.name = name::default_for::<F>(info);
+        info.name = name::default_for::<F>(info)
+            .map_err(|reason| format!("--name must be given: {reason}"))?;
     }
+    Ok(())
 }
 
 fn apply<F: Family>(
@@ -130,7 +134,7 @@ fn apply<F: Family>(
 ) -> Result<(), String> {
     match option {
         TargetOption::LocalNet => {
-            let net = F::parse(value)?;
+            let net = local_net::parse::<F>(value)?;
             info.local_addr = net.addr;
             info.prefix_len = net.prefix_len;
         }
@@ -172,7 +176,7 @@ fn parse_policy(text: &str) -> Result<u8, String> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::local_net::Ipv4;
+    use crate::local_net::{Ipv4, Ipv6};
     use crate::ports::Transport;
     use trafstat_abi::{ADDR_LEN, LISTS, MAX_RANGES, NAME_LEN, PortList, PortRange};
 
@@ -208,7 +212,7 @@ pub mod tests {
     }
 
     /// Reads the options of a command line by the table's rules, as libxtables does.
-    pub fn parse_words(words: &[&str]) -> Result<RuleInfo, String> {
+    pub fn parse_words<F: Family>(words: &[&str]) -> Result<RuleInfo, String> {
         let mut info = empty();
         let mut given = [false; ENTRIES.len()];
         let mut words = words.iter();
@@ -227,7 +231,7 @@ pub mod tests {
                     .ok_or_else(|| format!("{word} needs a value"))?,
                 false => "",
             };
-            parse::<Ipv4>(&mut info, entry, value, given[id], services)?;
+            parse::<F>(&mut info, entry, value, given[id], services)?;
             given[id] = true;
         }
         for (entry, given) in ENTRIES.iter().zip(given) {
@@ -235,19 +239,19 @@ pub mod tests {
                 return Err(format!("--{} must be given", entry.name()));
             }
         }
-        complete::<Ipv4>(&mut info);
+        complete::<F>(&mut info)?;
         Ok(info)
     }
 
     fn refusal(text: &str) -> String {
         let words: Vec<&str> = text.split(' ').collect();
-        let error = parse_words(&words).unwrap_err();
+        let error = parse_words::<Ipv4>(&words).unwrap_err();
         assert!(!error.contains('\n'), "{error}");
         error
     }
 
     fn rule(text: &str) -> RuleInfo {
-        parse_words(&text.split(' ').collect::<Vec<_>>()).unwrap()
+        parse_words::<Ipv4>(&text.split(' ').collect::<Vec<_>>()).unwrap()
     }
 
     #[test]
@@ -259,6 +263,22 @@ pub mod tests {
         assert_eq!(
             name::text(&rule("--local-net 192.0.2.1").name),
             "192.0.2.1_32"
+        );
+    }
+
+    #[test]
+    fn local_net_that_makes_no_name_needs_one() {
+        let local_net = ["--local-net", "2001:db8:1111:2222:3333:4444:5555:6666"];
+        let error = parse_words::<Ipv6>(&local_net).unwrap_err();
+        assert_eq!(
+            error,
+            "--name must be given: the default '2001:db8:1111:2222:3333:4444:5555:6666_128' \
+             has 42 characters and a name has at most 31; choose a shorter one"
+        );
+        let named = [&local_net[..], &["--name", "web"]].concat();
+        assert_eq!(
+            name::text(&parse_words::<Ipv6>(&named).unwrap().name),
+            "web"
         );
     }
 

@@ -15,15 +15,15 @@ use std::{
 use trafstat_abi::{REVISION, RuleInfo};
 
 use crate::{
-    local_net::{Family, Ipv4},
+    local_net::{Family, Ipv4, Ipv6},
     options::{self, ENTRIES},
     ports::Transport,
     render,
 };
 use bindings::{
-    NFPROTO_IPV4, OTHER_PROBLEM, PARAMETER_PROBLEM, XTABLES_VERSION, XTOPT_MAND, XTOPT_MULTI,
-    XTTYPE_NONE, XTTYPE_STRING, xt_entry_target, xt_fcheck_call, xt_option_call, xt_option_entry,
-    xtables_target,
+    NFPROTO_IPV4, NFPROTO_IPV6, OTHER_PROBLEM, PARAMETER_PROBLEM, XTABLES_VERSION, XTOPT_MAND,
+    XTOPT_MULTI, XTTYPE_NONE, XTTYPE_STRING, xt_entry_target, xt_fcheck_call, xt_option_call,
+    xt_option_entry, xtables_target,
 };
 
 #[allow(
@@ -49,6 +49,7 @@ static REGISTER: extern "C" fn() = register;
 
 extern "C" fn register() {
     register_target(target::<Ipv4>(NFPROTO_IPV4 as u16));
+    register_target(target::<Ipv6>(NFPROTO_IPV6 as u16));
 }
 
 fn register_target(target: xtables_target) {
@@ -148,7 +149,9 @@ unsafe extern "C" fn complete<F: Family>(call: *mut xt_fcheck_call) {
     let call = unsafe { &*call };
     // SAFETY: as in `parse`.
     let info = unsafe { &mut *call.data.cast::<RuleInfo>() };
-    options::complete::<F>(info);
+    if let Err(reason) = options::complete::<F>(info) {
+        exit_error(PARAMETER_PROBLEM, &reason);
+    }
 }
 
 unsafe extern "C" fn list<F: Family>(

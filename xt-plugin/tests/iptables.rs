@@ -1,7 +1,7 @@
 //! The built extension inside the installed iptables, without a kernel module.
 //!
-//! `iptables-translate` loads extensions and parses rules as iptables does, but asks the
-//! kernel for nothing. `XT_TRAFSTAT_DIR` may name the folder of a built
+//! `iptables-translate` and `ip6tables-translate` load extensions and parse rules as
+//! iptables and ip6tables do, but ask the kernel for nothing. `XT_TRAFSTAT_DIR` may name the folder of a built
 //! `libxt_TRAFSTAT.so`; without it the extension is built here.
 
 use std::{
@@ -15,41 +15,66 @@ use std::{
 #[path = "../src/t_file.rs"]
 mod t_file;
 
+/// The programs of an address family, and what its rule tests are.
+struct Family {
+    translate: &'static str,
+    restore_translate: &'static str,
+    t_file: &'static str,
+}
+
+const IPV4: Family = Family {
+    translate: "iptables-translate",
+    restore_translate: "iptables-restore-translate",
+    t_file: include_str!("../libxt_TRAFSTAT.t"),
+};
+
+const IPV6: Family = Family {
+    translate: "ip6tables-translate",
+    restore_translate: "ip6tables-restore-translate",
+    t_file: include_str!("../libxt_TRAFSTAT.ip6.t"),
+};
+
 #[test]
 fn t_file_rules_are_taken_or_refused_as_it_says() {
-    let cases = t_file::parse(include_str!("../libxt_TRAFSTAT.t")).unwrap();
-    assert!(!cases.is_empty());
-    for case in cases {
-        let words: Vec<&str> = case.rule.split_whitespace().collect();
-        let output = iptables_translate(&[&["-A", "INPUT"], &words[..]].concat());
-        let expected = if case.saved.is_some() { 0 } else { 2 };
-        assert_eq!(
-            output.status.code(),
-            Some(expected),
-            "line {}: {}\n{}",
-            case.line,
-            case.rule,
-            stderr(&output)
-        );
+    for family in [IPV4, IPV6] {
+        let cases = t_file::parse(family.t_file).unwrap();
+        assert!(!cases.is_empty());
+        for case in cases {
+            let words: Vec<&str> = case.rule.split_whitespace().collect();
+            let output = family.translate(&[&["-A", "INPUT"], &words[..]].concat());
+            let expected = if case.saved.is_some() { 0 } else { 2 };
+            assert_eq!(
+                output.status.code(),
+                Some(expected),
+                "{}, line {}: {}\n{}",
+                family.translate,
+                case.line,
+                case.rule,
+                stderr(&output)
+            );
+        }
     }
 }
 
 #[test]
 fn saved_rules_of_the_t_file_are_taken_by_restore() {
-    let cases = t_file::parse(include_str!("../libxt_TRAFSTAT.t")).unwrap();
-    let saved: Vec<&str> = cases.iter().filter_map(|case| case.saved).collect();
-    let rules: String = saved
-        .iter()
-        .map(|rule| format!("-A INPUT {rule}\n"))
-        .collect();
-    let output = restore_translate(&format!("*filter\n:INPUT ACCEPT [0:0]\n{rules}COMMIT\n"));
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let stdout = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(
-        stdout.matches("-j TRAFSTAT").count(),
-        saved.len(),
-        "{stdout}"
-    );
+    for family in [IPV4, IPV6] {
+        let cases = t_file::parse(family.t_file).unwrap();
+        let saved: Vec<&str> = cases.iter().filter_map(|case| case.saved).collect();
+        let rules: String = saved
+            .iter()
+            .map(|rule| format!("-A INPUT {rule}\n"))
+            .collect();
+        let output =
+            family.restore_translate(&format!("*filter\n:INPUT ACCEPT [0:0]\n{rules}COMMIT\n"));
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(
+            stdout.matches("-j TRAFSTAT").count(),
+            saved.len(),
+            "{stdout}"
+        );
+    }
 }
 
 #[test]
@@ -59,8 +84,8 @@ fn restore_takes_no_parameter_longer_than_those_saved() {
         let net = "-A INPUT -j TRAFSTAT --local-net 10.0.0.1/32";
         format!("*filter\n{net} --local-tcp-ports {ports}\nCOMMIT\n")
     };
-    assert_eq!(restore_translate(&rule(1022)).status.code(), Some(0));
-    let output = restore_translate(&rule(1025));
+    assert_eq!(IPV4.restore_translate(&rule(1022)).status.code(), Some(0));
+    let output = IPV4.restore_translate(&rule(1025));
     assert_eq!(output.status.code(), Some(2));
     assert!(
         stderr(&output).contains("Parameter too long"),
@@ -71,16 +96,18 @@ fn restore_takes_no_parameter_longer_than_those_saved() {
 
 #[test]
 fn help_is_printed_with_the_defaults() {
-    let output = iptables_translate(&["-j", "TRAFSTAT", "-h"]);
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let help = String::from_utf8(output.stdout).unwrap();
-    for text in [
-        "TRAFSTAT target options:",
-        "--local-net",
-        "(default 1000)",
-        "Example:",
-    ] {
-        assert!(help.contains(text), "{help}");
+    for family in [IPV4, IPV6] {
+        let output = family.translate(&["-j", "TRAFSTAT", "-h"]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let help = String::from_utf8(output.stdout).unwrap();
+        for text in [
+            "TRAFSTAT target options:",
+            "--local-net",
+            "(default 1000)",
+            "Examples:",
+        ] {
+            assert!(help.contains(text), "{help}");
+        }
     }
 }
 
@@ -133,16 +160,37 @@ fn refusal_is_one_line_that_names_the_option() {
         ),
     ];
     for (options, reason) in refusals {
-        let output = iptables_translate(&[&["-A", "INPUT", "-j", "TRAFSTAT"], options].concat());
-        assert_eq!(output.status.code(), Some(2), "{options:?}");
-        let stderr = stderr(&output);
-        // iptables itself adds a line on where to find help.
-        let own: Vec<&str> = stderr
-            .lines()
-            .filter(|line| !line.is_empty() && !line.starts_with("Try `"))
-            .collect();
-        assert_eq!(own.len(), 1, "{stderr}");
-        assert!(own[0].contains(&format!("TRAFSTAT: {reason}")), "{stderr}");
+        IPV4.refuses(options, reason);
+    }
+}
+
+#[test]
+fn ipv6_refusal_is_one_line_that_names_the_option() {
+    let refusals = [
+        (
+            &["--local-net", "example.org"][..],
+            "--local-net: 'example.org' is not an IPv6 address",
+        ),
+        (
+            &["--local-net", "192.0.2.0/24"],
+            "--local-net: '192.0.2.0' is an IPv4 address",
+        ),
+        (
+            &["--local-net", "2001:db8::/ffff:0:ffff::"],
+            "--local-net: mask ffff:0:ffff:: is not contiguous",
+        ),
+        (
+            &["--local-net", "2001:db8:1111:2222:3333:4444:5555:6666"],
+            "--name must be given: the default \
+             '2001:db8:1111:2222:3333:4444:5555:6666_128' has 42 characters",
+        ),
+        (
+            &["--name", "web"],
+            "option \"--local-net\" must be specified",
+        ),
+    ];
+    for (options, reason) in refusals {
+        IPV6.refuses(options, reason);
     }
 }
 
@@ -160,29 +208,46 @@ fn value_that_is_not_utf8_is_refused() {
     assert!(stderr(&output).contains("--name: the value is not UTF-8 text"));
 }
 
-fn iptables_translate(args: &[&str]) -> Output {
-    command("iptables-translate")
-        .args(args)
-        .output()
-        .expect("iptables-translate starts; is iptables installed?")
-}
-
-/// What iptables-restore-translate makes of a file that iptables-save could have written.
-fn restore_translate(saved: &str) -> Output {
-    let mut restore = command("iptables-restore-translate")
-        .args(["-f", "/dev/stdin"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("iptables-restore-translate starts; is iptables installed?");
-    let mut stdin = restore.stdin.take().unwrap();
-    // It stops reading at the first rule that it refuses, which its status then tells.
-    if let Err(error) = stdin.write_all(saved.as_bytes()) {
-        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+impl Family {
+    fn translate(&self, args: &[&str]) -> Output {
+        command(self.translate)
+            .args(args)
+            .output()
+            .unwrap_or_else(|error| panic!("{}: {error}; is iptables installed?", self.translate))
     }
-    drop(stdin);
-    restore.wait_with_output().unwrap()
+
+    /// What the family's restore makes of a file that its save could have written.
+    fn restore_translate(&self, saved: &str) -> Output {
+        let program = self.restore_translate;
+        let mut restore = command(program)
+            .args(["-f", "/dev/stdin"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program}: {error}; is iptables installed?"));
+        let mut stdin = restore.stdin.take().unwrap();
+        // It stops reading at the first rule that it refuses, which its status then tells.
+        if let Err(error) = stdin.write_all(saved.as_bytes()) {
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        }
+        drop(stdin);
+        restore.wait_with_output().unwrap()
+    }
+
+    /// Asserts that a rule with these options is refused in one line that has the reason.
+    fn refuses(&self, options: &[&str], reason: &str) {
+        let output = self.translate(&[&["-A", "INPUT", "-j", "TRAFSTAT"], options].concat());
+        assert_eq!(output.status.code(), Some(2), "{options:?}");
+        let stderr = stderr(&output);
+        // iptables itself adds a line on where to find help.
+        let own: Vec<&str> = stderr
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with("Try `"))
+            .collect();
+        assert_eq!(own.len(), 1, "{stderr}");
+        assert!(own[0].contains(&format!("TRAFSTAT: {reason}")), "{stderr}");
+    }
 }
 
 fn command(program: &str) -> Command {
