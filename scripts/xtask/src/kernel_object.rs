@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use object::read::archive::ArchiveFile;
-use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SymbolIndex};
+use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SymbolIndex, SymbolKind};
 use rustc_demangle::demangle;
 
 use crate::progress::Step;
@@ -164,7 +164,7 @@ fn check(bytes: &[u8], allowed: &BTreeSet<String>) -> Result<()> {
             plain.contains("core::panicking::") || plain.contains("rust_begin_unwind")
         };
         if wrong {
-            let users = users(&object, symbol.index());
+            let users = users(&object, symbol.index())?;
             faults.push(format!("    {plain}, used by {}", users.join(", ")));
         }
     }
@@ -177,22 +177,52 @@ fn check(bytes: &[u8], allowed: &BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// The functions that refer to `symbol`.
-fn users(object: &object::File<'_>, symbol: SymbolIndex) -> Vec<String> {
+/// The functions that refer to `symbol`: by a relocation, or within their section, where the
+/// assembler has already put in the distance, by a call or jump.
+fn users(object: &object::File<'_>, symbol: SymbolIndex) -> Result<Vec<String>> {
+    let target = object.symbol_by_index(symbol)?;
     let mut users = BTreeSet::new();
     for section in object.sections() {
-        for (offset, relocation) in section.relocations() {
-            if relocation.target() == RelocationTarget::Symbol(symbol) {
-                let function = object.symbols().find(|function| {
-                    function.section_index() == Some(section.index())
-                        && (function.address()..function.address() + function.size())
-                            .contains(&offset)
-                });
-                if let Some(Ok(name)) = function.map(|function| function.name()) {
-                    users.insert(format!("{:#}", demangle(name)));
+        let relocated = section
+            .relocations()
+            .filter(|(_, relocation)| match relocation.target() {
+                RelocationTarget::Symbol(named) if named == symbol => true,
+                // A local function may be named by its section and its place there, counted from
+                // the end of the four bytes that are relocated.
+                RelocationTarget::Symbol(other) => {
+                    object.symbol_by_index(other).is_ok_and(|other| {
+                        other.kind() == SymbolKind::Section
+                            && other.section_index() == target.section_index()
+                    }) && i128::from(relocation.addend()) + 4 == i128::from(target.address())
                 }
+                _ => false,
+            })
+            .map(|(offset, _)| offset);
+        let code = match target.section_index() == Some(section.index()) {
+            true => section.data()?,
+            false => &[],
+        };
+        let branches = code
+            .windows(5)
+            .zip(0u64..)
+            .filter(|(instruction, offset)| {
+                // call rel32 and jmp rel32, counted from the instruction's end.
+                let [0xe8 | 0xe9, distance @ ..] = instruction else {
+                    return false;
+                };
+                let distance = distance.try_into().map_or(0, i32::from_le_bytes);
+                offset.wrapping_add(5).wrapping_add_signed(distance.into()) == target.address()
+            })
+            .map(|(_, offset)| offset);
+        for offset in relocated.chain(branches) {
+            let function = object.symbols().find(|function| {
+                function.section_index() == Some(section.index())
+                    && (function.address()..function.address() + function.size()).contains(&offset)
+            });
+            if let Some(function) = function {
+                users.insert(format!("{:#}", demangle(function.name()?)));
             }
         }
     }
-    users.into_iter().collect()
+    Ok(users.into_iter().collect())
 }
