@@ -49,12 +49,7 @@ pub fn build() -> Result<(Built, Rootfs, PathBuf)> {
 pub fn programs() -> Result<Built> {
     let release = paths::cargo_target().join("release");
     // Cargo keeps both builds apart but gives both programs one name: the other is copied away.
-    cargo_build(&[
-        "--package",
-        "trafstat-store",
-        "--features",
-        "trafstat-store/kill-points",
-    ])?;
+    cargo_build(&["--package", "trafstat-store", "--features", "kill-points"])?;
     let store_with_kill_points = paths::target().join("trafstat-store-with-kill-points");
     fs::create_dir_all(paths::target())?;
     copy(&release.join("trafstat-store"), &store_with_kill_points)?;

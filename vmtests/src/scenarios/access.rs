@@ -25,9 +25,7 @@ pub fn run(guest: &Guest) -> Result<()> {
     others_read_nothing(&topology)?;
     unacknowledged_epoch_is_served_again(&topology)?;
     topology.local.enter(one_reader_and_one_acknowledgement)?;
-    namespaces_see_their_own_accounts(guest, &topology)?;
-    drop(topology);
-    module::unload()
+    namespaces_see_their_own_accounts(guest, &topology)
 }
 
 fn others_read_nothing(topology: &Topology) -> Result<()> {

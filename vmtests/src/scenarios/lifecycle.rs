@@ -116,8 +116,7 @@ pub fn run(guest: &Guest) -> Result<()> {
             collector.epochs()?
         );
     }
-    drop(topology);
-    module::unload()
+    Ok(())
 }
 
 /// Closes the epoch, where none waits: only a snapshot has the account's identity.

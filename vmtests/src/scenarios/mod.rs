@@ -67,7 +67,8 @@ impl Scenario {
         let log = KernelLog::from_now()?;
         let mut result = (self.scenario)(guest);
         if module::is_loaded() {
-            // A scenario that fails leaves it; the next one needs it gone.
+            // Whatever the scenario came to, nothing may use the module any more: its sockets and
+            // namespaces are gone.
             result = result.and(module::unload());
         }
         let trouble = log.trouble()?;
