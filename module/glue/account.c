@@ -136,7 +136,6 @@ trafstat_account_create(struct trafstat_net *tn, u8 nfproto,
 		 nfproto == NFPROTO_IPV6 ? "%pI6c/%u" : "%pI4/%u",
 		 info->local_addr, info->prefix_len);
 	INIT_WORK(&account->prepare, trafstat_prepare_work);
-	mutex_init(&account->reader_lock);
 
 	get_random_bytes(random, sizeof(random));
 	err = trafstat_account_init(account->core, info, nfproto, random,

@@ -17,24 +17,62 @@
 #endif
 
 /*
- * Makes the caller the only one that counts on this CPU. Under iptables-nft a rule
- * in OUTPUT may run with bottom halves enabled; where they are off already, asking
- * first saves tens of instructions.
+ * trafstat_percpu_enter() makes the caller the only one that counts on this CPU,
+ * trafstat_percpu_leave() ends that.
  */
-static inline bool trafstat_percpu_enter(unsigned int *cpu)
-{
-	bool enter = !softirq_count();
+#ifdef CONFIG_PREEMPT_RT
 
-	if (enter)
-		local_bh_disable();
-	*cpu = smp_processor_id();
-	return enter;
-}
+/* Bottom halves that are off do not keep others off this CPU: it has a lock. */
+#include <linux/local_lock.h>
 
-static inline void trafstat_percpu_leave(bool entered)
-{
-	if (entered)
-		local_bh_enable();
-}
+struct trafstat_percpu {
+	local_lock_t lock;
+};
+
+#define TRAFSTAT_DEFINE_PERCPU(name)					\
+	static DEFINE_PER_CPU(struct trafstat_percpu, name) = {		\
+		.lock = INIT_LOCAL_LOCK(lock),				\
+	}
+
+#define trafstat_percpu_enter(name, cpu)				\
+	({								\
+		local_bh_disable();					\
+		local_lock(&(name).lock);				\
+		*(cpu) = smp_processor_id();				\
+		true;							\
+	})
+
+#define trafstat_percpu_leave(name, entered)				\
+	do {								\
+		(void)(entered);					\
+		local_unlock(&(name).lock);				\
+		local_bh_enable();					\
+	} while (0)
+
+#else
+
+/*
+ * Under iptables-nft a rule in OUTPUT may run with bottom halves enabled; where they
+ * are off already, asking first saves tens of instructions.
+ */
+#define TRAFSTAT_DEFINE_PERCPU(name)	struct trafstat_percpu
+
+#define trafstat_percpu_enter(name, cpu)				\
+	({								\
+		bool enter_ = !softirq_count();				\
+									\
+		if (enter_)						\
+			local_bh_disable();				\
+		*(cpu) = smp_processor_id();				\
+		enter_;							\
+	})
+
+#define trafstat_percpu_leave(name, entered)				\
+	do {								\
+		if (entered)						\
+			local_bh_enable();				\
+	} while (0)
+
+#endif
 
 #endif /* _TRAFSTAT_COMPAT_H */

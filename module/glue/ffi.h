@@ -114,6 +114,15 @@ size_t trafstat_read_csv(const struct trafstat_account_core *account,
 			 struct trafstat_cursor *cursor, u64 offset,
 			 u8 *out, size_t len);
 
+/*
+ * Anyone, within an RCU read-side section: the open epoch, or -ESTALE where it is no
+ * longer @epoch.
+ */
+ssize_t trafstat_read_live(const struct trafstat_account_core *account,
+			   struct trafstat_cursor *cursor, u64 epoch, u64 offset,
+			   u8 *out, size_t len);
+u64 trafstat_open_epoch(const struct trafstat_account_core *account);
+
 /* ---- C, called by Rust ---- */
 
 /* @cpu: near that CPU, may sleep; TRAFSTAT_ATOMIC: anywhere, must not. NULL without memory. */

@@ -5,6 +5,7 @@
  *	accounts		one line an account
  *	snapshot/FAMILY/NAME	the closed epoch, until it is acknowledged
  *	csv/FAMILY/NAME		the same as the original's CSV; its end acknowledges
+ *	live/FAMILY/NAME	the open epoch, for anyone who looks
  *
  * /proc/trafstat, the original's folder, is a symbolic link to csv/ipv4.
  */
@@ -13,6 +14,7 @@
 #include <linux/fs.h>
 #include <linux/kstrtox.h>
 #include <linux/module.h>
+#include <linux/rcupdate.h>
 #include <linux/seq_file.h>
 #include <linux/seq_file_net.h>
 #include <linux/slab.h>
@@ -31,8 +33,9 @@ static struct proc_dir_entry *original_dir;
 /* At most so many bytes of an epoch are handed out by one read. */
 #define READ_BYTES (4 * PAGE_SIZE)
 
-/* An open snapshot or csv file. */
+/* An open snapshot, csv or live file. */
 struct trafstat_reader {
+	struct mutex lock;			/* operations on a shared descriptor */
 	struct trafstat_account *account;
 	struct trafstat_cursor cursor;
 	u64 epoch;				/* the one that is served */
@@ -44,18 +47,28 @@ static bool trafstat_may_read(const struct trafstat_account *account)
 	return ns_capable(account->tn->net->user_ns, CAP_NET_ADMIN);
 }
 
-static int trafstat_reader_open(struct trafstat_account *account, struct file *file)
+static struct trafstat_reader *trafstat_reader_alloc(struct trafstat_account *account)
 {
 	struct trafstat_reader *reader;
 
 	reader = kzalloc(struct_size(reader, bytes, READ_BYTES), GFP_KERNEL_ACCOUNT);
+	if (!reader)
+		return NULL;
+	mutex_init(&reader->lock);
+	reader->account = account;
+	return reader;
+}
+
+static int trafstat_reader_open(struct trafstat_account *account, struct file *file)
+{
+	struct trafstat_reader *reader = trafstat_reader_alloc(account);
+
 	if (!reader)
 		return -ENOMEM;
 	if (test_and_set_bit_lock(0, &account->reader)) {
 		kfree(reader);
 		return -EBUSY;
 	}
-	reader->account = account;
 	if (file->f_mode & FMODE_READ)
 		reader->epoch = trafstat_account_close(account);
 	file->private_data = reader;
@@ -77,7 +90,7 @@ typedef size_t (*trafstat_read_fn)(const struct trafstat_account_core *account,
 				   struct trafstat_cursor *cursor, u64 offset,
 				   u8 *out, size_t len);
 
-/* Copies the next bytes to user space. reader_lock is held. */
+/* Copies the next bytes to user space. The reader's lock is held. */
 static ssize_t trafstat_reader_read(struct trafstat_reader *reader, trafstat_read_fn read,
 				    char __user *buf, size_t len, loff_t *ppos)
 {
@@ -104,9 +117,9 @@ static ssize_t trafstat_snapshot_read(struct file *file, char __user *buf, size_
 	struct trafstat_reader *reader = file->private_data;
 	ssize_t done;
 
-	mutex_lock(&reader->account->reader_lock);
+	mutex_lock(&reader->lock);
 	done = trafstat_reader_read(reader, trafstat_read_snapshot, buf, len, ppos);
-	mutex_unlock(&reader->account->reader_lock);
+	mutex_unlock(&reader->lock);
 	return done;
 }
 
@@ -129,9 +142,9 @@ static ssize_t trafstat_snapshot_write(struct file *file, const char __user *buf
 	    kstrtou64(text + sizeof(verb) - 1, 10, &epoch))
 		return -EINVAL;
 
-	mutex_lock(&reader->account->reader_lock);
+	mutex_lock(&reader->lock);
 	done = trafstat_acknowledge(reader->account->core, epoch);
-	mutex_unlock(&reader->account->reader_lock);
+	mutex_unlock(&reader->lock);
 	return done ? len : -ESTALE;
 }
 
@@ -164,11 +177,11 @@ static ssize_t trafstat_csv_read(struct file *file, char __user *buf, size_t len
 
 	if (!len)
 		return 0;
-	mutex_lock(&reader->account->reader_lock);
+	mutex_lock(&reader->lock);
 	done = trafstat_reader_read(reader, trafstat_read_csv, buf, len, ppos);
 	if (!done)
 		trafstat_acknowledge(reader->account->core, reader->epoch);
-	mutex_unlock(&reader->account->reader_lock);
+	mutex_unlock(&reader->lock);
 	return done;
 }
 
@@ -176,6 +189,52 @@ static const struct proc_ops trafstat_csv_ops = {
 	.proc_open	= trafstat_csv_open,
 	.proc_read	= trafstat_csv_read,
 	.proc_release	= trafstat_reader_release,
+};
+
+static int trafstat_live_open(struct inode *inode, struct file *file)
+{
+	struct trafstat_account *account = pde_data(inode);
+	struct trafstat_reader *reader;
+
+	if (!trafstat_may_read(account))
+		return -EPERM;
+	reader = trafstat_reader_alloc(account);
+	if (!reader)
+		return -ENOMEM;
+	reader->epoch = trafstat_open_epoch(account->core);
+	file->private_data = reader;
+	return nonseekable_open(inode, file);
+}
+
+static ssize_t trafstat_live_read(struct file *file, char __user *buf, size_t len, loff_t *ppos)
+{
+	struct trafstat_reader *reader = file->private_data;
+	ssize_t done;
+
+	len = min_t(size_t, len, READ_BYTES);
+	mutex_lock(&reader->lock);
+	rcu_read_lock();
+	done = trafstat_read_live(reader->account->core, &reader->cursor, reader->epoch, *ppos,
+				  reader->bytes, len);
+	rcu_read_unlock();
+	if (done > 0 && copy_to_user(buf, reader->bytes, done))
+		done = -EFAULT;
+	if (done > 0)
+		*ppos += done;
+	mutex_unlock(&reader->lock);
+	return done;
+}
+
+static int trafstat_live_release(struct inode *inode, struct file *file)
+{
+	kfree(file->private_data);
+	return 0;
+}
+
+static const struct proc_ops trafstat_live_ops = {
+	.proc_open	= trafstat_live_open,
+	.proc_read	= trafstat_live_read,
+	.proc_release	= trafstat_live_release,
 };
 
 static int trafstat_accounts_show(struct seq_file *seq, void *v)
@@ -230,12 +289,16 @@ int trafstat_proc_account_add(struct trafstat_account *account)
 	account->csv_file = proc_create_data(account->name, csv_mode & 0444,
 					     tn->csv_dirs[account->family],
 					     &trafstat_csv_ops, account);
-	if (!account->snapshot_file || !account->csv_file) {
+	account->live_file = proc_create_data(account->name, 0400,
+					      tn->live_dirs[account->family],
+					      &trafstat_live_ops, account);
+	if (!account->snapshot_file || !account->csv_file || !account->live_file) {
 		trafstat_proc_account_remove(account);
 		return -ENOMEM;
 	}
 	trafstat_set_owner(account->snapshot_file, tn);
 	trafstat_set_owner(account->csv_file, tn);
+	trafstat_set_owner(account->live_file, tn);
 	return 0;
 }
 
@@ -244,8 +307,10 @@ void trafstat_proc_account_remove(struct trafstat_account *account)
 {
 	proc_remove(account->snapshot_file);
 	proc_remove(account->csv_file);
+	proc_remove(account->live_file);
 	account->snapshot_file = NULL;
 	account->csv_file = NULL;
+	account->live_file = NULL;
 }
 
 /* A folder with one for each family in it. */
@@ -273,7 +338,8 @@ int trafstat_proc_net_init(struct trafstat_net *tn)
 	accounts = proc_create_net_single("accounts", 0400, tn->dir, trafstat_accounts_show, NULL);
 	if (!accounts ||
 	    !trafstat_family_dirs("snapshot", tn->dir, tn->snapshot_dirs) ||
-	    !trafstat_family_dirs("csv", tn->dir, tn->csv_dirs)) {
+	    !trafstat_family_dirs("csv", tn->dir, tn->csv_dirs) ||
+	    !trafstat_family_dirs("live", tn->dir, tn->live_dirs)) {
 		trafstat_proc_net_exit(tn);
 		return -ENOMEM;
 	}

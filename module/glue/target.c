@@ -16,6 +16,8 @@
 #include "compat.h"
 #include "trafstat.h"
 
+TRAFSTAT_DEFINE_PERCPU(trafstat_percpu);
+
 /*
  * Bytes that every segment of the buffer repeats, from the network header to the
  * payload, as qdisc_pkt_len_init() has them; 0 where the transport header is unknown.
@@ -84,7 +86,7 @@ static unsigned int trafstat_tg(struct sk_buff *skb, const struct xt_action_para
 	bool entered;
 	u32 done;
 
-	entered = trafstat_percpu_enter(&cpu);
+	entered = trafstat_percpu_enter(trafstat_percpu, &cpu);
 	done = trafstat_count_skb(rule, cpu, skb, skb->data, skb_headlen(skb));
 	if (unlikely(done)) {
 		if (done == TRAFSTAT_NEED_MORE)
@@ -92,7 +94,7 @@ static unsigned int trafstat_tg(struct sk_buff *skb, const struct xt_action_para
 		if (done == TRAFSTAT_COUNTED_PREPARE)
 			queue_work(trafstat_workqueue, &rule->account->prepare);
 	}
-	trafstat_percpu_leave(entered);
+	trafstat_percpu_leave(trafstat_percpu, entered);
 	return rule->verdict;
 }
 

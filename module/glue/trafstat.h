@@ -7,9 +7,8 @@
  * the last rule's end, or the reap work that a reader's end queues. When its network
  * namespace goes first, rules still keep it, and it keeps its trafstat_net.
  *
- * Locks, outermost first: trafstat_net.lock, trafstat_account.reader_lock. An
- * account's proc files are removed under the first, so their operations never take
- * it; those of `accounts` do, and that file goes without it.
+ * Locks. An account's proc files are removed under trafstat_net.lock, so their
+ * operations never take it; those of `accounts` do, and that file goes without it.
  */
 #ifndef _TRAFSTAT_H
 #define _TRAFSTAT_H
@@ -44,6 +43,7 @@ struct trafstat_net {
 	struct proc_dir_entry *dir;	/* /proc/net/trafstat */
 	struct proc_dir_entry *snapshot_dirs[TRAFSTAT_FAMILIES];
 	struct proc_dir_entry *csv_dirs[TRAFSTAT_FAMILIES];
+	struct proc_dir_entry *live_dirs[TRAFSTAT_FAMILIES];
 };
 
 struct trafstat_account {
@@ -54,10 +54,10 @@ struct trafstat_account {
 	char local_net[64];
 	unsigned int rules;
 	struct work_struct prepare;
-	unsigned long reader;		/* bit 0: a file is open, one over all files */
-	struct mutex reader_lock;	/* the operations on that file */
+	unsigned long reader;		/* bit 0: snapshot or csv is open */
 	struct proc_dir_entry *snapshot_file;
 	struct proc_dir_entry *csv_file;
+	struct proc_dir_entry *live_file;
 	struct trafstat_account_core *core;
 };
 

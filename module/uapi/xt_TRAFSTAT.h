@@ -15,6 +15,10 @@
  * header_size bytes to the first record, so that either may grow at its end.
  * Opening the file for reading closes the account's open epoch, or serves the
  * closed one again, byte for byte, until "ack EPOCH" is written to the file.
+ * /proc/net/trafstat/live/{ipv4,ipv6}/NAME reads the open epoch in the same form,
+ * flagged LIVE, without disturbing it: counters move meanwhile, a flow may come once
+ * for each CPU, and `records`, `recorded` and `closed_ns` are 0, so read to the end.
+ * A live file whose epoch was closed meanwhile says ESTALE.
  * In packets and in bytes:
  *
  *	seen + extrapolated = recorded + outside + skipped
@@ -97,6 +101,9 @@ struct xt_trafstat_tginfo {
 #define XT_TRAFSTAT_SNAPSHOT_MAGIC	"TRAFSTAT"	/* eight bytes, no NUL */
 #define XT_TRAFSTAT_SNAPSHOT_VERSION	1
 
+/* The open epoch, from a live file. */
+#define XT_TRAFSTAT_SNAPSHOT_LIVE	0x01
+
 #define XT_TRAFSTAT_FAMILY_IPV4		2	/* NFPROTO_IPV4 */
 #define XT_TRAFSTAT_FAMILY_IPV6		10	/* NFPROTO_IPV6 */
 
@@ -128,7 +135,7 @@ struct xt_trafstat_snapshot_header {
 	__u64 folded_bytes;
 	__u64 max_entries;		/* in records */
 	__u32 min_pkt_spoof;
-	__u32 reserved;
+	__u32 flags;
 	__u8  local_addr[XT_TRAFSTAT_ADDR_LEN];
 	char  name[XT_TRAFSTAT_NAME_LEN];
 };

@@ -19,6 +19,7 @@ pub const REMOTE_UDP: u32 = 3;
 pub const LISTS: u32 = 4;
 pub const SNAPSHOT_MAGIC: &[u8; 9] = b"TRAFSTAT\0";
 pub const SNAPSHOT_VERSION: u32 = 1;
+pub const SNAPSHOT_LIVE: u32 = 1;
 pub const FAMILY_IPV4: u32 = 2;
 pub const FAMILY_IPV6: u32 = 10;
 pub const RECORD_FOLDED: u32 = 1;
@@ -163,7 +164,7 @@ pub struct SnapshotHeader {
     pub folded_bytes: __u64,
     pub max_entries: __u64,
     pub min_pkt_spoof: __u32,
-    pub reserved: __u32,
+    pub flags: __u32,
     pub local_addr: [__u8; 16usize],
     pub name: [::core::ffi::c_char; 32usize],
 }
@@ -225,8 +226,8 @@ const _: () = {
         [::core::mem::offset_of!(SnapshotHeader, max_entries) - 176usize];
     ["Offset of field: SnapshotHeader::min_pkt_spoof"]
         [::core::mem::offset_of!(SnapshotHeader, min_pkt_spoof) - 184usize];
-    ["Offset of field: SnapshotHeader::reserved"]
-        [::core::mem::offset_of!(SnapshotHeader, reserved) - 188usize];
+    ["Offset of field: SnapshotHeader::flags"]
+        [::core::mem::offset_of!(SnapshotHeader, flags) - 188usize];
     ["Offset of field: SnapshotHeader::local_addr"]
         [::core::mem::offset_of!(SnapshotHeader, local_addr) - 192usize];
     ["Offset of field: SnapshotHeader::name"]

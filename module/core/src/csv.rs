@@ -1,8 +1,8 @@
-//! A closed epoch as the original module's CSV: protocol, local address, remote address,
+//! An epoch as the original module's CSV: protocol, local address, remote address,
 //! local port, remote port, sent packets, received packets, sent bytes, received bytes,
 //! SYN packets. IPv4 addresses are decimal numbers, IPv6 ones text (RFC 5952).
 
-use crate::account::Closed;
+use crate::account::Epoch;
 use crate::flow_table::record::{FlowStats, Record};
 use crate::memory::Memory;
 use crate::snapshot::{Format, Piece};
@@ -12,7 +12,7 @@ use crate::snapshot::{Format, Piece};
 pub struct Csv;
 
 impl Format<2> for Csv {
-    fn head<M: Memory>(&self, _: &Closed<'_, M, 2>) -> Piece {
+    fn head<M: Memory>(&self, _: &Epoch<'_, M, 2>) -> Piece {
         Piece::EMPTY
     }
 
@@ -28,7 +28,7 @@ impl Format<2> for Csv {
 }
 
 impl Format<5> for Csv {
-    fn head<M: Memory>(&self, _: &Closed<'_, M, 5>) -> Piece {
+    fn head<M: Memory>(&self, _: &Epoch<'_, M, 5>) -> Piece {
         Piece::EMPTY
     }
 

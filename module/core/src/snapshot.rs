@@ -1,11 +1,11 @@
-//! A closed epoch as bytes: a header and records, or lines of text, served from any
+//! An epoch as bytes: a header and records, or lines of text, served from any
 //! offset and always the same.
 
 use zerocopy::IntoBytes;
 
 use trafstat_abi::SnapshotHeader;
 
-use crate::account::{Closed, Place};
+use crate::account::{Epoch, Place};
 use crate::flow_table::record::{FlowStats, Record};
 use crate::memory::Memory;
 use crate::wire::Volume;
@@ -66,10 +66,10 @@ impl Piece {
     }
 }
 
-/// How a closed epoch is written.
+/// How an epoch is written.
 pub trait Format<const W: usize> {
     /// What comes before the records.
-    fn head<M: Memory>(&self, closed: &Closed<'_, M, W>) -> Piece;
+    fn head<M: Memory>(&self, epoch: &Epoch<'_, M, W>) -> Piece;
 
     /// One record.
     fn record(&self, record: &Record<W>) -> Piece;
@@ -81,7 +81,7 @@ pub trait Format<const W: usize> {
 /// A cursor that stands elsewhere begins again, so any offset works and reading on costs
 /// nothing.
 pub fn read<M: Memory, const W: usize>(
-    closed: &Closed<'_, M, W>,
+    epoch: &Epoch<'_, M, W>,
     format: &impl Format<W>,
     cursor: &mut Cursor,
     offset: u64,
@@ -94,9 +94,9 @@ pub fn read<M: Memory, const W: usize>(
     let mut filled = 0;
     while let Some(free) = out.get_mut(filled..).filter(|free| !free.is_empty()) {
         let piece = if cursor.past_head == 0 {
-            format.head(closed)
+            format.head(epoch)
         } else {
-            match closed.next(&mut cursor.place) {
+            match epoch.next(&mut cursor.place) {
                 Some(record) => format.record(record),
                 None => break,
             }
@@ -132,15 +132,17 @@ pub fn read<M: Memory, const W: usize>(
 #[derive(Debug)]
 pub struct Binary;
 
+const LIVE: u32 = trafstat_abi::SNAPSHOT_LIVE;
+
 /// The counters of a record, behind its key.
 const COUNTERS: usize = 5;
 
 impl<const W: usize> Format<W> for Binary {
-    fn head<M: Memory>(&self, closed: &Closed<'_, M, W>) -> Piece {
-        let identity = closed.identity();
-        let (opened_ns, closed_ns) = closed.span_ns();
-        let totals = closed.totals();
-        let limits = closed.limits();
+    fn head<M: Memory>(&self, epoch: &Epoch<'_, M, W>) -> Piece {
+        let identity = epoch.identity();
+        let (opened_ns, closed_ns) = epoch.span_ns();
+        let totals = epoch.totals();
+        let limits = epoch.limits();
         let mut magic = [0; 8];
         for (to, from) in magic.iter_mut().zip(trafstat_abi::SNAPSHOT_MAGIC) {
             *to = *from;
@@ -178,11 +180,11 @@ impl<const W: usize> Format<W> for Binary {
             version: trafstat_abi::SNAPSHOT_VERSION as u16,
             header_size: size_of::<SnapshotHeader>() as u16,
             record_size: ((W + COUNTERS) * size_of::<u64>()) as u16,
-            family: closed.family(),
+            family: epoch.family(),
             prefix_len: identity.prefix_len,
             account_id: identity.id,
-            epoch: closed.epoch(),
-            records: closed.records(),
+            epoch: epoch.number(),
+            records: epoch.records(),
             opened_ns,
             closed_ns,
             seen_packets,
@@ -201,7 +203,7 @@ impl<const W: usize> Format<W> for Binary {
             folded_bytes,
             max_entries: u64::from(limits.max_entries),
             min_pkt_spoof: limits.min_pkt_spoof,
-            reserved: 0,
+            flags: if epoch.is_open() { LIVE } else { 0 },
             local_addr: identity.local_addr,
             name: identity.name.map(|byte| byte as core::ffi::c_char),
         };

@@ -49,6 +49,7 @@ unsafe extern "C" {
 }
 
 const ENOMEM: c_int = 12;
+const ESTALE: isize = 116;
 
 /// `TRAFSTAT_COUNTED` and so on of `glue/ffi.h`.
 const COUNTED: u32 = 0;
@@ -296,7 +297,7 @@ pub extern "C" fn trafstat_close(account: &AccountCore, now_ns: u64, context: *m
 /// The epoch that waits to be acknowledged, 0 for none.
 #[unsafe(no_mangle)]
 pub extern "C" fn trafstat_unread(account: &AccountCore) -> u64 {
-    with_account!(account, account => account.closed(&reading()).map_or(0, |closed| closed.epoch()))
+    with_account!(account, account => account.closed(&reading()).map_or(0, |closed| closed.number()))
 }
 
 /// Frees the closed epoch if it is this one.
@@ -351,6 +352,40 @@ fn read<F: Family<W>, const W: usize>(
     closed.map_or(0, |closed| {
         snapshot::read(&closed, format, cursor, offset, out)
     })
+}
+
+/// Reads the open epoch as header and records; -`ESTALE` where it is no longer `epoch`.
+///
+/// # Safety
+/// `out` has `len` writable bytes. The caller is in an RCU read-side section.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trafstat_read_live(
+    account: &AccountCore,
+    cursor: &mut Cursor,
+    epoch: u64,
+    offset: u64,
+    out: *mut u8,
+    len: usize,
+) -> isize {
+    // SAFETY: the caller says so.
+    let out = unsafe { slice::from_raw_parts_mut(out, len) };
+    // SAFETY: the caller is in an RCU read-side section, which began before the epoch was
+    // found to be open, so what a later acknowledgement retires is freed after it.
+    let guard = unsafe { Guard::new() };
+    with_account!(account, account => {
+        let live = account.live(&guard);
+        if live.number() == epoch {
+            snapshot::read(&live, &Binary, cursor, offset, out) as isize
+        } else {
+            -ESTALE
+        }
+    })
+}
+
+/// The open epoch.
+#[unsafe(no_mangle)]
+pub extern "C" fn trafstat_open_epoch(account: &AccountCore) -> u64 {
+    with_account!(account, account => account.live(&reading()).number())
 }
 
 /// A guard for readers of an account.

@@ -14,7 +14,7 @@
 //! | the reader, one | `close`, `read`, `acknowledge` | packets; `wait_for_writers` ends the worker's run |
 //! | anyone | `stats`, `set_limits` | anything |
 
-mod closed;
+mod epoch;
 mod side;
 
 use core::sync::atomic::{
@@ -30,7 +30,7 @@ use crate::parse::{HEADER_BYTES, ParseError};
 use crate::rule::Rule;
 use crate::wire::{Gso, Volume};
 
-pub use closed::Closed;
+pub use epoch::Epoch;
 pub use side::Place;
 use side::Side;
 
@@ -263,16 +263,27 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     }
 
     /// The closed epoch that waits to be acknowledged.
-    pub fn closed<'a>(&'a self, guard: &'a M::Guard) -> Option<Closed<'a, M, W>> {
+    pub fn closed<'a>(&'a self, guard: &'a M::Guard) -> Option<Epoch<'a, M, W>> {
         match self.unread.load(Acquire) {
             0 => None,
-            epoch => Some(Closed {
-                identity: &self.identity,
-                side: self.side(epoch),
-                family: F::NUMBER,
-                epoch,
-                guard,
-            }),
+            number => Some(self.epoch(number, false, guard)),
+        }
+    }
+
+    /// The open epoch. What is read of it is worth nothing once [`Account::stats`] or
+    /// another call says that a later one is open.
+    pub fn live<'a>(&'a self, guard: &'a M::Guard) -> Epoch<'a, M, W> {
+        self.epoch(self.epoch.load(Acquire), true, guard)
+    }
+
+    fn epoch<'a>(&'a self, number: u64, is_open: bool, guard: &'a M::Guard) -> Epoch<'a, M, W> {
+        Epoch {
+            identity: &self.identity,
+            side: self.side(number),
+            family: F::NUMBER,
+            number,
+            is_open,
+            guard,
         }
     }
 
@@ -283,7 +294,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     pub fn acknowledge(&self, epoch: u64, guard: &M::Guard) -> Result<(), WrongEpoch> {
         let closed = self
             .closed(guard)
-            .filter(|closed| closed.epoch == epoch)
+            .filter(|closed| closed.number == epoch)
             .ok_or(WrongEpoch)?;
         let sum = closed.totals();
         self.acknowledged.totals.add(&sum);

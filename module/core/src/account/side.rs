@@ -36,9 +36,9 @@ pub(super) struct Side<M: Memory, const W: usize> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Place {
-    /// CPU id; the number of CPU ids for spoofed flows, one more for the last record.
+    /// CPU id, or the number of CPU ids for spoofed flows.
     pub table: u32,
-    /// Number within the table.
+    /// Number within the table, whose last record comes behind all others.
     pub record: u32,
 }
 
@@ -66,6 +66,7 @@ impl<M: Memory, const W: usize> Side<M, W> {
         self.budgets.flows.set(limits.max_entries);
         self.budgets.folds.set(limits.max_entries / FOLD_SHARE);
         self.opened_ns.store(now_ns, Relaxed);
+        self.closed_ns.store(0, Relaxed);
     }
 
     /// Merges what the CPUs counted. No writer is left.
@@ -140,18 +141,11 @@ impl<M: Memory, const W: usize> Side<M, W> {
                 record: 0,
             };
         }
-        if at.table as usize == cpus.len() {
-            let spoofed = self.spoofed.get(guard);
-            if let Some(record) = spoofed.and_then(|table| served(table, at, guard)) {
-                return Some(record);
-            }
-            *at = Place {
-                table: at.table.wrapping_add(1),
-                record: 0,
-            };
-        }
-        let last = self.tables(guard).next()?.last();
-        (at.record == 0 && last.stats().volume().packets != 0).then_some(last)
+        let is_spoofed = at.table as usize == cpus.len();
+        self.spoofed
+            .get(guard)
+            .filter(|_| is_spoofed)
+            .and_then(|table| served(table, at, guard))
     }
 
     /// Moves what several CPUs counted for one flow into the first CPU's record.
@@ -244,5 +238,7 @@ fn served<'a, M: Memory, const W: usize>(
         }
         at.record = at.record.wrapping_add(1);
     }
-    None
+    let last = table.last();
+    let is_served = at.record == table.len() && !last.is_moved();
+    (is_served && last.stats().volume().packets != 0).then_some(last)
 }

@@ -1,4 +1,4 @@
-//! A closed epoch, as it is served to its reader.
+//! An epoch as it is served: closed to its reader, or still open to whoever looks.
 
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -8,16 +8,17 @@ use crate::flow_table::record::Record;
 use crate::flow_table::totals::TotalsSum;
 use crate::memory::Memory;
 
-/// The epoch that waits to be acknowledged: nothing in it changes any more.
-pub struct Closed<'a, M: Memory, const W: usize> {
+/// One epoch of an account. In a closed one nothing changes any more.
+pub struct Epoch<'a, M: Memory, const W: usize> {
     pub(super) identity: &'a Identity,
     pub(super) side: &'a Side<M, W>,
     pub(super) family: u8,
-    pub(super) epoch: u64,
+    pub(super) number: u64,
+    pub(super) is_open: bool,
     pub(super) guard: &'a M::Guard,
 }
 
-impl<'a, M: Memory, const W: usize> Closed<'a, M, W> {
+impl<'a, M: Memory, const W: usize> Epoch<'a, M, W> {
     /// The account.
     pub fn identity(&self) -> &'a Identity {
         self.identity
@@ -29,11 +30,16 @@ impl<'a, M: Memory, const W: usize> Closed<'a, M, W> {
     }
 
     /// The epoch's number.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
-    /// When it was opened and closed, in nanoseconds since 1970.
+    /// Whether packets still count in it.
+    pub fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// When it was opened and closed, in nanoseconds since 1970; 0 while it is open.
     pub fn span_ns(&self) -> (u64, u64) {
         (
             self.side.opened_ns.load(Relaxed),
@@ -46,12 +52,12 @@ impl<'a, M: Memory, const W: usize> Closed<'a, M, W> {
         self.side.limits()
     }
 
-    /// The totals of all CPUs and records.
+    /// The totals of all CPUs; `recorded` is 0 while it is open.
     pub fn totals(&self) -> TotalsSum {
         self.side.totals(self.guard)
     }
 
-    /// Number of records.
+    /// Number of records, 0 while it is open.
     pub fn records(&self) -> u64 {
         self.side.records.load(Relaxed)
     }
