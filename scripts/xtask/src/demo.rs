@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::build::Parts;
+use crate::rootfs::Platform;
 use crate::vm::{self, Guest};
 use crate::{abi, build, command, kbuild, kernel_object, packages, paths, rootfs};
 
@@ -26,14 +28,13 @@ const HOST_PACKAGES: &[&str] = &[
     "sqlite3",
 ];
 
-/// Runs the demo in a guest.
+/// Runs the demo in a guest of `platform`.
 ///
 /// # Errors
 ///
 /// Something does not build, or the counters disagree.
-pub fn in_guest() -> Result<()> {
-    let (built, rootfs, module) = build::build()?;
-    let share = built.stage(&module)?;
+pub fn in_guest(platform: &Platform) -> Result<()> {
+    let (rootfs, share) = Parts::build()?.stage_for(platform)?;
     let guest = Guest::ensure(&rootfs)?;
     let database = database()?;
     let in_share = share.join("trafstat.db");
@@ -63,7 +64,7 @@ pub fn on_host() -> Result<()> {
     packages::install(build::PLUGIN_PACKAGES)?;
     abi::check()?;
     let module = kbuild::for_host(&kernel, &kernel_object::build()?)?;
-    let share = build::programs()?.stage(&module)?;
+    let share = build::programs()?.stage(&module, &build::plugin()?)?;
     let database = database()?;
     let status = command::stream(
         Command::new(share.join("trafstat-vmtests"))

@@ -20,8 +20,12 @@ mod vmtest;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
+use anyhow::{Result, ensure};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand};
+
+use crate::build::Parts;
+use crate::rootfs::{PLATFORMS, Platform};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -34,14 +38,19 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Task {
     /// Build the programs, the iptables plugin and the kernel module.
-    Build,
+    Build {
+        #[command(flatten)]
+        kernel: Kernel,
+    },
     /// Count real traffic from rule to report, and prove that all counters agree.
     Demo {
         /// On this host, in network namespaces of its own, instead of in a virtual machine.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "name")]
         host: bool,
+        #[command(flatten)]
+        kernel: Kernel,
     },
-    /// Run every test: cargo's, then the scenarios in a virtual machine.
+    /// Run every test: cargo's, then the scenarios in virtual machines.
     Test,
     /// Run every check that a change must pass.
     Ci,
@@ -49,12 +58,17 @@ enum Task {
     Vmtest {
         /// Part of the scenarios' names.
         filter: Option<String>,
+        /// The kernel to run on.
+        #[arg(long, value_name = "KERNEL", default_value = PLATFORMS[0].kernel, value_parser = kernels_or_all())]
+        kernel: String,
     },
     /// Boot a virtual machine and run one shell command in it, with everything built in /trafstat.
     Vm {
         /// The command, as `sh` reads it; words are joined by spaces.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
+        #[command(flatten)]
+        kernel: Kernel,
     },
     /// Write module/abi/src/generated.rs from module/uapi/xt_TRAFSTAT.h.
     Abi {
@@ -62,6 +76,34 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+}
+
+/// One kernel.
+#[derive(Args)]
+struct Kernel {
+    /// The kernel to build for and to boot.
+    #[arg(long = "kernel", value_name = "KERNEL", default_value = PLATFORMS[0].kernel, value_parser = kernels())]
+    name: String,
+}
+
+impl Kernel {
+    fn platform(&self) -> &'static Platform {
+        // The parser lets no other name through.
+        &Platform::select(&self.name)[0]
+    }
+}
+
+fn kernels() -> PossibleValuesParser {
+    PossibleValuesParser::new(PLATFORMS.iter().map(|platform| platform.kernel))
+}
+
+fn kernels_or_all() -> PossibleValuesParser {
+    PossibleValuesParser::new(
+        PLATFORMS
+            .iter()
+            .map(|platform| platform.kernel)
+            .chain(["all"]),
+    )
 }
 
 fn main() -> ExitCode {
@@ -76,17 +118,18 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<()> {
     match task {
-        Task::Build => build::build().map(drop),
-        Task::Demo { host: false } => demo::in_guest(),
-        Task::Demo { host: true } => demo::on_host(),
+        Task::Build { kernel } => Parts::build()?.stage_for(kernel.platform()).map(drop),
+        Task::Demo { host: true, .. } => demo::on_host(),
+        Task::Demo { kernel, .. } => demo::in_guest(kernel.platform()),
         Task::Test => test::run(),
         Task::Ci => ci::run(),
-        Task::Vmtest { filter } => {
-            let (tally, ran) = vmtest::run(filter.as_deref())?;
+        Task::Vmtest { filter, kernel } => {
+            let tally = vmtest::run(Platform::select(&kernel), filter.as_deref())?;
             println!("{tally}");
-            ran
+            ensure!(tally.is_clean(), "scenarios failed");
+            Ok(())
         }
-        Task::Vm { command } => vmtest::run_command(&command.join(" ")),
+        Task::Vm { command, kernel } => vmtest::run_command(kernel.platform(), &command.join(" ")),
         Task::Abi { check: false } => abi::generate(),
         Task::Abi { check: true } => abi::check(),
     }

@@ -1,7 +1,8 @@
 //! A folder with a whole Debian release: its kernel, headers, compiler and iptables belong together.
 //!
 //! The module is built inside the folder and the folder is booted; nothing of one release is ever
-//! installed on a host of another.
+//! installed on a host of another. Each kernel has a folder of its own: a backported kernel takes
+//! the place of its release's, under the same package names.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -16,24 +17,59 @@ use crate::{command, packages, paths};
 /// Counts changes of what a folder is made of; an older folder is then made anew.
 const RECIPE: u32 = 1;
 
-/// A Debian release that the module is built for and tested on.
-pub struct Release {
+/// A kernel that the module is built for and tested on, with the Debian release it runs under.
+pub struct Platform {
+    /// Its name, as `--kernel` takes it.
+    pub kernel: &'static str,
+    /// Whether every run of all tests includes it.
+    pub always_tested: bool,
     /// The release's code name.
-    pub name: &'static str,
-    /// The suites of the main archive beside NAME itself.
-    suites: &'static [&'static str],
-    /// The kernel's image and headers.
-    kernel: [&'static str; 2],
+    release: &'static str,
+    /// Whether the kernel, and nothing else, comes from the release's backports.
+    backported: bool,
+    /// What the versions of the series begin with.
+    series: &'static str,
+    /// Debian's build of it.
+    flavour: &'static str,
 }
 
-/// Debian 12 with its newest 6.1 kernel.
-pub const BOOKWORM: Release = Release {
-    name: "bookworm",
-    suites: &["bookworm-updates"],
-    kernel: ["linux-image-amd64", "linux-headers-amd64"],
-};
+/// Every platform; the first is the one that commands take unless told otherwise.
+pub const PLATFORMS: [Platform; 4] = [
+    Platform {
+        kernel: "6.1",
+        always_tested: true,
+        release: "bookworm",
+        backported: false,
+        series: "6.1.",
+        flavour: "-amd64",
+    },
+    Platform {
+        kernel: "6.12",
+        always_tested: true,
+        release: "trixie",
+        backported: false,
+        series: "6.12.",
+        flavour: "-amd64",
+    },
+    Platform {
+        kernel: "7.3",
+        always_tested: true,
+        release: "trixie",
+        backported: true,
+        series: "7.3.",
+        flavour: "-amd64",
+    },
+    Platform {
+        kernel: "7.3-rt",
+        always_tested: false,
+        release: "trixie",
+        backported: true,
+        series: "7.3.",
+        flavour: "-rt-amd64",
+    },
+];
 
-/// What builds the module, boots the folder and serves the tests.
+/// What builds module and plugin, boots the folder and serves the tests.
 const PACKAGES: &[&str] = &[
     "busybox-static",
     "curl",
@@ -43,6 +79,7 @@ const PACKAGES: &[&str] = &[
     "iputils-ping",
     "kmod",
     "libc6-dev",
+    "libxtables-dev",
     "make",
     "procps",
     "python3-minimal",
@@ -59,6 +96,44 @@ const DEFAULT_SECURITY_MIRROR: &str = "http://deb.debian.org/debian-security";
 /// The folder's mount point for what a guest shares with this host.
 pub const SHARE: &str = "/trafstat";
 
+/// Nothing comes from backports but the kernel's image, its headers and what these are made of.
+const BACKPORTED: &str = "linux-image-* linux-headers-* linux-kbuild-* linux-base linux-base-* \
+                          linux-binary-* linux-modules-*";
+
+impl Platform {
+    /// The platform that `--kernel` calls `kernel`; all of them for `all`.
+    pub fn select(kernel: &str) -> &'static [Self] {
+        match PLATFORMS
+            .iter()
+            .position(|platform| platform.kernel == kernel)
+        {
+            Some(index) => &PLATFORMS[index..=index],
+            None => &PLATFORMS,
+        }
+    }
+
+    /// The newest kernel of this platform among packages that `apt-cache search` lists.
+    fn newest_kernel<'a>(&self, listed: &'a str) -> Result<&'a str> {
+        listed
+            .lines()
+            .filter_map(|line| line.split(' ').next()?.strip_prefix("linux-image-"))
+            .filter(|kernel| kernel.starts_with(self.series))
+            // Any other letters are another flavour's, or those of its debug symbols.
+            .filter(|kernel| {
+                kernel.strip_suffix(self.flavour).is_some_and(|version| {
+                    !version.replace("+deb", "").contains(char::is_alphabetic)
+                })
+            })
+            .max_by_key(|kernel| version_numbers(kernel))
+            .with_context(|| {
+                format!(
+                    "the archive of Debian {} has no kernel {}",
+                    self.release, self.kernel
+                )
+            })
+    }
+}
+
 /// A complete folder.
 pub struct Rootfs {
     /// The folder.
@@ -68,24 +143,23 @@ pub struct Rootfs {
 }
 
 impl Rootfs {
-    /// Finds the folder of `release`, or makes it.
+    /// Finds the folder of `platform`, or makes it.
     ///
     /// # Errors
     ///
-    /// Not root while the folder must be made, or Debian's archive cannot be reached.
-    pub fn ensure(release: &Release) -> Result<Self> {
-        let path = paths::cache()?.join(format!("{}-{RECIPE}", release.name));
+    /// Not root while the folder must be made, Debian's archive cannot be reached, or it no longer
+    /// has a kernel of the series.
+    pub fn ensure(platform: &Platform) -> Result<Self> {
+        let release = platform.release;
+        let path = paths::cache()?.join(format!("{release}-{}-{RECIPE}", platform.kernel));
         if !path.exists() {
             packages::require_root("making the Debian folder", "build")?;
             packages::install(&["debootstrap"])?;
-            make(release, &path)?;
+            make(platform, &path)?;
         }
-        let kernel = newest_kernel(&path)?;
+        let kernel = installed_kernel(&path)?;
         let version = package_version(&path, &format!("linux-image-{kernel}"))?;
-        eprintln!(
-            "Debian {}: kernel {kernel} (linux-image {version})",
-            release.name
-        );
+        eprintln!("Debian {release}: kernel {kernel} (linux-image {version})");
         Ok(Self { path, kernel })
     }
 
@@ -104,10 +178,11 @@ impl Rootfs {
     }
 }
 
-fn make(release: &Release, path: &Path) -> Result<()> {
+fn make(platform: &Platform, path: &Path) -> Result<()> {
     let step = Step::begin(format!(
-        "Making a Debian {} folder in {}",
-        release.name,
+        "Making a Debian {} folder with kernel {} in {}",
+        platform.release,
+        platform.kernel,
         path.display()
     ));
     // Renamed when complete: a folder under its final name is never half made.
@@ -121,7 +196,7 @@ fn make(release: &Release, path: &Path) -> Result<()> {
     let archive = Archive::of_host()?;
     let mut debootstrap = Command::new("debootstrap");
     debootstrap
-        .args(["--variant=minbase", release.name])
+        .args(["--variant=minbase", platform.release])
         .arg(&unfinished)
         .arg(&archive.main);
     if let Some(proxy) = &archive.proxy {
@@ -129,7 +204,7 @@ fn make(release: &Release, path: &Path) -> Result<()> {
     }
     command::run(&mut debootstrap, &step)?;
 
-    archive.configure(release, &unfinished)?;
+    archive.configure(platform, &unfinished)?;
     start_no_services(&unfinished)?;
     let apt_get = |arguments: &[&str]| {
         command::run(
@@ -144,8 +219,12 @@ fn make(release: &Release, path: &Path) -> Result<()> {
     };
     apt_get(&["update"])?;
     apt_get(&["upgrade", "--yes"])?;
+    let listed = apt_cache_search(&unfinished, platform)?;
+    let kernel = platform.newest_kernel(&listed)?;
+    let image = format!("linux-image-{kernel}");
+    let headers = format!("linux-headers-{kernel}");
     let install = ["install", "--yes", "--no-install-recommends"];
-    apt_get(&[&install[..], &release.kernel[..], PACKAGES].concat())?;
+    apt_get(&[&install[..], &[&image, &headers], PACKAGES].concat())?;
     apt_get(&["clean"])?;
 
     // virtme-ng starts udev where it finds it, whose search for hardware takes longer under
@@ -194,18 +273,29 @@ impl Archive {
         })
     }
 
-    fn configure(&self, release: &Release, root: &Path) -> Result<()> {
+    fn configure(&self, platform: &Platform, root: &Path) -> Result<()> {
         let Self {
             main,
             security,
             proxy,
         } = self;
-        let name = release.name;
-        let mut sources = format!("deb {main} {name} main\n");
-        for suite in release.suites {
+        let release = platform.release;
+        let mut sources = format!(
+            "deb {main} {release} main\n\
+             deb {main} {release}-updates main\n\
+             deb {security} {release}-security main\n"
+        );
+        if platform.backported {
+            let suite = format!("{release}-backports");
             sources.push_str(&format!("deb {main} {suite} main\n"));
+            fs::write(
+                root.join("etc/apt/preferences.d/backports"),
+                format!(
+                    "Package: *\nPin: release n={suite}\nPin-Priority: -1\n\n\
+                     Package: {BACKPORTED}\nPin: release n={suite}\nPin-Priority: 990\n"
+                ),
+            )?;
         }
-        sources.push_str(&format!("deb {security} {name}-security main\n"));
         fs::write(root.join("etc/apt/sources.list"), sources)?;
         if let Some(proxy) = proxy {
             fs::write(
@@ -243,6 +333,22 @@ fn chroot(root: &Path, folder: Option<&Path>) -> Command {
     command
 }
 
+fn apt_cache_search(root: &Path, platform: &Platform) -> Result<String> {
+    command::read(
+        chroot(root, None)
+            .args(["apt-cache", "search", "--names-only"])
+            .arg(format!("^linux-image-{}", platform.series)),
+    )
+}
+
+/// The numbers in the name of a kernel, which order it among its series.
+fn version_numbers(kernel: &str) -> Vec<u64> {
+    kernel
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|number| number.parse().ok())
+        .collect()
+}
+
 fn start_no_services(root: &Path) -> Result<()> {
     let policy = root.join("usr/sbin/policy-rc.d");
     fs::write(&policy, "#!/bin/sh\nexit 101\n")?;
@@ -250,7 +356,7 @@ fn start_no_services(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn newest_kernel(root: &Path) -> Result<String> {
+fn installed_kernel(root: &Path) -> Result<String> {
     let link = fs::read_link(root.join("vmlinuz"))
         .with_context(|| format!("{} has no kernel", root.display()))?;
     match link
@@ -271,4 +377,40 @@ fn package_version(root: &Path, package: &str) -> Result<String> {
             ))
             .args(["--show", "--showformat=${Version}", package]),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LISTED: &str = "\
+linux-image-7.3.9+deb13-amd64 - Linux 7.3 for 64-bit PCs (signed)
+linux-image-7.3.10+deb13-amd64 - Linux 7.3 for 64-bit PCs (signed)
+linux-image-7.3.10+deb13-amd64-dbg - Debug symbols for linux-image-7.3.10+deb13-amd64
+linux-image-7.3.11+deb13-amd64-unsigned - Linux 7.3 for 64-bit PCs
+linux-image-7.3.11+deb13-cloud-amd64 - Linux 7.3 for x86-64 cloud (signed)
+linux-image-7.3.11+deb13-rt-amd64 - Linux 7.3 for 64-bit PCs, PREEMPT_RT (signed)
+linux-image-7.4.1+deb13-amd64 - Linux 7.4 for 64-bit PCs (signed)
+";
+
+    fn newest(kernel: &str) -> Result<&'static str> {
+        Platform::select(kernel)[0].newest_kernel(LISTED)
+    }
+
+    #[test]
+    fn newest_kernel_of_series_and_flavour_is_taken() {
+        assert_eq!(newest("7.3").unwrap(), "7.3.10+deb13-amd64");
+        assert_eq!(newest("7.3-rt").unwrap(), "7.3.11+deb13-rt-amd64");
+    }
+
+    #[test]
+    fn series_that_left_the_archive_is_an_error() {
+        assert!(newest("6.12").is_err());
+    }
+
+    #[test]
+    fn all_selects_every_platform() {
+        assert_eq!(Platform::select("all").len(), PLATFORMS.len());
+        assert_eq!(Platform::select("6.12").len(), 1);
+    }
 }
