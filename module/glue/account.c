@@ -109,7 +109,22 @@ static void trafstat_net_reap(struct trafstat_net *tn)
 
 static void trafstat_reap_work(struct work_struct *work)
 {
-	trafstat_net_reap(container_of(work, struct trafstat_net, reap));
+	struct trafstat_net *tn = container_of(work, struct trafstat_net, reap);
+
+	trafstat_net_reap(tn);
+	kref_put(&tn->kref, trafstat_net_free);
+}
+
+void trafstat_net_queue_reap(struct trafstat_net *tn)
+{
+	kref_get(&tn->kref);
+	if (!queue_work(trafstat_workqueue, &tn->reap))
+		kref_put(&tn->kref, trafstat_net_free);
+}
+
+void trafstat_net_flush_reap(struct trafstat_net *tn)
+{
+	flush_work(&tn->reap);
 }
 
 static struct trafstat_account *
@@ -159,6 +174,8 @@ struct trafstat_account *trafstat_account_get(struct net *net, u8 nfproto,
 	struct trafstat_net *tn = trafstat_net(net);
 	struct trafstat_account *account;
 
+	/* What an earlier rule left is gone, or it has counts for this one to adopt. */
+	trafstat_net_flush_reap(tn);
 	mutex_lock(&tn->lock);
 	list_for_each_entry(account, &tn->accounts, list) {
 		if ((account->family == TRAFSTAT_IPV6) != is_ipv6 ||
@@ -190,8 +207,8 @@ void trafstat_account_put(struct trafstat_account *account)
 
 	kref_get(&tn->kref);
 	mutex_lock(&tn->lock);
-	account->rules--;
-	trafstat_account_reap(account);
+	if (!--account->rules)
+		trafstat_net_queue_reap(tn);
 	mutex_unlock(&tn->lock);
 	kref_put(&tn->kref, trafstat_net_free);
 }
@@ -231,8 +248,7 @@ static void __net_exit trafstat_net_exit(struct net *net)
 		trafstat_proc_account_remove(account);
 	mutex_unlock(&tn->lock);
 	trafstat_proc_net_exit(tn);
-	/* No file is left that could queue it. */
-	cancel_work_sync(&tn->reap);
+	trafstat_net_flush_reap(tn);
 	trafstat_net_reap(tn);
 	kref_put(&tn->kref, trafstat_net_free);
 }

@@ -36,6 +36,7 @@ static struct proc_dir_entry *original_dir;
 /* An open snapshot, csv or live file. */
 struct trafstat_reader {
 	struct mutex lock;			/* operations on a shared descriptor */
+	struct net *net;			/* stays as long as the file is open */
 	struct trafstat_account *account;
 	struct trafstat_cursor cursor;
 	u64 epoch;				/* the one that is served */
@@ -50,23 +51,36 @@ static bool trafstat_may_read(const struct trafstat_account *account)
 static struct trafstat_reader *trafstat_reader_alloc(struct trafstat_account *account)
 {
 	struct trafstat_reader *reader;
+	struct net *net;
 
+	net = maybe_get_net(account->tn->net);
+	if (!net)
+		return ERR_PTR(-ENXIO);
 	reader = kzalloc(struct_size(reader, bytes, READ_BYTES), GFP_KERNEL_ACCOUNT);
-	if (!reader)
-		return NULL;
+	if (!reader) {
+		put_net(net);
+		return ERR_PTR(-ENOMEM);
+	}
 	mutex_init(&reader->lock);
+	reader->net = net;
 	reader->account = account;
 	return reader;
+}
+
+static void trafstat_reader_free(struct trafstat_reader *reader)
+{
+	put_net(reader->net);
+	kfree(reader);
 }
 
 static int trafstat_reader_open(struct trafstat_account *account, struct file *file)
 {
 	struct trafstat_reader *reader = trafstat_reader_alloc(account);
 
-	if (!reader)
-		return -ENOMEM;
+	if (IS_ERR(reader))
+		return PTR_ERR(reader);
 	if (test_and_set_bit_lock(0, &account->reader)) {
-		kfree(reader);
+		trafstat_reader_free(reader);
 		return -EBUSY;
 	}
 	if (file->f_mode & FMODE_READ)
@@ -81,8 +95,8 @@ static int trafstat_reader_release(struct inode *inode, struct file *file)
 	struct trafstat_account *account = reader->account;
 
 	clear_bit_unlock(0, &account->reader);
-	queue_work(trafstat_workqueue, &account->tn->reap);
-	kfree(reader);
+	trafstat_net_queue_reap(account->tn);
+	trafstat_reader_free(reader);
 	return 0;
 }
 
@@ -199,8 +213,8 @@ static int trafstat_live_open(struct inode *inode, struct file *file)
 	if (!trafstat_may_read(account))
 		return -EPERM;
 	reader = trafstat_reader_alloc(account);
-	if (!reader)
-		return -ENOMEM;
+	if (IS_ERR(reader))
+		return PTR_ERR(reader);
 	reader->epoch = trafstat_open_epoch(account->core);
 	file->private_data = reader;
 	return nonseekable_open(inode, file);
@@ -227,7 +241,7 @@ static ssize_t trafstat_live_read(struct file *file, char __user *buf, size_t le
 
 static int trafstat_live_release(struct inode *inode, struct file *file)
 {
-	kfree(file->private_data);
+	trafstat_reader_free(file->private_data);
 	return 0;
 }
 
@@ -251,6 +265,7 @@ static int trafstat_accounts_show(struct seq_file *seq, void *v)
 		      "outside_packets outside_bytes skipped_packets skipped_bytes "
 		      "gso_extra_packets gso_extra_bytes folded_packets folded_bytes "
 		      "records max_entries memory_bytes\n");
+	trafstat_net_flush_reap(tn);
 	mutex_lock(&tn->lock);
 	list_for_each_entry(account, &tn->accounts, list) {
 		trafstat_account_stats(account->core, &s);

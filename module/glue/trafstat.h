@@ -3,9 +3,12 @@
  * What the C files of this module share.
  *
  * Lifetimes. An account lives while rules count into it or while it holds counts
- * that were not acknowledged; then it is freed at the latest event that made it so:
- * the last rule's end, or the reap work that a reader's end queues. When its network
- * namespace goes first, rules still keep it, and it keeps its trafstat_net.
+ * that were not acknowledged; the reap work, which the last rule's end and a
+ * reader's end queue, frees it then. Removing its proc files waits for operations on
+ * them, and those wait for user memory as long as user space likes: so that happens
+ * in the namespace's own work, never in the caller's context, which may serve others.
+ * An open file keeps its network namespace. Rules may outlive the namespace; they
+ * keep their account then, and it keeps its trafstat_net.
  *
  * Locks. An account's proc files are removed under trafstat_net.lock, so their
  * operations never take it; those of `accounts` do, and that file goes without it.
@@ -34,7 +37,7 @@ extern const char *const trafstat_family_names[TRAFSTAT_FAMILIES];
 
 /* One for each network namespace. */
 struct trafstat_net {
-	struct kref kref;		/* the namespace's own and one for each account */
+	struct kref kref;		/* the namespace's, each account's, the queued work's */
 	struct net *net;		/* only until `dead` */
 	struct mutex lock;
 	struct list_head accounts;
@@ -72,6 +75,9 @@ struct xt_trafstat_rule {
 struct trafstat_account *trafstat_account_get(struct net *net, u8 nfproto,
 					      const struct xt_trafstat_tginfo *info);
 void trafstat_account_put(struct trafstat_account *account);
+/* Frees what nothing needs any more: in its own time, and now. */
+void trafstat_net_queue_reap(struct trafstat_net *tn);
+void trafstat_net_flush_reap(struct trafstat_net *tn);
 u64 trafstat_account_close(struct trafstat_account *account);
 struct trafstat_net *trafstat_net(struct net *net);
 int trafstat_account_init_module(void);

@@ -23,6 +23,7 @@ pub const SUCCESS: &str = "TRAFSTAT GUEST SUCCEEDED";
 const VIRTME_NG: &str = "1.42";
 const PACKAGES: &[&str] = &[
     "binutils",
+    "file",
     "kmod",
     "procps",
     "python3-venv",
