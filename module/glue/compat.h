@@ -25,6 +25,12 @@
 /* Bottom halves that are off do not keep others off this CPU: it has a lock. */
 #include <linux/local_lock.h>
 
+/* 6.11 added the form for callers that bottom halves off keep on this CPU. */
+#ifndef local_lock_nested_bh
+#define local_lock_nested_bh(lock) local_lock(lock)
+#define local_unlock_nested_bh(lock) local_unlock(lock)
+#endif
+
 struct trafstat_percpu {
 	local_lock_t lock;
 };
@@ -37,7 +43,7 @@ struct trafstat_percpu {
 #define trafstat_percpu_enter(name, cpu)				\
 	({								\
 		local_bh_disable();					\
-		local_lock(&(name).lock);				\
+		local_lock_nested_bh(&(name).lock);			\
 		*(cpu) = smp_processor_id();				\
 		true;							\
 	})
@@ -45,7 +51,7 @@ struct trafstat_percpu {
 #define trafstat_percpu_leave(name, entered)				\
 	do {								\
 		(void)(entered);					\
-		local_unlock(&(name).lock);				\
+		local_unlock_nested_bh(&(name).lock);			\
 		local_bh_enable();					\
 	} while (0)
 
