@@ -1,17 +1,18 @@
 //! The collector and its database.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use trafstat_abi::RecordIpv4;
 
 use crate::guest::Guest;
 use crate::iptables::RuleCounters;
+use crate::proc::{Record, Tuple};
 use crate::process::{self, Ended};
 use crate::topology::Netns;
+use crate::traffic::Volume;
 
 /// A database that trafstat-store writes.
 pub struct Collector<'a> {
@@ -114,12 +115,12 @@ impl<'a> Collector<'a> {
         .collect()
     }
 
-    /// The records of one epoch, in the kernel's own form, in no particular order.
+    /// The records of one epoch, in no particular order.
     ///
     /// # Errors
     ///
     /// The database cannot be read.
-    pub fn records(&self, of: &StoredEpoch) -> Result<Vec<RecordIpv4>> {
+    pub fn records(&self, of: &StoredEpoch) -> Result<Vec<Record>> {
         let rows = self.query(&format!(
             "SELECT record.*, hex(local.address) AS local_ip, hex(remote.address) AS remote_ip \
              FROM record \
@@ -136,22 +137,22 @@ impl<'a> Collector<'a> {
                         .as_u64()
                         .with_context(|| format!("no {column} in {row}"))
                 };
-                let address = |column: &str| -> Result<[u8; 4]> {
-                    let text = row[column].as_str().context("no address")?;
-                    Ok(Ipv4Addr::from(u32::from_str_radix(text, 16)?).octets())
-                };
-                Ok(RecordIpv4 {
-                    local_ip: address("local_ip")?,
-                    remote_ip: address("remote_ip")?,
-                    local_port: u16::try_from(number("local_port")?)?,
-                    remote_port: u16::try_from(number("remote_port")?)?,
-                    protocol: u8::try_from(number("protocol")?)?,
-                    flags: u8::try_from(number("flags")?)?,
-                    reserved: 0,
-                    sent_packets: number("sent_packets")?,
-                    received_packets: number("received_packets")?,
-                    sent_bytes: number("sent_bytes")?,
-                    received_bytes: number("received_bytes")?,
+                let address =
+                    |column: &str| parse_address(row[column].as_str().context("no address")?);
+                Ok(Record {
+                    tuple: Tuple {
+                        protocol: u8::try_from(number("protocol")?)?,
+                        local_ip: address("local_ip")?,
+                        remote_ip: address("remote_ip")?,
+                        local_port: u16::try_from(number("local_port")?)?,
+                        remote_port: u16::try_from(number("remote_port")?)?,
+                    },
+                    volume: Volume {
+                        sent_packets: number("sent_packets")?,
+                        sent_bytes: number("sent_bytes")?,
+                        received_packets: number("received_packets")?,
+                        received_bytes: number("received_bytes")?,
+                    },
                     syn_packets: number("syn_packets")?,
                 })
             })
@@ -227,4 +228,12 @@ impl<'a> Collector<'a> {
             _ => Vec::new(),
         })
     }
+}
+
+/// An address in hexadecimal, four or sixteen bytes.
+fn parse_address(hexadecimal: &str) -> Result<IpAddr> {
+    Ok(match hexadecimal.len() {
+        8 => Ipv4Addr::from(u32::from_str_radix(hexadecimal, 16)?).into(),
+        _ => Ipv6Addr::from(u128::from_str_radix(hexadecimal, 16)?).into(),
+    })
 }

@@ -11,13 +11,14 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::collector::Collector;
+use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{Iptables, RuleCounters};
 use crate::module;
 use crate::proc::{self, ACCOUNT};
 use crate::process;
 use crate::scenarios::settled;
-use crate::topology::{LOCAL, Netns, Topology};
+use crate::topology::{Netns, Topology};
 use crate::traffic::{self, EchoServer};
 
 const PORTS: &str = "--local-tcp-ports 22,80,443 --local-udp-ports 53,5000";
@@ -34,7 +35,7 @@ pub fn run(guest: &Guest, database: &Path) -> Result<()> {
         !module::is_loaded(),
         "xt_TRAFSTAT is loaded already; unload it (rmmod xt_TRAFSTAT) and run the demo again"
     );
-    let topology = Topology::new()?;
+    let topology = Topology::new(Family::Ipv4)?;
     let scratch = guest.scratch()?;
 
     show("insmod xt_TRAFSTAT.ko");
@@ -46,9 +47,10 @@ pub fn run(guest: &Guest, database: &Path) -> Result<()> {
 }
 
 fn count(guest: &Guest, topology: &Topology, scratch: &Path, database: &Path) -> Result<()> {
-    let iptables = Iptables::new(guest, &topology.local);
+    let iptables = Iptables::new(guest, &topology.local, topology.family);
+    let local = topology.family.local();
     for end in ["INPUT -d", "OUTPUT -s"] {
-        let rule = format!("-I {end} {LOCAL} -j TRAFSTAT --local-net {LOCAL} {PORTS}");
+        let rule = format!("-I {end} {local} -j TRAFSTAT --local-net {local} {PORTS}");
         show(&format!("iptables {rule}"));
         iptables.succeed(&rule)?;
     }
@@ -124,7 +126,8 @@ fn agreement(
 }
 
 fn exchange(topology: &Topology, echo: &EchoServer) -> Result<()> {
-    let address = format!("http://{LOCAL}/download");
+    let local = topology.family.local();
+    let address = format!("http://{local}/download");
     show(&format!("curl {address}"));
     let size = topology.remote.succeed(
         Command::new("curl")
@@ -142,7 +145,7 @@ fn exchange(topology: &Topology, echo: &EchoServer) -> Result<()> {
         "{size} bytes arrived, not {DOWNLOAD_BYTES}"
     );
     echo.exchange(topology, 25, 400)?;
-    show(&format!("ping -c 5 {LOCAL}"));
+    show(&format!("ping -c 5 {local}"));
     traffic::ping(topology, 5)?;
     traffic::refused_connection(topology, 81)
 }

@@ -13,20 +13,27 @@ const SYSTEM_EXTENSIONS: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 /// The machine that the scenarios run on.
 pub struct Guest {
     folder: PathBuf,
+    seed: u64,
 }
 
 impl Guest {
-    /// Everything built lies beside this program.
+    /// Everything built lies beside this program. Random choices follow from `seed`, or from chance.
     ///
     /// # Errors
     ///
     /// This program does not know its own path.
-    pub fn new() -> Result<Self> {
+    pub fn new(seed: Option<u64>) -> Result<Self> {
         let program = env::current_exe()?;
         let folder = program.parent().context("a program without a folder")?;
         Ok(Self {
             folder: folder.to_owned(),
+            seed: seed.unwrap_or_else(|| fastrand::u64(..)),
         })
+    }
+
+    /// What random choices follow from.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// A built file.

@@ -1,21 +1,54 @@
-//! Rules of the local namespace, through the system's own iptables and the plugin beside this program.
+//! Rules of a namespace, through the system's own iptables and the plugin beside this program.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::family::Family;
 use crate::guest::Guest;
 use crate::process::{self, Ended};
-use crate::topology::{LOCAL, Netns};
+use crate::topology::Netns;
 
 /// Options that give every flow a record of its own.
 pub const ALL_PORTS: &str = "--local-tcp-ports all --local-udp-ports all \
                              --remote-tcp-ports all --remote-udp-ports all";
 
-/// iptables in one namespace.
+/// How the rules come into the kernel, and what runs them there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// nftables, through nft_compat.
+    Nft,
+    /// x_tables.
+    Legacy,
+}
+
+impl Backend {
+    /// Those that this kernel has; some are built without x_tables' own tables, and it is said when
+    /// this one is.
+    ///
+    /// # Errors
+    ///
+    /// There is no modprobe.
+    pub fn all() -> Result<&'static [Self]> {
+        let mut modprobe = Command::new("modprobe");
+        let found = process::end(modprobe.args(["--dry-run", "--quiet", "iptable_filter"]))?;
+        if found.code == Some(0) {
+            // Once a namespace has legacy tables, iptables-nft warns of them.
+            return Ok(&[Self::Nft, Self::Legacy]);
+        }
+        println!("this kernel has no legacy tables: no rule goes through iptables-legacy");
+        Ok(&[Self::Nft])
+    }
+}
+
+/// iptables or ip6tables in one namespace.
 pub struct Iptables<'a> {
     guest: &'a Guest,
     netns: &'a Netns,
+    family: Family,
+    /// The system's choice, where none is made.
+    backend: Option<Backend>,
 }
 
 /// What a rule's or several rules' counters say.
@@ -27,10 +60,45 @@ pub struct RuleCounters {
     pub bytes: u64,
 }
 
+impl RuleCounters {
+    /// Counts `other`, too.
+    pub fn add(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
+}
+
 impl<'a> Iptables<'a> {
-    /// iptables in `netns`.
-    pub fn new(guest: &'a Guest, netns: &'a Netns) -> Self {
-        Self { guest, netns }
+    /// The rules of `netns` for `family`, through the backend that the system chooses.
+    pub fn new(guest: &'a Guest, netns: &'a Netns, family: Family) -> Self {
+        Self {
+            guest,
+            netns,
+            family,
+            backend: None,
+        }
+    }
+
+    /// The same, through `backend`.
+    pub fn through(self, backend: Backend) -> Self {
+        Self {
+            backend: Some(backend),
+            ..self
+        }
+    }
+
+    /// The program's name, such as `ip6tables-legacy`.
+    pub fn program(&self) -> String {
+        let family = match self.family {
+            Family::Ipv4 => "iptables",
+            Family::Ipv6 => "ip6tables",
+        };
+        let backend = match self.backend {
+            None => "",
+            Some(Backend::Nft) => "-nft",
+            Some(Backend::Legacy) => "-legacy",
+        };
+        format!("{family}{backend}")
     }
 
     /// Counts everything that the local address receives and sends, as the manual says to.
@@ -39,9 +107,10 @@ impl<'a> Iptables<'a> {
     ///
     /// A rule is refused.
     pub fn count_local(&self, options: &str) -> Result<()> {
+        let local = self.family.local();
         for end in ["INPUT -d", "OUTPUT -s"] {
             self.succeed(&format!(
-                "-I {end} {LOCAL} -j TRAFSTAT --local-net {LOCAL} {options}"
+                "-I {end} {local} -j TRAFSTAT --local-net {local} {options}"
             ))?;
         }
         Ok(())
@@ -63,7 +132,7 @@ impl<'a> Iptables<'a> {
     /// It exits otherwise.
     pub fn succeed(&self, arguments: &str) -> Result<()> {
         self.netns
-            .succeed(&mut self.command("iptables", arguments))
+            .succeed(&mut self.command("", arguments))
             .map(drop)
     }
 
@@ -73,7 +142,7 @@ impl<'a> Iptables<'a> {
     ///
     /// It cannot be started.
     pub fn end(&self, arguments: &str) -> Result<Ended> {
-        self.netns.end(&mut self.command("iptables", arguments))
+        self.netns.end(&mut self.command("", arguments))
     }
 
     /// What `iptables-save` prints, without comments and counters.
@@ -82,7 +151,7 @@ impl<'a> Iptables<'a> {
     ///
     /// It fails.
     pub fn save(&self) -> Result<String> {
-        let saved = self.netns.succeed(&mut self.command("iptables-save", ""))?;
+        let saved = self.netns.succeed(&mut self.command("-save", ""))?;
         let rules = saved.lines().filter(|line| !line.starts_with('#'));
         Ok(rules
             // A chain's line ends with its policy's counters.
@@ -100,11 +169,15 @@ impl<'a> Iptables<'a> {
     ///
     /// A rule is refused.
     pub fn restore(&self, rules: &str) -> Result<()> {
-        let mut command = self.command("iptables-restore", "");
+        let mut command = self.command("-restore", "");
         let ended = self
             .netns
             .enter(|| process::end_with_input(&mut command, rules))?;
-        ensure!(ended.code == Some(0), "iptables-restore: {ended:?}");
+        ensure!(
+            ended.code == Some(0),
+            "{}-restore: {ended:?}",
+            self.program()
+        );
         Ok(())
     }
 
@@ -114,7 +187,7 @@ impl<'a> Iptables<'a> {
     ///
     /// It fails.
     pub fn list(&self) -> Result<String> {
-        self.netns.succeed(&mut self.command("iptables", "-nvxL"))
+        self.netns.succeed(&mut self.command("", "-nvxL"))
     }
 
     /// The counters of all TRAFSTAT rules together.
@@ -135,11 +208,42 @@ impl<'a> Iptables<'a> {
         Ok(sum)
     }
 
-    fn command(&self, program: &str, arguments: &str) -> Command {
-        let mut command = Command::new(program);
+    /// The counters of the TRAFSTAT rules of all tables, by the name that each rule gives.
+    ///
+    /// # Errors
+    ///
+    /// iptables-save prints something unknown.
+    pub fn counters_by_name(&self) -> Result<BTreeMap<String, RuleCounters>> {
+        let saved = self.netns.succeed(&mut self.command("-save", "-c"))?;
+        let mut sums = BTreeMap::<String, RuleCounters>::new();
+        // [PACKETS:BYTES] -A CHAIN ... --name NAME
+        for line in saved.lines().filter(|line| line.starts_with('[')) {
+            let (counters, rule) = parse_counters(line).with_context(|| line.to_owned())?;
+            if let Some((_, name)) = rule.split_once(" --name ") {
+                sums.entry(name.trim_end().to_owned())
+                    .or_default()
+                    .add(counters);
+            }
+        }
+        Ok(sums)
+    }
+
+    /// The program whose name goes on with `suffix`.
+    fn command(&self, suffix: &str, arguments: &str) -> Command {
+        let mut command = Command::new(self.program() + suffix);
         command
             .env("XTABLES_LIBDIR", self.guest.plugin_path())
             .args(arguments.split_whitespace());
         command
     }
+}
+
+fn parse_counters(line: &str) -> Option<(RuleCounters, &str)> {
+    let (counters, rule) = line.strip_prefix('[')?.split_once(']')?;
+    let (packets, bytes) = counters.split_once(':')?;
+    let counters = RuleCounters {
+        packets: packets.parse().ok()?,
+        bytes: bytes.parse().ok()?,
+    };
+    Some((counters, rule))
 }

@@ -7,6 +7,7 @@
 
 mod collector;
 mod demo;
+mod family;
 mod guest;
 mod iptables;
 mod kernel_log;
@@ -44,6 +45,9 @@ enum Command {
     Run {
         /// Part of the names.
         filter: Option<String>,
+        /// What random choices follow from; a failure says which it was.
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Show the way of a packet from rule to report, and that all its counters agree.
     Demo {
@@ -61,8 +65,10 @@ fn main() -> ExitCode {
             }
             return ExitCode::SUCCESS;
         }
-        Command::Run { filter } => run(filter.as_deref().unwrap_or_default()),
-        Command::Demo { database } => Guest::new().and_then(|guest| demo::run(&guest, &database)),
+        Command::Run { filter, seed } => run(filter.as_deref().unwrap_or_default(), seed),
+        Command::Demo { database } => {
+            Guest::new(None).and_then(|guest| demo::run(&guest, &database))
+        }
     };
     match succeeded {
         Ok(()) => {
@@ -76,8 +82,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(filter: &str) -> Result<()> {
-    let guest = Guest::new()?;
+fn run(filter: &str, seed: Option<u64>) -> Result<()> {
+    let guest = Guest::new(seed)?;
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for scenario in scenarios::ALL {
         if !scenario.name.contains(filter) {

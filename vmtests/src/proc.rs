@@ -3,17 +3,35 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use trafstat_abi::{RecordIpv4, SNAPSHOT_MAGIC, SNAPSHOT_VERSION, SnapshotHeader};
+use trafstat_abi::{
+    FAMILY_IPV4, FAMILY_IPV6, RecordIpv4, RecordIpv6, SNAPSHOT_LIVE, SNAPSHOT_MAGIC,
+    SNAPSHOT_VERSION, SnapshotHeader,
+};
 use zerocopy::FromBytes;
 
+use crate::family::Family;
+use crate::iptables::RuleCounters;
 use crate::topology::Netns;
+use crate::traffic::Volume;
 
-/// The account that rules for the local address count into by default.
-pub const ACCOUNT: &str = "192.0.2.1_32";
+/// What an account is known by within its namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccountKey<'a> {
+    /// Which of iptables and ip6tables counts into it.
+    pub family: Family,
+    /// As its files are called.
+    pub name: &'a str,
+}
+
+/// The account that rules for the local IPv4 address count into by default.
+pub const ACCOUNT: AccountKey<'static> = AccountKey {
+    family: Family::Ipv4,
+    name: "192.0.2.1_32",
+};
 
 /// The module's folder, of the namespace that a thread is in.
 pub const ROOT: &str = "/proc/thread-self/net/trafstat";
@@ -27,16 +45,27 @@ pub struct Tuple {
     /// IANA number.
     pub protocol: u8,
     /// Counted address.
-    pub local_ip: Ipv4Addr,
+    pub local_ip: IpAddr,
     /// Other address.
-    pub remote_ip: Ipv4Addr,
+    pub remote_ip: IpAddr,
     /// Port of the counted address.
     pub local_port: u16,
     /// Other port.
     pub remote_port: u16,
 }
 
-/// One closed epoch.
+/// What one flow came to in one epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Record {
+    /// Who talked with whom.
+    pub tuple: Tuple,
+    /// Packets and bytes of both directions.
+    pub volume: Volume,
+    /// TCP packets with SYN and without ACK.
+    pub syn_packets: u64,
+}
+
+/// One epoch, closed or, from a live file, still open.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// All bytes as the kernel gave them.
@@ -44,10 +73,11 @@ pub struct Snapshot {
     /// Identity and totals.
     pub header: SnapshotHeader,
     /// One for each flow.
-    pub records: Vec<RecordIpv4>,
+    pub records: Vec<Record>,
 }
 
 /// An open snapshot file: the account's one reader.
+#[derive(Debug)]
 pub struct Reader {
     file: File,
 }
@@ -58,12 +88,17 @@ impl Reader {
     /// # Errors
     ///
     /// Those of open(2): EBUSY with another reader, EACCES without the right to.
-    pub fn open(account: &str) -> io::Result<Self> {
+    pub fn open(account: AccountKey<'_>) -> io::Result<Self> {
         OpenOptions::new()
             .read(true)
             .write(true)
-            .open(snapshot_path(account))
+            .open(path("snapshot", account))
             .map(|file| Self { file })
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// Reads the closed epoch and checks that its totals hold.
@@ -75,7 +110,7 @@ impl Reader {
         let mut bytes = Vec::new();
         self.file.rewind()?;
         self.file.read_to_end(&mut bytes)?;
-        Snapshot::decode(bytes)
+        Snapshot::of_closed_epoch(bytes)
     }
 
     /// Acknowledges `epoch`.
@@ -104,9 +139,9 @@ impl Snapshot {
     /// # Errors
     ///
     /// It cannot be read, or its totals do not hold.
-    pub fn collect(netns: &Netns, account: &str) -> Result<Self> {
+    pub fn collect(netns: &Netns, account: AccountKey<'_>) -> Result<Self> {
         netns.enter(|| {
-            let mut reader = Reader::open(account).with_context(|| account.to_owned())?;
+            let mut reader = Reader::open(account).with_context(|| account.name.to_owned())?;
             let snapshot = reader.read()?;
             reader.acknowledge(snapshot.header.epoch)?;
             Ok(snapshot)
@@ -118,12 +153,70 @@ impl Snapshot {
     /// # Errors
     ///
     /// As for [`Snapshot::collect`].
-    pub fn peek(netns: &Netns, account: &str) -> Result<Self> {
+    pub fn peek(netns: &Netns, account: AccountKey<'_>) -> Result<Self> {
         netns.enter(|| {
             Reader::open(account)
-                .with_context(|| account.to_owned())?
+                .with_context(|| account.name.to_owned())?
                 .read()
         })
+    }
+
+    /// The open epoch of `account`, in the namespace of this thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of open(2) and read(2), ESTALE where the epoch closes meanwhile, or it is no snapshot
+    /// of an open epoch.
+    pub fn live(account: AccountKey<'_>) -> Result<Self> {
+        let snapshot = Self::decode(fs::read(path("live", account))?)?;
+        let h = &snapshot.header;
+        ensure!(
+            h.flags == SNAPSHOT_LIVE
+                && (h.records, h.recorded_packets, h.recorded_bytes, h.closed_ns) == (0, 0, 0, 0),
+            "not the header of an open epoch: {h:?}"
+        );
+        Ok(snapshot)
+    }
+
+    /// What the rule counters must say.
+    pub fn as_rules_count(&self) -> RuleCounters {
+        RuleCounters {
+            packets: self.header.seen_packets - self.header.gso_extra_packets,
+            bytes: self.header.seen_bytes - self.header.gso_extra_bytes,
+        }
+    }
+
+    /// The sum over the records.
+    pub fn recorded(&self) -> RuleCounters {
+        let mut sum = RuleCounters::default();
+        for Record { volume, .. } in &self.records {
+            sum.packets += volume.sent_packets + volume.received_packets;
+            sum.bytes += volume.sent_bytes + volume.received_bytes;
+        }
+        sum
+    }
+
+    fn of_closed_epoch(bytes: Vec<u8>) -> Result<Self> {
+        let snapshot = Self::decode(bytes)?;
+        let h = &snapshot.header;
+        ensure!(
+            h.flags == 0 && snapshot.records.len() as u64 == h.records,
+            "{} records: {h:?}",
+            snapshot.records.len()
+        );
+        ensure!(
+            h.seen_packets + h.extrapolated_packets
+                == h.recorded_packets + h.outside_packets + h.skipped_packets
+                && h.seen_bytes + h.extrapolated_bytes
+                    == h.recorded_bytes + h.outside_bytes + h.skipped_bytes,
+            "conservation does not hold: {h:?}"
+        );
+        let recorded = snapshot.recorded();
+        ensure!(
+            (recorded.packets, recorded.bytes) == (h.recorded_packets, h.recorded_bytes),
+            "the records sum up to {recorded:?}: {h:?}"
+        );
+        Ok(snapshot)
     }
 
     fn decode(bytes: Vec<u8>) -> Result<Self> {
@@ -138,57 +231,54 @@ impl Snapshot {
         let body = bytes
             .get(usize::from(header.header_size)..)
             .context("a short header")?;
-        let size = usize::from(header.record_size);
-        ensure!(
-            body.len() == header.records as usize * size,
-            "{} bytes of records",
-            body.len()
-        );
-        let mut records = Vec::new();
-        for record in body.chunks_exact(size) {
-            let (record, _) = RecordIpv4::read_from_prefix(record)
-                .map_err(|_| anyhow::anyhow!("records of {size} bytes"))?;
-            records.push(record);
-        }
-        let snapshot = Self {
+        let records = body.chunks(usize::from(header.record_size).max(1));
+        let records = match u32::from(header.family) {
+            FAMILY_IPV4 => records.map(decode_record::<RecordIpv4>).collect(),
+            FAMILY_IPV6 => records.map(decode_record::<RecordIpv6>).collect(),
+            family => Err(anyhow::anyhow!("family {family}")),
+        }?;
+        Ok(Self {
             header,
             records,
             bytes,
-        };
-        snapshot.check()?;
-        Ok(snapshot)
-    }
-
-    fn check(&self) -> Result<()> {
-        let h = &self.header;
-        ensure!(
-            h.seen_packets + h.extrapolated_packets
-                == h.recorded_packets + h.outside_packets + h.skipped_packets
-                && h.seen_bytes + h.extrapolated_bytes
-                    == h.recorded_bytes + h.outside_bytes + h.skipped_bytes,
-            "conservation does not hold: {h:?}"
-        );
-        let sum = |count: fn(&RecordIpv4) -> u64| self.records.iter().map(count).sum::<u64>();
-        let packets = sum(|record| record.sent_packets + record.received_packets);
-        let bytes = sum(|record| record.sent_bytes + record.received_bytes);
-        ensure!(
-            (packets, bytes) == (h.recorded_packets, h.recorded_bytes),
-            "the records sum up to {packets} packets and {bytes} bytes: {h:?}"
-        );
-        Ok(())
+        })
     }
 }
 
-/// Who a record is about.
-pub fn tuple(record: &RecordIpv4) -> Tuple {
-    Tuple {
-        protocol: record.protocol,
-        local_ip: record.local_ip.into(),
-        remote_ip: record.remote_ip.into(),
-        local_port: record.local_port,
-        remote_port: record.remote_port,
-    }
+fn decode_record<R: FromBytes + Into<Record>>(bytes: &[u8]) -> Result<Record> {
+    let (record, _) = R::read_from_prefix(bytes)
+        .map_err(|_| anyhow::anyhow!("a record of {} bytes", bytes.len()))?;
+    Ok(record.into())
 }
+
+// Both families' records differ in their addresses alone.
+macro_rules! record_from {
+    ($abi:ty) => {
+        impl From<$abi> for Record {
+            fn from(record: $abi) -> Self {
+                Self {
+                    tuple: Tuple {
+                        protocol: record.protocol,
+                        local_ip: record.local_ip.into(),
+                        remote_ip: record.remote_ip.into(),
+                        local_port: record.local_port,
+                        remote_port: record.remote_port,
+                    },
+                    volume: Volume {
+                        sent_packets: record.sent_packets,
+                        sent_bytes: record.sent_bytes,
+                        received_packets: record.received_packets,
+                        received_bytes: record.received_bytes,
+                    },
+                    syn_packets: record.syn_packets,
+                }
+            }
+        }
+    };
+}
+
+record_from!(RecordIpv4);
+record_from!(RecordIpv6);
 
 /// All accounts of `netns`.
 ///
@@ -219,15 +309,18 @@ pub fn accounts(netns: &Netns) -> Result<Vec<Account>> {
         .collect()
 }
 
-/// The one account of that name in `netns`, if there is one.
+/// The account of that family and name in `netns`, if there is one.
 ///
 /// # Errors
 ///
 /// As for [`accounts`].
-pub fn account(netns: &Netns, name: &str) -> Result<Option<Account>> {
-    Ok(accounts(netns)?
-        .into_iter()
-        .find(|account| account.get("name").is_some_and(|found| found == name)))
+pub fn account(netns: &Netns, key: AccountKey<'_>) -> Result<Option<Account>> {
+    let has = |account: &Account, column: &str, value: &str| {
+        account.get(column).is_some_and(|found| found == value)
+    };
+    Ok(accounts(netns)?.into_iter().find(|account| {
+        has(account, "family", key.family.folder()) && has(account, "name", key.name)
+    }))
 }
 
 /// A number of an account.
@@ -242,7 +335,12 @@ pub fn number(account: &Account, column: &str) -> Result<u64> {
         .with_context(|| format!("no number {column} in {account:?}"))
 }
 
-/// The snapshot file of an IPv4 account, in the namespace of the thread that opens it.
-pub fn snapshot_path(account: &str) -> PathBuf {
-    PathBuf::from(format!("{ROOT}/snapshot/ipv4/{account}"))
+/// One of an account's files, in the namespace of the thread that opens it: `kind` is `snapshot`,
+/// `csv` or `live`.
+pub fn path(kind: &str, account: AccountKey<'_>) -> PathBuf {
+    PathBuf::from(format!(
+        "{ROOT}/{kind}/{}/{}",
+        account.family.folder(),
+        account.name
+    ))
 }

@@ -5,25 +5,30 @@
 //!   rules, accounts, collector
 //!  +---------------------------+            +-----------------+
 //!  |            192.0.2.1/24   |            |  192.0.2.2/24   |
+//!  |    or  2001:db8::1/64     |            |  2001:db8::2/64 |
 //!  |   lo          veth-local  +------------+  veth-remote    |
 //!  +---------------------------+            +-----------------+
 //! ```
 
-use std::fs::File;
-use std::net::Ipv4Addr;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
 
+use crate::family::Family;
+use crate::iptables::RuleCounters;
 use crate::process::{self, Ended};
 
-/// The address that is counted for.
-pub const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// The address that it talks to.
-pub const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// The local end of the link.
+pub const DEVICE: &str = "veth-local";
+const PEER: &str = "veth-remote";
+
+/// What a device counts of each frame in front of the IP header.
+const ETHERNET_HEADER: u64 = 14;
 
 /// The two namespaces, for as long as this lives.
 pub struct Topology {
@@ -31,6 +36,8 @@ pub struct Topology {
     pub local: Netns,
     /// The other side.
     pub remote: Netns,
+    /// What they speak.
+    pub family: Family,
 }
 
 impl Topology {
@@ -39,35 +46,88 @@ impl Topology {
     /// # Errors
     ///
     /// `ip` fails.
-    pub fn new() -> Result<Self> {
+    pub fn new(family: Family) -> Result<Self> {
         let topology = Self {
             local: Netns::new("trafstat-local")?,
             remote: Netns::new("trafstat-remote")?,
+            family,
         };
-        let Self { local, remote } = &topology;
-        ip(&[
-            "-n",
-            local.name,
-            "link",
-            "add",
-            "veth-local",
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "veth-remote",
-            "netns",
-            remote.name,
-        ])?;
+        let Self { local, remote, .. } = &topology;
+        local.ip(&format!(
+            "link add {DEVICE} type veth peer name {PEER} netns {}",
+            remote.name
+        ))?;
         for (netns, device, address) in [
-            (local, "veth-local", LOCAL),
-            (remote, "veth-remote", REMOTE),
+            (local, DEVICE, family.local()),
+            (remote, PEER, family.remote()),
         ] {
-            let address = format!("{address}/24");
-            ip(&["-n", netns.name, "address", "add", &address, "dev", device])?;
-            ip(&["-n", netns.name, "link", "set", device, "up"])?;
+            let length = family.subnet_len();
+            match family {
+                Family::Ipv4 => netns.speak_no_ipv6(device)?,
+                Family::Ipv6 => (),
+            }
+            let nodad = match family {
+                Family::Ipv4 => "",
+                // No other host is on the link: the address is usable at once.
+                Family::Ipv6 => "nodad",
+            };
+            netns.ip(&format!(
+                "address add {address}/{length} dev {device} {nodad}"
+            ))?;
+            netns.ip(&format!("link set {device} up"))?;
         }
         Ok(topology)
+    }
+
+    /// Lets no socket buffer be more than one packet: what TCP sends is cut by itself.
+    ///
+    /// # Errors
+    ///
+    /// `ip` fails.
+    pub fn forbid_segmentation_offload(&self) -> Result<()> {
+        for (netns, device) in [(&self.local, DEVICE), (&self.remote, PEER)] {
+            netns.ip(&format!("link set {device} gso_max_segs 1"))?;
+        }
+        Ok(())
+    }
+
+    /// Tells each side the other's hardware address, so that nobody asks for it with ARP.
+    ///
+    /// # Errors
+    ///
+    /// `ip` fails.
+    pub fn fix_neighbours(&self) -> Result<()> {
+        let (local, remote) = (self.family.local(), self.family.remote());
+        for (netns, device, neighbour, of) in [
+            (&self.local, DEVICE, remote, self.remote.link(PEER)?),
+            (&self.remote, PEER, local, self.local.link(DEVICE)?),
+        ] {
+            let hardware = of["address"].as_str().context("no hardware address")?;
+            netns.ip(&format!(
+                "neighbour replace {neighbour} lladdr {hardware} dev {device} nud permanent"
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// What the local end of the link counted, both directions, less the Ethernet headers.
+    ///
+    /// # Errors
+    ///
+    /// `ip` fails.
+    pub fn link_counters(&self) -> Result<RuleCounters> {
+        let link = self.local.link(DEVICE)?;
+        let mut sum = RuleCounters::default();
+        for direction in ["rx", "tx"] {
+            let number = |counter: &str| {
+                link["stats64"][direction][counter]
+                    .as_u64()
+                    .with_context(|| format!("no {direction} {counter} in {link}"))
+            };
+            sum.packets += number("packets")?;
+            sum.bytes += number("bytes")? - ETHERNET_HEADER * number("packets")?;
+        }
+        Ok(sum)
     }
 }
 
@@ -78,10 +138,31 @@ pub struct Netns {
 
 impl Netns {
     fn new(name: &'static str) -> Result<Self> {
-        ip(&["netns", "add", name])?;
+        ip(&format!("netns add {name}"))?;
         let netns = Self { name };
-        ip(&["-n", name, "link", "set", "lo", "up"])?;
+        netns.ip("link set lo up")?;
         Ok(netns)
+    }
+
+    /// Runs `ip` on the namespace's devices, with `arguments` separated by spaces.
+    fn ip(&self, arguments: &str) -> Result<String> {
+        ip(&format!("-n {} {arguments}", self.name))
+    }
+
+    /// What `ip` says about a device.
+    fn link(&self, device: &str) -> Result<Value> {
+        let printed = self.ip(&format!("-json -statistics link show {device}"))?;
+        let mut links: Vec<Value> =
+            serde_json::from_str(&printed).with_context(|| printed.clone())?;
+        links.pop().with_context(|| format!("no device {device}"))
+    }
+
+    /// Keeps the kernel from announcing a device's IPv6 address by itself.
+    fn speak_no_ipv6(&self, device: &str) -> Result<()> {
+        self.enter(|| {
+            let path = format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6");
+            fs::write(&path, "1").with_context(|| format!("cannot write {path}"))
+        })
     }
 
     /// Runs `command` in the namespace to its end, however that is.
@@ -124,12 +205,12 @@ impl Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        if let Err(error) = ip(&["netns", "delete", self.name]) {
+        if let Err(error) = ip(&format!("netns delete {}", self.name)) {
             eprintln!("namespace {} is left over: {error:#}", self.name);
         }
     }
 }
 
-fn ip(arguments: &[&str]) -> Result<()> {
-    process::succeed(Command::new("ip").args(arguments)).map(drop)
+fn ip(arguments: &str) -> Result<String> {
+    process::succeed(Command::new("ip").args(arguments.split_whitespace()))
 }

@@ -1,25 +1,23 @@
 //! Traffic of known size between the two namespaces, started by the remote side.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::topology::{LOCAL, Topology};
+use crate::topology::Topology;
 
 /// No answer for so long on a working link means that something was lost.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// IP and UDP header.
-const UDP_HEADERS: u64 = 28;
-/// IP header, ICMP header and the 56 bytes that ping sends.
-const PING_BYTES: u64 = 84;
+/// What ping sends where it is not told otherwise.
+const PING_PAYLOAD: u64 = 56;
 
 /// What a conversation came to, as the local side must have seen it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Volume {
     /// Packets sent by the local side.
     pub sent_packets: u64,
@@ -29,6 +27,26 @@ pub struct Volume {
     pub received_packets: u64,
     /// Layer-3 bytes of them.
     pub received_bytes: u64,
+}
+
+impl Volume {
+    /// Counts `other`, too.
+    pub fn add(&mut self, other: &Self) {
+        self.sent_packets += other.sent_packets;
+        self.sent_bytes += other.sent_bytes;
+        self.received_packets += other.received_packets;
+        self.received_bytes += other.received_bytes;
+    }
+
+    /// What is left without `other`, which is part of it.
+    pub fn less(&self, other: &Self) -> Option<Self> {
+        Some(Self {
+            sent_packets: self.sent_packets.checked_sub(other.sent_packets)?,
+            sent_bytes: self.sent_bytes.checked_sub(other.sent_bytes)?,
+            received_packets: self.received_packets.checked_sub(other.received_packets)?,
+            received_bytes: self.received_bytes.checked_sub(other.received_bytes)?,
+        })
+    }
 }
 
 /// An HTTP server on the local side.
@@ -49,7 +67,7 @@ impl HttpServer {
     pub fn listen(topology: &Topology, port: u16) -> Result<Self> {
         let listener = topology
             .local
-            .enter(|| Ok(TcpListener::bind((LOCAL, port))?))?;
+            .enter(|| Ok(TcpListener::bind((topology.family.local(), port))?))?;
         Ok(Self { listener, port })
     }
 
@@ -61,12 +79,29 @@ impl HttpServer {
     pub fn download(&self, topology: &Topology, size: usize) -> Result<u16> {
         thread::scope(|scope| {
             let server = scope.spawn(|| serve_one(&self.listener, size));
-            let client = topology.remote.enter(|| fetch(self.port, size));
+            let address = (topology.family.local(), self.port).into();
+            let client = topology.remote.enter(|| fetch(address, size));
             let served = server.join().map_err(|_| anyhow!("the server panicked"))?;
             // The client's error says more than the server's, which follows from it.
             let port = client.context("the client")?;
             served.context("the server")?;
             Ok(port)
+        })
+    }
+
+    /// Uploads `size` bytes from the remote side.
+    ///
+    /// # Errors
+    ///
+    /// Something else than `size` bytes arrives.
+    pub fn upload(&self, topology: &Topology, size: usize) -> Result<()> {
+        thread::scope(|scope| {
+            let server = scope.spawn(|| take_one(&self.listener, size));
+            let address = (topology.family.local(), self.port).into();
+            let client = topology.remote.enter(|| post(address, size));
+            let taken = server.join().map_err(|_| anyhow!("the server panicked"))?;
+            client.context("the client")?;
+            taken.context("the server")
         })
     }
 }
@@ -84,7 +119,9 @@ impl EchoServer {
     ///
     /// The port is in use.
     pub fn bind(topology: &Topology, port: u16) -> Result<Self> {
-        let socket = topology.local.enter(|| bind_udp(LOCAL, port))?;
+        let socket = topology
+            .local
+            .enter(|| bind_udp(topology.family.local(), port))?;
         Ok(Self { socket, port })
     }
 
@@ -96,10 +133,9 @@ impl EchoServer {
     ///
     /// A datagram does not come back.
     pub fn exchange(&self, topology: &Topology, count: u64, size: usize) -> Result<(u16, Volume)> {
-        let client = topology
-            .remote
-            .enter(|| bind_udp(Ipv4Addr::UNSPECIFIED, 0))?;
-        client.connect((LOCAL, self.port))?;
+        let family = topology.family;
+        let client = topology.remote.enter(|| bind_udp(family.remote(), 0))?;
+        client.connect((family.local(), self.port))?;
         let datagram = vec![0x55; size];
         let mut buffer = vec![0; size + 1];
         for _ in 0..count {
@@ -109,7 +145,7 @@ impl EchoServer {
             let returned = client.recv(&mut buffer)?;
             ensure!(returned == size, "{returned} bytes of {size} came back");
         }
-        let bytes = count * (UDP_HEADERS + size as u64);
+        let bytes = count * family.datagram_bytes(size as u64);
         let volume = Volume {
             sent_packets: count,
             sent_bytes: bytes,
@@ -120,22 +156,49 @@ impl EchoServer {
     }
 }
 
+/// Sends a datagram to each of the local side's ports from `first` on, on which nobody waits.
+///
+/// # Errors
+///
+/// A datagram cannot be sent.
+pub fn scan(topology: &Topology, first: u16, ports: u16) -> Result<()> {
+    let family = topology.family;
+    let client = topology.remote.enter(|| bind_udp(family.remote(), 0))?;
+    for port in first..first + ports {
+        client.send_to(b"?", (family.local(), port))?;
+    }
+    Ok(())
+}
+
 /// Pings the local side `count` times.
 ///
 /// # Errors
 ///
 /// An answer is missing.
 pub fn ping(topology: &Topology, count: u64) -> Result<Volume> {
+    ping_with(topology, count, PING_PAYLOAD)
+}
+
+/// Pings the local side `count` times with so many bytes; the volume is that before fragmentation.
+///
+/// # Errors
+///
+/// An answer is missing.
+pub fn ping_with(topology: &Topology, count: u64, payload: u64) -> Result<Volume> {
     topology.remote.succeed(
         Command::new("ping")
             .args(["-q", "-i", "0.02", "-c", &count.to_string()])
-            .arg(LOCAL.to_string()),
+            // Without a deadline, one answer of many is enough for it.
+            .args(["-w", &PATIENCE.as_secs().to_string()])
+            .args(["-s", &payload.to_string()])
+            .arg(topology.family.local().to_string()),
     )?;
+    let bytes = count * topology.family.echo_bytes(payload);
     Ok(Volume {
         sent_packets: count,
-        sent_bytes: count * PING_BYTES,
+        sent_bytes: bytes,
         received_packets: count,
-        received_bytes: count * PING_BYTES,
+        received_bytes: bytes,
     })
 }
 
@@ -145,34 +208,53 @@ pub fn ping(topology: &Topology, count: u64) -> Result<Volume> {
 ///
 /// The connection is anything but refused.
 pub fn refused_connection(topology: &Topology, port: u16) -> Result<()> {
-    topology
-        .remote
-        .enter(|| match TcpStream::connect((LOCAL, port)) {
+    topology.remote.enter(
+        || match TcpStream::connect((topology.family.local(), port)) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
             other => bail!("connecting to closed port {port}: {other:?}"),
-        })
+        },
+    )
 }
 
 fn serve_one(listener: &TcpListener, size: usize) -> Result<()> {
     let (mut stream, _) = listener.accept()?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let mut request = Vec::new();
-    let mut byte = [0];
-    while !request.ends_with(b"\r\n\r\n") {
-        ensure!(stream.read(&mut byte)? == 1, "the request ends early");
-        request.push(byte[0]);
-    }
+    read_head(&mut stream)?;
     write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {size}\r\n\r\n")?;
     stream.write_all(&vec![b'x'; size])?;
     Ok(())
 }
 
-fn fetch(port: u16, size: usize) -> Result<u16> {
-    let address = SocketAddrV4::new(LOCAL, port);
-    let mut stream = TcpStream::connect_timeout(&address.into(), PATIENCE)?;
+fn take_one(listener: &TcpListener, size: usize) -> Result<()> {
+    let (mut stream, _) = listener.accept()?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    read_head(&mut stream)?;
+    let mut body = Vec::new();
+    stream.read_to_end(&mut body)?;
+    ensure!(
+        body.len() == size,
+        "{} bytes arrived, not {size}",
+        body.len()
+    );
+    write!(stream, "HTTP/1.0 204 No Content\r\n\r\n")?;
+    Ok(())
+}
+
+fn read_head(stream: &mut TcpStream) -> Result<()> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        ensure!(stream.read(&mut byte)? == 1, "the request ends early");
+        head.push(byte[0]);
+    }
+    Ok(())
+}
+
+fn fetch(address: SocketAddr, size: usize) -> Result<u16> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let client_port = stream.local_addr()?.port();
-    write!(stream, "GET / HTTP/1.0\r\nHost: {LOCAL}\r\n\r\n")?;
+    write!(stream, "GET / HTTP/1.0\r\n\r\n")?;
     let mut response = Vec::new();
     stream.read_to_end(&mut response)?;
     let head = response
@@ -184,7 +266,19 @@ fn fetch(port: u16, size: usize) -> Result<u16> {
     Ok(client_port)
 }
 
-fn bind_udp(address: Ipv4Addr, port: u16) -> Result<UdpSocket> {
+fn post(address: SocketAddr, size: usize) -> Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "POST / HTTP/1.0\r\nContent-Length: {size}\r\n\r\n")?;
+    stream.write_all(&vec![b'x'; size])?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    ensure!(response.contains(" 204 "), "answered with {response:?}");
+    Ok(())
+}
+
+fn bind_udp(address: IpAddr, port: u16) -> Result<UdpSocket> {
     let socket = UdpSocket::bind((address, port))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     Ok(socket)

@@ -4,7 +4,9 @@ use std::io;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use rustix::io::Errno;
 
+use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Iptables};
 use crate::module;
@@ -12,13 +14,10 @@ use crate::proc::{self, ACCOUNT, Reader, Snapshot};
 use crate::topology::Topology;
 use crate::traffic::{self, EchoServer};
 
-const EBUSY: i32 = 16;
-const ESTALE: i32 = 116;
-
 pub fn run(guest: &Guest) -> Result<()> {
     module::load(guest)?;
-    let topology = Topology::new()?;
-    let iptables = Iptables::new(guest, &topology.local);
+    let topology = Topology::new(Family::Ipv4)?;
+    let iptables = Iptables::new(guest, &topology.local, topology.family);
     iptables.count_local(ALL_PORTS)?;
     EchoServer::bind(&topology, 5000)?.exchange(&topology, 10, 100)?;
 
@@ -33,6 +32,7 @@ fn others_read_nothing(topology: &Topology) -> Result<()> {
         "accounts",
         "snapshot/ipv4/192.0.2.1_32",
         "csv/ipv4/192.0.2.1_32",
+        "live/ipv4/192.0.2.1_32",
     ] {
         let path = format!("/proc/self/net/trafstat/{file}");
         for user in ["65534", "0"] {
@@ -71,11 +71,11 @@ fn unacknowledged_epoch_is_served_again(topology: &Topology) -> Result<()> {
 
 fn one_reader_and_one_acknowledgement() -> Result<()> {
     let mut reader = Reader::open(ACCOUNT)?;
-    expect(Reader::open(ACCOUNT).map(drop), EBUSY, "a second reader")?;
+    super::fails_with(Reader::open(ACCOUNT), Errno::BUSY, "a second reader")?;
     let epoch = reader.read()?.header.epoch;
-    expect(
+    super::fails_with(
         reader.acknowledge(epoch + 1),
-        ESTALE,
+        Errno::STALE,
         "another epoch's acknowledgement",
     )?;
     ensure!(
@@ -98,7 +98,7 @@ fn one_reader_and_one_acknowledgement() -> Result<()> {
 }
 
 fn namespaces_see_their_own_accounts(guest: &Guest, topology: &Topology) -> Result<()> {
-    let remote = Iptables::new(guest, &topology.remote);
+    let remote = Iptables::new(guest, &topology.remote, topology.family);
     remote.succeed("-A INPUT -j TRAFSTAT --local-net 192.0.2.2 --name far")?;
     let names = |netns| -> Result<Vec<_>> {
         Ok(proc::accounts(netns)?
@@ -107,7 +107,7 @@ fn namespaces_see_their_own_accounts(guest: &Guest, topology: &Topology) -> Resu
             .collect())
     };
     ensure!(
-        names(&topology.local)? == [ACCOUNT],
+        names(&topology.local)? == [ACCOUNT.name],
         "{:?}",
         names(&topology.local)?
     );
@@ -122,15 +122,6 @@ fn namespaces_see_their_own_accounts(guest: &Guest, topology: &Topology) -> Resu
     ensure!(
         elsewhere.is_err_and(|error| error.kind() == io::ErrorKind::NotFound),
         "another namespace's account can be opened"
-    );
-    Ok(())
-}
-
-fn expect(result: io::Result<()>, errno: i32, what: &str) -> Result<()> {
-    let found = result.err().and_then(|error| error.raw_os_error());
-    ensure!(
-        found == Some(errno),
-        "{what}: error {found:?} instead of {errno}"
     );
     Ok(())
 }

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Iptables, RuleCounters};
 use crate::module;
-use crate::proc::{ACCOUNT, Snapshot, Tuple, tuple};
-use crate::topology::{LOCAL, REMOTE, Topology};
+use crate::proc::{Snapshot, Tuple};
+use crate::topology::Topology;
 use crate::traffic::{self, EchoServer, HttpServer, Volume};
 
 const HTTP: u16 = 80;
@@ -20,28 +21,31 @@ const ECHO: u16 = 5000;
 const CLOSED: u16 = 81;
 const DOWNLOAD_BYTES: usize = 3_000_000;
 
-const ICMP: u8 = 1;
+/// Layer-3 bytes of a neighbour solicitation or advertisement, without and with the sender's
+/// hardware address (RFC 4861 sections 4.3 and 4.4).
+const NEIGHBOUR_DISCOVERY_BYTES: [u64; 2] = [64, 72];
+
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// Epochs that must close while traffic runs.
 const EPOCHS: usize = 4;
 
-pub fn run(guest: &Guest) -> Result<()> {
+pub fn run(guest: &Guest, family: Family) -> Result<()> {
     let cpus = thread::available_parallelism()?.get();
     ensure!(
         cpus >= 2,
         "on {cpus} CPU the per-CPU tables are never merged"
     );
     module::load(guest)?;
-    let topology = Topology::new()?;
-    let iptables = Iptables::new(guest, &topology.local);
+    let topology = Topology::new(family)?;
+    let iptables = Iptables::new(guest, &topology.local, family);
     iptables.count_local(ALL_PORTS)?;
 
     let stop = AtomicBool::new(false);
     let http = HttpServer::listen(&topology, HTTP)?;
     let echo = EchoServer::bind(&topology, ECHO)?;
-    let conversations = Conversations::default();
+    let conversations = Conversations::new(family);
     let mut snapshots = Vec::new();
     let rounds: [&(dyn Fn() -> Result<()> + Sync); 4] = [
         &|| conversations.download(&topology, &http),
@@ -64,7 +68,7 @@ pub fn run(guest: &Guest) -> Result<()> {
         });
         let closed = (0..EPOCHS).try_for_each(|_| {
             thread::sleep(Duration::from_millis(500));
-            let snapshot = Snapshot::collect(&topology.local, ACCOUNT)?;
+            let snapshot = Snapshot::collect(&topology.local, family.account())?;
             ensure!(
                 snapshot.header.seen_packets > 0,
                 "an epoch under traffic is empty"
@@ -80,15 +84,19 @@ pub fn run(guest: &Guest) -> Result<()> {
         closed
     })?;
 
-    let counted = super::settled(&iptables)?;
-    snapshots.push(Snapshot::collect(&topology.local, ACCOUNT)?);
-    ensure!(iptables.counters()? == counted, "there still was traffic");
+    let counted = super::collect_all(
+        || iptables.counters(),
+        || {
+            snapshots.push(Snapshot::collect(&topology.local, family.account())?);
+            Ok(())
+        },
+    )?;
 
     identities_follow_each_other(&snapshots)?;
     let mut seen = RuleCounters::default();
-    for Snapshot { header, .. } in &snapshots {
-        seen.packets += header.seen_packets - header.gso_extra_packets;
-        seen.bytes += header.seen_bytes - header.gso_extra_bytes;
+    for snapshot in &snapshots {
+        let header = &snapshot.header;
+        seen.add(snapshot.as_rules_count());
         ensure!(
             header.extrapolated_packets + header.outside_packets + header.skipped_packets == 0,
             "nothing was sampled, and all of it was local: {header:?}"
@@ -107,9 +115,12 @@ pub fn run(guest: &Guest) -> Result<()> {
     conversations.are_recorded(&snapshots)
 }
 
+/// What the epochs have of each flow, with its SYN packets.
+type Recorded = BTreeMap<Tuple, (Volume, u64)>;
+
 /// What was exchanged, by who with whom.
-#[derive(Default)]
 struct Conversations {
+    family: Family,
     /// Where every packet is known.
     exact: Mutex<BTreeMap<Tuple, Volume>>,
     /// Downloads: TCP decides on its own how many packets it takes.
@@ -118,21 +129,30 @@ struct Conversations {
 }
 
 impl Conversations {
+    fn new(family: Family) -> Self {
+        Self {
+            family,
+            exact: Mutex::default(),
+            downloads: Mutex::default(),
+            refused: Mutex::default(),
+        }
+    }
+
     fn download(&self, topology: &Topology, server: &HttpServer) -> Result<()> {
         let remote_port = server.download(topology, DOWNLOAD_BYTES)?;
         let mut downloads = self.downloads.lock().map_err(|_| anyhow!("poisoned"))?;
-        downloads.push(conversation(TCP, HTTP, remote_port));
+        downloads.push(self.tuple(TCP, HTTP, remote_port));
         Ok(())
     }
 
     fn exchange(&self, topology: &Topology, server: &EchoServer) -> Result<()> {
         let (remote_port, volume) = server.exchange(topology, 200, 300)?;
-        self.add(conversation(UDP, ECHO, remote_port), volume)
+        self.add(self.tuple(UDP, ECHO, remote_port), volume)
     }
 
     fn ping(&self, topology: &Topology) -> Result<()> {
         let volume = traffic::ping(topology, 5)?;
-        self.add(conversation(ICMP, 0, 0), volume)
+        self.add(self.tuple(self.family.icmp(), 0, 0), volume)
     }
 
     fn refused_connection(&self, topology: &Topology) -> Result<()> {
@@ -145,31 +165,27 @@ impl Conversations {
 
     fn add(&self, key: Tuple, volume: Volume) -> Result<()> {
         let mut exact = self.exact.lock().map_err(|_| anyhow!("poisoned"))?;
-        let sum = exact.entry(key).or_default();
-        sum.sent_packets += volume.sent_packets;
-        sum.sent_bytes += volume.sent_bytes;
-        sum.received_packets += volume.received_packets;
-        sum.received_bytes += volume.received_bytes;
+        exact.entry(key).or_default().add(&volume);
         Ok(())
     }
 
     fn are_recorded(&self, snapshots: &[Snapshot]) -> Result<()> {
-        let mut recorded: BTreeMap<Tuple, (Volume, u64)> = BTreeMap::new();
+        let mut recorded: Recorded = BTreeMap::new();
         for snapshot in snapshots {
             let mut in_epoch = BTreeMap::new();
             for record in &snapshot.records {
-                let key = tuple(record);
+                let key = record.tuple;
                 ensure!(
                     in_epoch.insert(key, ()).is_none(),
                     "{key:?} twice in an epoch"
                 );
                 let (volume, syn_packets) = recorded.entry(key).or_default();
-                volume.sent_packets += record.sent_packets;
-                volume.sent_bytes += record.sent_bytes;
-                volume.received_packets += record.received_packets;
-                volume.received_bytes += record.received_bytes;
+                volume.add(&record.volume);
                 *syn_packets += record.syn_packets;
             }
+        }
+        if self.family == Family::Ipv6 {
+            self.take_neighbour_discovery(&mut recorded)?;
         }
         let exact = self.exact.lock().map_err(|_| anyhow!("poisoned"))?;
         for (key, volume) in exact.iter() {
@@ -183,7 +199,7 @@ impl Conversations {
             let (found, syn_packets) = recorded
                 .remove(key)
                 .with_context(|| format!("no {key:?}"))?;
-            let headers = 40 * found.sent_packets;
+            let headers = self.family.tcp_bytes() * found.sent_packets;
             ensure!(
                 found.sent_bytes >= DOWNLOAD_BYTES as u64 + headers
                     && found.sent_packets >= DOWNLOAD_BYTES as u64 / 1460
@@ -207,15 +223,49 @@ impl Conversations {
         }
         Ok(())
     }
-}
 
-fn conversation(protocol: u8, local_port: u16, remote_port: u16) -> Tuple {
-    Tuple {
-        protocol,
-        local_ip: LOCAL,
-        remote_ip: REMOTE,
-        local_port,
-        remote_port,
+    /// Takes out what the kernel itself said in ICMPv6, partly between the same addresses as ping.
+    fn take_neighbour_discovery(&self, recorded: &mut Recorded) -> Result<()> {
+        let ping = self.tuple(self.family.icmp(), 0, 0);
+        let exact = self.exact.lock().map_err(|_| anyhow!("poisoned"))?;
+        let pinged = *exact.get(&ping).context("no ping")?;
+        let mut discovery = Volume::default();
+        recorded.retain(|tuple, (volume, _)| {
+            if tuple.protocol == ping.protocol {
+                discovery.add(volume);
+            }
+            tuple.protocol != ping.protocol
+        });
+        recorded.insert(ping, (pinged, 0));
+        let Some(discovery) = discovery.less(&pinged) else {
+            bail!("less than ping sent: {discovery:?}, {pinged:?}")
+        };
+        // The remote side speaks first, so that the local one has to say where it is.
+        ensure!(
+            discovery.sent_packets > 0,
+            "the neighbour is not discovered"
+        );
+        let [least, most] = NEIGHBOUR_DISCOVERY_BYTES;
+        for (packets, bytes) in [
+            (discovery.sent_packets, discovery.sent_bytes),
+            (discovery.received_packets, discovery.received_bytes),
+        ] {
+            ensure!(
+                (packets * least..=packets * most).contains(&bytes),
+                "{discovery:?} is no neighbour discovery"
+            );
+        }
+        Ok(())
+    }
+
+    fn tuple(&self, protocol: u8, local_port: u16, remote_port: u16) -> Tuple {
+        Tuple {
+            protocol,
+            local_ip: self.family.local(),
+            remote_ip: self.family.remote(),
+            local_port,
+            remote_port,
+        }
     }
 }
 

@@ -1,20 +1,24 @@
 //! Programs written for the original module find its CSV at its path, and reading it clears it.
 
 use std::fs;
-use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Iptables, RuleCounters};
 use crate::module;
-use crate::topology::{LOCAL, REMOTE, Topology};
+use crate::topology::Topology;
 use crate::traffic::{self, EchoServer, HttpServer};
 
 /// The path that the original had, too.
 const PATH: &str = "/proc/trafstat/192.0.2.1_32";
+
+/// 192.0.2.1 and 192.0.2.2.
+const LOCAL: u64 = 0xc000_0201;
+const REMOTE: u64 = 0xc000_0202;
 
 /// Protocol, local IP, remote IP, local port, remote port, local packets, remote packets, local
 /// bytes, remote bytes, SYN count.
@@ -22,8 +26,8 @@ type Line = [u64; 10];
 
 pub fn run(guest: &Guest) -> Result<()> {
     module::load(guest)?;
-    let topology = Topology::new()?;
-    let iptables = Iptables::new(guest, &topology.local);
+    let topology = Topology::new(Family::Ipv4)?;
+    let iptables = Iptables::new(guest, &topology.local, topology.family);
     iptables.count_local(ALL_PORTS)?;
 
     // No more bytes than one segment has: each buffer is one packet, as in the rule counters.
@@ -37,7 +41,7 @@ pub fn run(guest: &Guest) -> Result<()> {
     let mut sum = RuleCounters::default();
     for line in &lines {
         ensure!(
-            (line[1], line[2]) == (decimal(LOCAL), decimal(REMOTE)),
+            (line[1], line[2]) == (LOCAL, REMOTE),
             "not the addresses as decimal numbers: {line:?}"
         );
         sum.packets += line[5] + line[6];
@@ -100,8 +104,4 @@ fn read(topology: &Topology) -> Result<Vec<Line>> {
                 .with_context(|| format!("not ten numbers: {line:?}"))
         })
         .collect()
-}
-
-fn decimal(address: Ipv4Addr) -> u64 {
-    u64::from(u32::from(address))
 }

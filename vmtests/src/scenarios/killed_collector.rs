@@ -1,13 +1,13 @@
 //! A collector killed anywhere loses nothing and counts nothing twice.
 
 use anyhow::{Context, Result, ensure};
-use trafstat_abi::RecordIpv4;
 
 use crate::collector::{Collector, StoredEpoch};
+use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Iptables};
 use crate::module;
-use crate::proc::{self, ACCOUNT, Snapshot};
+use crate::proc::{self, ACCOUNT, Record, Snapshot};
 use crate::topology::Topology;
 use crate::traffic::{self, EchoServer, HttpServer};
 
@@ -22,8 +22,8 @@ const POINTS: [(&str, bool, bool); 3] = [
 
 pub fn run(guest: &Guest) -> Result<()> {
     module::load(guest)?;
-    let topology = Topology::new()?;
-    let iptables = Iptables::new(guest, &topology.local);
+    let topology = Topology::new(Family::Ipv4)?;
+    let iptables = Iptables::new(guest, &topology.local, topology.family);
     iptables.count_local(ALL_PORTS)?;
     let collector = Collector::new(guest, guest.scratch()?);
     collector.collect(&topology.local)?;
@@ -84,26 +84,9 @@ pub fn run(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-fn sorted(mut records: Vec<RecordIpv4>) -> Vec<[u64; 10]> {
-    let mut rows: Vec<_> = records
-        .drain(..)
-        .map(|record| {
-            [
-                u64::from(record.protocol),
-                u64::from(u32::from_be_bytes(record.local_ip)),
-                u64::from(record.local_port),
-                u64::from(u32::from_be_bytes(record.remote_ip)),
-                u64::from(record.remote_port),
-                record.sent_packets,
-                record.sent_bytes,
-                record.received_packets,
-                record.received_bytes,
-                record.syn_packets,
-            ]
-        })
-        .collect();
-    rows.sort_unstable();
-    rows
+fn sorted(mut records: Vec<Record>) -> Vec<Record> {
+    records.sort_unstable();
+    records
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::collector::Collector;
+use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Iptables};
 use crate::module;
@@ -13,8 +14,8 @@ use crate::traffic::{self, EchoServer};
 pub fn run(guest: &Guest) -> Result<()> {
     let collector = Collector::new(guest, guest.scratch()?);
     module::load(guest)?;
-    let topology = Topology::new()?;
-    let iptables = Iptables::new(guest, &topology.local);
+    let topology = Topology::new(Family::Ipv4)?;
+    let iptables = Iptables::new(guest, &topology.local, topology.family);
     let echo = EchoServer::bind(&topology, 5000)?;
     let account = || proc::account(&topology.local, ACCOUNT);
 

@@ -1,18 +1,25 @@
 //! The scenarios, one a module; each is a function that returns an error when it fails.
 
 mod access;
+mod conservation;
 mod counters_agree;
 mod csv;
 mod killed_collector;
 mod lifecycle;
+mod live;
+mod readers;
 mod reload_under_traffic;
 mod rules;
 
+use std::fmt::Debug;
+use std::io;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use rustix::io::Errno;
 
+use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{Iptables, RuleCounters};
 use crate::kernel_log::KernelLog;
@@ -20,7 +27,7 @@ use crate::module;
 
 /// One scenario.
 pub struct Scenario {
-    /// What its module is called.
+    /// What its module is called, and what sets it apart where one module has several.
     pub name: &'static str,
     scenario: fn(&Guest) -> Result<()>,
 }
@@ -29,7 +36,15 @@ pub struct Scenario {
 pub const ALL: &[Scenario] = &[
     Scenario {
         name: "counters_agree",
-        scenario: counters_agree::run,
+        scenario: |guest| counters_agree::run(guest, Family::Ipv4),
+    },
+    Scenario {
+        name: "counters_agree_ipv6",
+        scenario: |guest| counters_agree::run(guest, Family::Ipv6),
+    },
+    Scenario {
+        name: "conservation",
+        scenario: conservation::run,
     },
     Scenario {
         name: "killed_collector",
@@ -54,6 +69,14 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "access",
         scenario: access::run,
+    },
+    Scenario {
+        name: "live",
+        scenario: live::run,
+    },
+    Scenario {
+        name: "readers",
+        scenario: readers::run,
     },
 ];
 
@@ -88,13 +111,40 @@ impl Scenario {
 ///
 /// iptables fails.
 pub fn settled(iptables: &Iptables<'_>) -> Result<RuleCounters> {
-    let mut counted = iptables.counters()?;
+    settle(|| iptables.counters())
+}
+
+/// Counters that `collect` has all of: none moved shortly before, nor while it ran.
+///
+/// Where one did, a neighbour was asked for by the kernel itself, say, `collect` runs again.
+fn collect_all<T: PartialEq>(
+    counters: impl Fn() -> Result<T>,
+    mut collect: impl FnMut() -> Result<()>,
+) -> Result<T> {
+    loop {
+        let before = settle(&counters)?;
+        collect()?;
+        if counters()? == before {
+            return Ok(before);
+        }
+    }
+}
+
+fn settle<T: PartialEq>(counters: impl Fn() -> Result<T>) -> Result<T> {
+    let mut counted = counters()?;
     loop {
         thread::sleep(Duration::from_millis(500));
-        let now = iptables.counters()?;
+        let now = counters()?;
         if now == counted {
             return Ok(now);
         }
         counted = now;
     }
+}
+
+/// Passes if `result` is the error `errno`.
+fn fails_with<T: Debug>(result: io::Result<T>, errno: Errno, what: &str) -> Result<()> {
+    let is_expected = matches!(&result, Err(error) if Errno::from_io_error(error) == Some(errno));
+    ensure!(is_expected, "{what}: {result:?} instead of {errno:?}");
+    Ok(())
 }

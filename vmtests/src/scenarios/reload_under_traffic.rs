@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Iptables};
 use crate::module;
@@ -19,8 +20,8 @@ const RELOADS: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn run(guest: &Guest) -> Result<()> {
-    let topology = Topology::new()?;
-    let iptables = Iptables::new(guest, &topology.local);
+    let topology = Topology::new(Family::Ipv4)?;
+    let iptables = Iptables::new(guest, &topology.local, topology.family);
     let http = HttpServer::listen(&topology, 80)?;
     let echo = EchoServer::bind(&topology, 5000)?;
     let stop = AtomicBool::new(false);

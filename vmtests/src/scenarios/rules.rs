@@ -1,14 +1,17 @@
 //! Every option survives being saved and restored, and what is wrong is refused in one clear line.
 //!
-//! The rules are those of `xt-plugin/libxt_TRAFSTAT.t`, in iptables' own test format: a line with
-//! the chains, then `RULE;SAVED FORM or =;OK or FAIL`.
+//! The rules are those of `xt-plugin/libxt_TRAFSTAT.t` and, for ip6tables, `libxt_TRAFSTAT.ip6.t`,
+//! in iptables' own test format: a line with the chains, then `RULE;SAVED FORM or =;OK or FAIL`.
+//! The largest rule that the options allow is among them, and goes through both backends.
 
 use std::fs;
+use std::thread;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::family::Family;
 use crate::guest::Guest;
-use crate::iptables::Iptables;
+use crate::iptables::{Backend, Iptables};
 use crate::module;
 use crate::topology::Topology;
 
@@ -16,12 +19,19 @@ use crate::topology::Topology;
 const WRONG_USAGE: i32 = 2;
 
 pub fn run(guest: &Guest) -> Result<()> {
-    let rules = RuleTests::read(guest)?;
     module::load(guest)?;
-    let topology = Topology::new()?;
-    let iptables = Iptables::new(guest, &topology.local);
-    accepted_rules_are_saved_as_they_restore(&iptables, &rules)?;
-    refused_rules_change_nothing(&iptables, &rules)
+    let backends = Backend::all()?;
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let rules = RuleTests::read(guest, family)?;
+        let topology = Topology::new(family)?;
+        for backend in backends {
+            let iptables = Iptables::new(guest, &topology.local, family).through(*backend);
+            accepted_rules_are_saved_as_they_restore(&iptables, &rules)
+                .and_then(|()| refused_rules_change_nothing(&iptables, &rules, family))
+                .with_context(|| iptables.program())?;
+        }
+    }
+    Ok(())
 }
 
 fn accepted_rules_are_saved_as_they_restore(
@@ -70,26 +80,49 @@ fn accepted_rules_are_saved_as_they_restore(
     iptables.flush()
 }
 
-fn refused_rules_change_nothing(iptables: &Iptables<'_>, rules: &RuleTests) -> Result<()> {
-    iptables.succeed("-A INPUT -j TRAFSTAT --local-net 192.0.2.1")?;
+fn refused_rules_change_nothing(
+    iptables: &Iptables<'_>,
+    rules: &RuleTests,
+    family: Family,
+) -> Result<()> {
+    let local = family.local();
+    iptables.succeed(&format!("-A INPUT -j TRAFSTAT --local-net {local}"))?;
     let before = iptables.save()?;
-    for rule in &rules.refused {
-        let ended = iptables.end(&format!("-A INPUT {rule}"))?;
-        ensure!(ended.code == Some(WRONG_USAGE), "{rule}: {ended:?}");
-        // iptables itself adds where to find its help.
-        let lines: Vec<_> = ended
-            .stderr
-            .lines()
-            .filter(|line| !line.is_empty() && !line.starts_with("Try `iptables -h'"))
+    // A program each, which is what takes the time: on all CPUs.
+    let cpus = thread::available_parallelism()?.get();
+    thread::scope(|scope| {
+        let shares: Vec<_> = rules
+            .refused
+            .chunks(rules.refused.len().div_ceil(cpus))
+            .map(|share| {
+                scope.spawn(|| share.iter().try_for_each(|rule| is_refused(iptables, rule)))
+            })
             .collect();
-        ensure!(lines.len() == 1, "{rule}: not one clear line: {lines:?}");
-        ensure!(ended.stdout.is_empty(), "{rule}: {ended:?}");
-    }
+        shares.into_iter().try_for_each(|share| {
+            share
+                .join()
+                .map_err(|_| anyhow!("a thread with refused rules panicked"))?
+        })
+    })?;
     ensure!(
         iptables.save()? == before,
         "a refused rule changed the others"
     );
     iptables.flush()
+}
+
+fn is_refused(iptables: &Iptables<'_>, rule: &str) -> Result<()> {
+    let ended = iptables.end(&format!("-A INPUT {rule}"))?;
+    ensure!(ended.code == Some(WRONG_USAGE), "{rule}: {ended:?}");
+    // iptables itself adds where to find its help.
+    let lines: Vec<_> = ended
+        .stderr
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with("Try `ip"))
+        .collect();
+    ensure!(lines.len() == 1, "{rule}: not one clear line: {lines:?}");
+    ensure!(ended.stdout.is_empty(), "{rule}: {ended:?}");
+    Ok(())
 }
 
 struct RuleTests {
@@ -100,8 +133,12 @@ struct RuleTests {
 }
 
 impl RuleTests {
-    fn read(guest: &Guest) -> Result<Self> {
-        let text = fs::read_to_string(guest.file("libxt_TRAFSTAT.t"))?;
+    fn read(guest: &Guest, family: Family) -> Result<Self> {
+        let file = match family {
+            Family::Ipv4 => "libxt_TRAFSTAT.t",
+            Family::Ipv6 => "libxt_TRAFSTAT.ip6.t",
+        };
+        let text = fs::read_to_string(guest.file(file))?;
         let mut tests = Self {
             chains: Vec::new(),
             accepted: Vec::new(),

@@ -244,8 +244,9 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         if len == 0 {
             return;
         }
-        // An eighth ahead, and called again half way there.
-        let headroom = len / 8 + 128;
+        // Half as much again while the table is small and a burst soon outgrows it, an
+        // eighth later; and called again half way there.
+        let headroom = (len.min(1 << 16) / 2).max(len / 8) + 128;
         self.chunks
             .prepare(len.saturating_add(headroom).saturating_add(BIAS), cpu);
         self.index.prepare(len, cpu);
