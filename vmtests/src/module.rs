@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 ///
 /// The kernel refuses it.
 pub fn load(guest: &Guest) -> Result<()> {
-    process::succeed(Command::new("modprobe").args(["--all", "x_tables", "ip_tables"]))?;
+    process::succeed(Command::new("modprobe").arg("x_tables"))?;
     process::succeed(Command::new("insmod").arg(guest.file("xt_TRAFSTAT.ko"))).map(drop)
 }
 
