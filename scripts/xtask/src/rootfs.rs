@@ -45,7 +45,7 @@ pub const PLATFORMS: [Platform; 4] = [
     },
     Platform {
         kernel: "6.12",
-        always_tested: true,
+        always_tested: false,
         release: "trixie",
         backported: false,
         series: "6.12.",
@@ -53,7 +53,7 @@ pub const PLATFORMS: [Platform; 4] = [
     },
     Platform {
         kernel: "7.3",
-        always_tested: true,
+        always_tested: false,
         release: "trixie",
         backported: true,
         series: "7.3.",
