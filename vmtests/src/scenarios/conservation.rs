@@ -19,7 +19,7 @@ use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Backend, Iptables, RuleCounters};
 use crate::module;
-use crate::proc::{AccountKey, Snapshot};
+use crate::proc::{self, AccountKey, Snapshot};
 use crate::topology::{DEVICE, Topology};
 use crate::traffic::{self, EchoServer, HttpServer};
 
@@ -233,11 +233,17 @@ impl Round {
         })
     }
 
+    /// Takes the rules away and then what they counted, so that nothing comes after it.
     fn discard(&self, topology: &Topology, iptables: &Iptables<'_>) -> Result<()> {
+        iptables.restore("*raw\nCOMMIT\n*mangle\nCOMMIT\n*filter\nCOMMIT\n")?;
         for account in &self.accounts {
-            Snapshot::collect(&topology.local, self.key(account))?;
+            let key = self.key(account);
+            if let Err(error) = Snapshot::collect(&topology.local, key) {
+                // An account without rules and counts is gone.
+                ensure!(proc::account(&topology.local, key)?.is_none(), error);
+            }
         }
-        iptables.restore("*raw\nCOMMIT\n*mangle\nCOMMIT\n*filter\nCOMMIT\n")
+        Ok(())
     }
 
     fn rules(&self) -> String {
