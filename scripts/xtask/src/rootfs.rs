@@ -15,7 +15,7 @@ use crate::progress::Step;
 use crate::{command, packages, paths};
 
 /// Counts changes of what a folder is made of; an older folder is then made anew.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// A kernel that the module is built for and tested on, with the Debian release it runs under.
 pub struct Platform {
@@ -73,20 +73,24 @@ pub const PLATFORMS: [Platform; 4] = [
 const PACKAGES: &[&str] = &[
     "busybox-static",
     "curl",
+    "ethtool",
     "gcc",
     "iproute2",
     "iptables",
     "iputils-ping",
     "kmod",
     "libc6-dev",
+    "libcap2-bin",
     "libxtables-dev",
     "make",
     "procps",
     "python3-minimal",
     "libpython3-stdlib",
     "netbase",
+    "nftables",
     "sqlite3",
     "tcpdump",
+    "tcpreplay",
     "util-linux",
 ];
 
@@ -179,60 +183,118 @@ impl Rootfs {
 }
 
 fn make(platform: &Platform, path: &Path) -> Result<()> {
+    let base = ensure_base(platform.release)?;
     let step = Step::begin(format!(
         "Making a Debian {} folder with kernel {} in {}",
         platform.release,
         platform.kernel,
         path.display()
     ));
-    // Renamed when complete: a folder under its final name is never half made.
-    let unfinished = path.with_extension("unfinished");
-    if unfinished.exists() {
-        fs::remove_dir_all(&unfinished)
-            .with_context(|| format!("cannot remove {}", unfinished.display()))?;
+    let unfinished = unfinished(path)?;
+    command::run(
+        Command::new("cp")
+            .args(["--archive", "--reflink=auto", "--no-target-directory"])
+            .arg(&base)
+            .arg(&unfinished),
+        &step,
+    )?;
+    let apt_get = |arguments: &[&str]| apt_get(&unfinished, arguments, &step);
+    if platform.backported {
+        add_backports(platform.release, &unfinished)?;
     }
-    fs::create_dir_all(&unfinished)?;
+    apt_get(&["update"])?;
+    let listed = apt_cache_search(&unfinished, platform)?;
+    let kernel = platform.newest_kernel(&listed)?;
+    let image = format!("linux-image-{kernel}");
+    let headers = format!("linux-headers-{kernel}");
+    apt_get(&[&INSTALL[..], &[&image, &headers]].concat())?;
+    apt_get(&["clean"])?;
 
+    // virtme-ng starts udev where it finds it, whose search for hardware takes longer under
+    // emulation than the rest of the boot.
+    fs::remove_file(unfinished.join("lib/systemd/systemd-udevd"))?;
+    fs::rename(&unfinished, path)?;
+    step.done();
+    Ok(())
+}
+
+/// A folder with the user space of `release`, which the folders of its kernels are copies of.
+fn ensure_base(release: &str) -> Result<PathBuf> {
+    let path = paths::cache()?.join(format!("{release}-base-{RECIPE}"));
+    if path.exists() {
+        return Ok(path);
+    }
+    let step = Step::begin(format!(
+        "Making a Debian {release} folder in {}",
+        path.display()
+    ));
+    let unfinished = unfinished(&path)?;
     let archive = Archive::of_host()?;
     let mut debootstrap = Command::new("debootstrap");
     debootstrap
-        .args(["--variant=minbase", platform.release])
+        .args(["--variant=minbase", release])
         .arg(&unfinished)
         .arg(&archive.main);
     if let Some(proxy) = &archive.proxy {
         debootstrap.env("http_proxy", proxy);
     }
     command::run(&mut debootstrap, &step)?;
-
-    archive.configure(platform, &unfinished)?;
+    archive.configure(release, &unfinished)?;
     start_no_services(&unfinished)?;
-    let apt_get = |arguments: &[&str]| {
-        command::run(
-            chroot(&unfinished, None)
-                .env("DEBIAN_FRONTEND", "noninteractive")
-                // The guest boots with an initial RAM disk of its own.
-                .env("INITRD", "No")
-                .arg("apt-get")
-                .args(arguments),
-            &step,
-        )
-    };
-    apt_get(&["update"])?;
-    apt_get(&["upgrade", "--yes"])?;
-    let listed = apt_cache_search(&unfinished, platform)?;
-    let kernel = platform.newest_kernel(&listed)?;
-    let image = format!("linux-image-{kernel}");
-    let headers = format!("linux-headers-{kernel}");
-    let install = ["install", "--yes", "--no-install-recommends"];
-    apt_get(&[&install[..], &[&image, &headers], PACKAGES].concat())?;
-    apt_get(&["clean"])?;
-
-    // virtme-ng starts udev where it finds it, whose search for hardware takes longer under
-    // emulation than the rest of the boot.
-    fs::remove_file(unfinished.join("lib/systemd/systemd-udevd"))?;
     fs::create_dir(unfinished.join(SHARE.trim_start_matches('/')))?;
-    fs::rename(&unfinished, path)?;
+    for arguments in [
+        &["update"][..],
+        &["upgrade", "--yes"],
+        &[&INSTALL[..], PACKAGES].concat(),
+        &["clean"],
+    ] {
+        apt_get(&unfinished, arguments, &step)?;
+    }
+    fs::rename(&unfinished, &path)?;
     step.done();
+    Ok(path)
+}
+
+/// Where a folder is made: renamed when complete, it is never half made under its final name.
+fn unfinished(path: &Path) -> Result<PathBuf> {
+    let unfinished = path.with_extension("unfinished");
+    if unfinished.exists() {
+        fs::remove_dir_all(&unfinished)
+            .with_context(|| format!("cannot remove {}", unfinished.display()))?;
+    }
+    fs::create_dir_all(&unfinished)?;
+    Ok(unfinished)
+}
+
+const INSTALL: [&str; 3] = ["install", "--yes", "--no-install-recommends"];
+
+fn apt_get(root: &Path, arguments: &[&str], step: &Step) -> Result<()> {
+    command::run(
+        chroot(root, None)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            // The guest boots with an initial RAM disk of its own.
+            .env("INITRD", "No")
+            .arg("apt-get")
+            .args(arguments),
+        step,
+    )
+    .map(drop)
+}
+
+fn add_backports(release: &str, root: &Path) -> Result<()> {
+    let suite = format!("{release}-backports");
+    let main = Archive::of_host()?.main;
+    fs::write(
+        root.join("etc/apt/sources.list.d/backports.list"),
+        format!("deb {main} {suite} main\n"),
+    )?;
+    fs::write(
+        root.join("etc/apt/preferences.d/backports"),
+        format!(
+            "Package: *\nPin: release n={suite}\nPin-Priority: -1\n\n\
+             Package: {BACKPORTED}\nPin: release n={suite}\nPin-Priority: 990\n"
+        ),
+    )?;
     Ok(())
 }
 
@@ -273,29 +335,17 @@ impl Archive {
         })
     }
 
-    fn configure(&self, platform: &Platform, root: &Path) -> Result<()> {
+    fn configure(&self, release: &str, root: &Path) -> Result<()> {
         let Self {
             main,
             security,
             proxy,
         } = self;
-        let release = platform.release;
-        let mut sources = format!(
+        let sources = format!(
             "deb {main} {release} main\n\
              deb {main} {release}-updates main\n\
              deb {security} {release}-security main\n"
         );
-        if platform.backported {
-            let suite = format!("{release}-backports");
-            sources.push_str(&format!("deb {main} {suite} main\n"));
-            fs::write(
-                root.join("etc/apt/preferences.d/backports"),
-                format!(
-                    "Package: *\nPin: release n={suite}\nPin-Priority: -1\n\n\
-                     Package: {BACKPORTED}\nPin: release n={suite}\nPin-Priority: 990\n"
-                ),
-            )?;
-        }
         fs::write(root.join("etc/apt/sources.list"), sources)?;
         if let Some(proxy) = proxy {
             fs::write(
