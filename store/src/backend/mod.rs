@@ -8,6 +8,7 @@
 //!   kernel's copy be acknowledged.
 //! - The same identity again is not stored again, and with other totals refused.
 
+mod mysql;
 mod sqlite;
 
 use std::io;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use thiserror::Error;
 
+pub use mysql::{DEFAULT_PORT, Mysql, MysqlHost, MysqlLogin, Password, TlsMode};
 pub use sqlite::{DEFAULT_PATH, Sqlite};
 
 use crate::account::Account;
@@ -169,6 +171,27 @@ pub enum StoreError {
     /// Someone else writes and does not end.
     #[error("the database is locked by another program; try again when it is done")]
     Locked,
+    /// No server of the database answers; what each of them said.
+    #[error("no database server answers: {0}")]
+    Unreachable(String),
+    /// The server went away; whether it had committed is not known.
+    #[error("the connection to the database was lost: {0}")]
+    ConnectionLost(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The server has as many clients as it takes.
+    #[error("the database server has too many connections; raise max_connections")]
+    TooManyConnections,
+    /// The database can be read only.
+    #[error("the database is read-only: is it a replica, or is its file system mounted read-only?")]
+    ReadOnly,
+    /// There is no room.
+    #[error("the database's disk is full: make room, or delete old records with \"rotate\"")]
+    Full,
+    /// The server refuses this user.
+    #[error("the database server refuses: {0}")]
+    Denied(String),
+    /// The database is damaged.
+    #[error("the database is damaged: {0}; restore a backup")]
+    Corrupt(String),
     /// The system failed.
     #[error("{}: {source}", .path.display())]
     Io {
@@ -180,4 +203,20 @@ pub enum StoreError {
     /// The database failed.
     #[error("the database failed: {0}")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl StoreError {
+    /// Whether the same may succeed later, with nothing changed but the database's own
+    /// state; until then, what was to be stored must be kept.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Locked
+                | Self::Unreachable(_)
+                | Self::ConnectionLost(_)
+                | Self::TooManyConnections
+                | Self::ReadOnly
+                | Self::Full
+        )
+    }
 }

@@ -1,0 +1,222 @@
+//! Where a MySQL server is, and who asks.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mysql::{ClientIdentity, Conn, DriverError, Error, LocalInfileHandler, OptsBuilder, SslOpts};
+
+use super::super::StoreError;
+
+/// The port that IANA gave MySQL.
+pub const DEFAULT_PORT: u16 = 3306;
+
+/// Everything that it takes to log in to a MySQL or MariaDB server.
+#[derive(Debug, Clone)]
+pub struct MysqlLogin {
+    /// The servers of one database, tried in this order.
+    pub hosts: Vec<MysqlHost>,
+    /// The user.
+    pub user: String,
+    /// The user's password, if it has one.
+    pub password: Option<Password>,
+    /// The database; its tables are trafstat's own.
+    pub database: String,
+    /// Whether the way to the server is encrypted, and the server checked.
+    pub tls: TlsMode,
+    /// Certificates in PEM of the authorities that may have signed the server's, beside
+    /// the public ones.
+    pub tls_ca: Option<PathBuf>,
+    /// This client's certificate in PEM, if the server wants one; needs `tls_key`.
+    pub tls_cert: Option<PathBuf>,
+    /// The key of `tls_cert`.
+    pub tls_key: Option<PathBuf>,
+    /// How long to wait for one server before the next is tried.
+    pub connect_timeout: Duration,
+}
+
+/// One place at which a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MysqlHost {
+    /// A host name or address, and a port.
+    Tcp {
+        /// A name that resolves, or an address without brackets.
+        host: String,
+        /// Usually [`DEFAULT_PORT`].
+        port: u16,
+    },
+    /// A socket on this host.
+    Unix(PathBuf),
+}
+
+/// A password, which never prints.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+/// How the way to the server is encrypted; a Unix socket never is.
+///
+/// The modes are those of the client's option `--ssl-mode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Never encrypted.
+    Disabled,
+    /// Encrypted if the server can; nothing is checked.
+    #[default]
+    Preferred,
+    /// Encrypted or refused; the certificate is not checked.
+    Required,
+    /// The certificate must come from a known authority.
+    VerifyCa,
+    /// The certificate must also be the host's that was asked for.
+    VerifyIdentity,
+}
+
+impl MysqlLogin {
+    /// Connects to the first server that answers.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] if none does, with what each said; that the server
+    /// refuses the user, at once: another server of the same database would too.
+    pub(super) fn connect(&self) -> Result<(Conn, &MysqlHost), StoreError> {
+        let mut tried = Vec::new();
+        for host in &self.hosts {
+            match self.connect_to(host) {
+                Ok(connection) => return Ok((connection, host)),
+                Err(error) => match StoreError::from(error) {
+                    denied @ StoreError::Denied(_) => return Err(denied),
+                    error => tried.push(format!("{host}: {error}")),
+                },
+            }
+        }
+        if tried.is_empty() {
+            tried.push("no host is named".to_owned());
+        }
+        Err(StoreError::Unreachable(tried.join("; ")))
+    }
+
+    fn connect_to(&self, host: &MysqlHost) -> mysql::Result<Conn> {
+        match self.tls_options() {
+            Some(tls) if matches!(host, MysqlHost::Tcp { .. }) => {
+                match Conn::new(self.options(host).ssl_opts(tls)) {
+                    Err(Error::DriverError(DriverError::TlsNotSupported))
+                        if self.tls == TlsMode::Preferred =>
+                    {
+                        Conn::new(self.options(host))
+                    }
+                    connected => connected,
+                }
+            }
+            _ => Conn::new(self.options(host)),
+        }
+    }
+
+    fn options(&self, host: &MysqlHost) -> OptsBuilder {
+        let options = OptsBuilder::new()
+            .user(Some(&self.user))
+            .pass(self.password.as_ref().map(|password| &password.0))
+            .db_name(Some(&self.database))
+            .tcp_connect_timeout(Some(self.connect_timeout))
+            .read_timeout(Some(ANSWER_TIMEOUT))
+            .write_timeout(Some(ANSWER_TIMEOUT))
+            // The socket that a server names need not be reachable from here.
+            .prefer_socket(false)
+            // A server may ask for any file: none is given unless a statement offers it.
+            .local_infile_handler(None::<LocalInfileHandler>);
+        match host {
+            MysqlHost::Tcp { host, port } => options.ip_or_hostname(Some(host)).tcp_port(*port),
+            MysqlHost::Unix(path) => options.socket(Some(path.to_string_lossy())),
+        }
+    }
+
+    fn tls_options(&self) -> Option<SslOpts> {
+        let (any_certificate, any_name) = match self.tls {
+            TlsMode::Disabled => return None,
+            TlsMode::Preferred | TlsMode::Required => (true, true),
+            TlsMode::VerifyCa => (false, true),
+            TlsMode::VerifyIdentity => (false, false),
+        };
+        let identity = match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                Some(ClientIdentity::new(certificate.clone(), key.clone()))
+            }
+            _ => None,
+        };
+        Some(
+            SslOpts::default()
+                .with_root_cert_path(self.tls_ca.clone())
+                .with_client_identity(identity)
+                .with_danger_accept_invalid_certs(any_certificate)
+                .with_danger_skip_domain_validation(any_name),
+        )
+    }
+}
+
+impl fmt::Display for MysqlHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl From<String> for Password {
+    fn from(password: String) -> Self {
+        Self(password)
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// Longer than any statement of ours takes; a server that is silent for longer is gone.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn login() -> MysqlLogin {
+        MysqlLogin {
+            hosts: Vec::new(),
+            user: "trafstat".to_owned(),
+            password: Some(Password::from("swordfish".to_owned())),
+            database: "trafstat".to_owned(),
+            tls: TlsMode::default(),
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+
+    #[test]
+    fn password_never_prints() {
+        assert!(!format!("{:?}", login()).contains("swordfish"));
+    }
+
+    #[test]
+    fn every_server_that_was_tried_is_named() {
+        let mut login = login();
+        // Nothing listens at port 1 of the loopback address, nor at a path in a file.
+        login.hosts = vec![
+            MysqlHost::Tcp {
+                host: "127.0.0.1".to_owned(),
+                port: 1,
+            },
+            MysqlHost::Unix(PathBuf::from("/dev/null/mysqld.sock")),
+        ];
+        let error = login.connect().unwrap_err();
+        assert!(matches!(error, StoreError::Unreachable(_)), "{error}");
+        assert!(error.is_transient());
+        let text = error.to_string();
+        for host in ["127.0.0.1:1", "/dev/null/mysqld.sock"] {
+            assert!(text.contains(host), "{text}");
+        }
+        assert!(!text.contains("swordfish"), "{text}");
+    }
+}
