@@ -55,6 +55,8 @@ impl Host {
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trafstat-store"));
     command.env_remove("TRAFSTAT_STORE_KILL_AT");
+    // Not this host's.
+    command.env("TRAFSTAT_CONFIG", "/dev/null");
     command
 }
 
@@ -300,8 +302,9 @@ fn no_account_is_said_and_no_failure() {
 fn wrong_usage_ends_with_2() {
     let host = Host::new();
     for (arguments, expected) in [
-        (&["--backend", "mysql"][..], "MySQL"),
-        (&["--backend", "oracle"], "sqlite"),
+        (&["--backend", "oracle"][..], "sqlite"),
+        (&["--config", "/nonexistent/trafstat.toml"], "/nonexistent"),
+        (&["--url", "postgres://db/t"], "mysql://"),
         (&["--format", "xml"], "table"),
         (&["gather"], "gather"),
         (&["prune"], "--before"),
@@ -337,6 +340,72 @@ fn database_of_another_program_is_left_alone() {
     );
     assert_eq!(fs::read(host.db()).unwrap(), b"remember the milk");
     assert_eq!(host.proc.commands("lan", &lan(1)), "");
+}
+
+#[test]
+fn password_on_the_command_line_is_refused_and_not_repeated() {
+    let host = Host::new();
+    let url = "mysql://collector:s3cret@127.0.0.1/trafstat";
+    let output = host.run(&["--url", url]);
+    assert_eq!(code(&output), Some(2));
+    assert!(stderr(&output).contains("~/.my.cnf"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("s3cret"), "{}", stderr(&output));
+    let output = host.command().env("TRAFSTAT_URL", url).output().unwrap();
+    assert_eq!(code(&output), Some(2));
+    assert!(!stderr(&output).contains("s3cret"), "{}", stderr(&output));
+    let output = host
+        .command()
+        .env("TRAFSTAT_URL", url)
+        .arg("--help")
+        .output()
+        .unwrap();
+    assert!(!stdout(&output).contains("s3cret"), "{}", stdout(&output));
+}
+
+#[test]
+fn configuration_stands_behind_environment_and_command_line() {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &lan(1))]);
+    let file = |name: &str| host.folder.path().join(name);
+    let config = file("trafstat.toml");
+    fs::write(&config, format!("[store]\ndb = {:?}\n", file("config.db"))).unwrap();
+    let command = || {
+        let mut command = program();
+        command
+            .env("TRAFSTAT_CONFIG", &config)
+            .arg("--proc-root")
+            .arg(host.proc.path());
+        command
+    };
+    let run = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    };
+    run(&mut command());
+    assert!(file("config.db").exists());
+    run(command().env("TRAFSTAT_DB", file("environment.db")));
+    assert!(file("environment.db").exists());
+    run(command()
+        .env("TRAFSTAT_DB", file("unused.db"))
+        .arg("--db")
+        .arg(file("option.db")));
+    assert!(file("option.db").exists());
+    assert!(!file("unused.db").exists());
+}
+
+#[test]
+fn wrong_configuration_names_file_line_and_key() {
+    let host = Host::new();
+    let config = host.folder.path().join("trafstat.toml");
+    fs::write(&config, "[store]\nbakend = \"sqlite\"\n").unwrap();
+    let output = host.run(&["--config", config.to_str().unwrap()]);
+    assert_eq!(code(&output), Some(2));
+    let error = stderr(&output);
+    assert!(
+        error.contains("trafstat.toml, line 2, key bakend"),
+        "{error}"
+    );
+    assert!(error.contains("backend"), "{error}");
 }
 
 #[test]

@@ -126,9 +126,7 @@ impl ShowOptions {
             order: self.sort,
             limit: (self.top > 0).then_some(self.top),
         };
-        let answer = store
-            .query(&query)
-            .with_context(|| format!("cannot query {}", self.store.location().display()))?;
+        let answer = store.query(&query).context("cannot query the database")?;
         if answer.groups.is_empty() {
             eprintln!("trafstat: {}", nothing(answer.epochs));
         }

@@ -1,0 +1,25 @@
+//! `trafstat-store backup`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::{Settings, say};
+
+/// Copy the database, which may be in use, to a new file.
+#[derive(Debug, Args)]
+pub(super) struct BackupOptions {
+    /// File to write; it must not exist yet.
+    path: PathBuf,
+}
+
+pub(super) fn run(options: &BackupOptions, settings: &Settings) -> Result<ExitCode> {
+    settings.location.open_read_only()?.back_up(&options.path)?;
+    say(&format!(
+        "copied {} to {}",
+        settings.location,
+        options.path.display()
+    ))
+}

@@ -1,0 +1,89 @@
+//! The command line of `trafstat-store`, a file a subcommand.
+
+mod backup;
+mod collect;
+mod prune;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use trafstat_store::options::{Location, OptionsError, StoreOptions};
+use trafstat_store::output::to_stdout;
+
+/// Collects what xt_TRAFSTAT counted into a database, exactly once.
+///
+/// Every account's closed epoch is stored in one transaction and only then given up
+/// by the kernel: a collector killed at any moment loses nothing and counts nothing
+/// twice.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:
+  trafstat-store                         collect once, as a timer does
+  trafstat-store --format json           collect and report as JSON
+  trafstat-store prune --before 400d     delete what is older
+  trafstat-store backup /mnt/trafstat.db copy the database while it is in use
+
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    collect: collect::CollectOptions,
+
+    #[command(flatten)]
+    store: StoreOptions,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Store every account's epoch (the default).
+    Collect,
+    Prune(prune::PruneOptions),
+    Backup(backup::BackupOptions),
+}
+
+/// What the command line and the configuration come to.
+struct Settings {
+    location: Location,
+}
+
+/// Does what the command line says.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let settings = match Settings::new(&cli.store) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("trafstat-store: {error}");
+            return ExitCode::from(WRONG_USAGE);
+        }
+    };
+    let done = match &cli.command {
+        None | Some(Command::Collect) => collect::run(&cli.collect, &settings),
+        Some(Command::Prune(options)) => prune::run(options, &settings),
+        Some(Command::Backup(options)) => backup::run(options, &settings),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("trafstat-store: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// As clap ends the program.
+const WRONG_USAGE: u8 = 2;
+
+impl Settings {
+    fn new(options: &StoreOptions) -> Result<Self, OptionsError> {
+        let config = options.config()?;
+        let location = options.location(&config.store)?;
+        Ok(Self { location })
+    }
+}
+
+fn say(line: &str) -> Result<ExitCode> {
+    to_stdout(|writer| writeln!(writer, "{line}")).context("cannot write to standard output")?;
+    Ok(ExitCode::SUCCESS)
+}
