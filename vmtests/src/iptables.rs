@@ -196,11 +196,23 @@ impl<'a> Iptables<'a> {
     ///
     /// iptables prints something unknown.
     pub fn counters(&self) -> Result<RuleCounters> {
+        self.counters_of("TRAFSTAT")
+    }
+
+    /// The counters of all rules with `target` together.
+    ///
+    /// # Errors
+    ///
+    /// iptables prints something unknown.
+    pub fn counters_of(&self, target: &str) -> Result<RuleCounters> {
         let mut sum = RuleCounters::default();
         // pkts bytes target ...
         for line in self.list()?.lines() {
             let fields: Vec<_> = line.split_whitespace().collect();
-            if let [packets, bytes, "TRAFSTAT", ..] = fields[..] {
+            let [packets, bytes, found, ..] = fields[..] else {
+                continue;
+            };
+            if found == target {
                 sum.packets += packets.parse::<u64>().with_context(|| line.to_owned())?;
                 sum.bytes += bytes.parse::<u64>().with_context(|| line.to_owned())?;
             }

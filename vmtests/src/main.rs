@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod collector;
+mod cost;
 mod demo;
 mod family;
 mod guest;
 mod iptables;
 mod kernel_log;
 mod module;
+mod pktgen;
 mod proc;
 mod process;
 mod scenarios;
@@ -49,6 +51,12 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Count the instructions that a packet costs under different rules, in a guest that counts
+    /// them; with FILTER only in rows whose name contains it.
+    Costs {
+        /// Part of the rows' names.
+        filter: Option<String>,
+    },
     /// Show the way of a packet from rule to report, and that all its counters agree.
     Demo {
         /// Where to leave the database.
@@ -66,6 +74,9 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Command::Run { filter, seed } => run(filter.as_deref().unwrap_or_default(), seed),
+        Command::Costs { filter } => {
+            Guest::new(None).and_then(|guest| cost::run(&guest, filter.as_deref().unwrap_or("")))
+        }
         Command::Demo { database } => {
             Guest::new(None).and_then(|guest| demo::run(&guest, &database))
         }

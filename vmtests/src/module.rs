@@ -19,8 +19,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 ///
 /// The kernel refuses it.
 pub fn load(guest: &Guest) -> Result<()> {
+    load_with(guest, &[])
+}
+
+/// Loads the module with `parameters`, such as `max_memory=1000000`.
+///
+/// # Errors
+///
+/// The kernel refuses it.
+pub fn load_with(guest: &Guest, parameters: &[&str]) -> Result<()> {
     process::succeed(Command::new("modprobe").arg("x_tables"))?;
-    process::succeed(Command::new("insmod").arg(guest.file("xt_TRAFSTAT.ko"))).map(drop)
+    let mut insmod = Command::new("insmod");
+    insmod.arg(guest.file("xt_TRAFSTAT.ko")).args(parameters);
+    process::succeed(&mut insmod).map(drop)
 }
 
 /// Unloads the module, once nothing uses it any more.

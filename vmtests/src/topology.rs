@@ -25,7 +25,8 @@ use crate::process::{self, Ended};
 
 /// The local end of the link.
 pub const DEVICE: &str = "veth-local";
-const PEER: &str = "veth-remote";
+/// Its remote end.
+pub const PEER: &str = "veth-remote";
 
 /// What a device counts of each frame in front of the IP header.
 const ETHERNET_HEADER: u64 = 14;
@@ -98,11 +99,20 @@ impl Topology {
     /// `ip` fails.
     pub fn fix_neighbours(&self) -> Result<()> {
         let (local, remote) = (self.family.local(), self.family.remote());
-        for (netns, device, neighbour, of) in [
-            (&self.local, DEVICE, remote, self.remote.link(PEER)?),
-            (&self.remote, PEER, local, self.local.link(DEVICE)?),
+        for (netns, device, neighbour, hardware) in [
+            (
+                &self.local,
+                DEVICE,
+                remote,
+                self.remote.hardware_address(PEER)?,
+            ),
+            (
+                &self.remote,
+                PEER,
+                local,
+                self.local.hardware_address(DEVICE)?,
+            ),
         ] {
-            let hardware = of["address"].as_str().context("no hardware address")?;
             netns.ip(&format!(
                 "neighbour replace {neighbour} lladdr {hardware} dev {device} nud permanent"
             ))?;
@@ -155,6 +165,17 @@ impl Netns {
         let mut links: Vec<Value> =
             serde_json::from_str(&printed).with_context(|| printed.clone())?;
         links.pop().with_context(|| format!("no device {device}"))
+    }
+
+    /// The hardware address of a device.
+    ///
+    /// # Errors
+    ///
+    /// There is no such device.
+    pub fn hardware_address(&self, device: &str) -> Result<String> {
+        let link = self.link(device)?;
+        let address = link["address"].as_str();
+        address.map(str::to_owned).context("no hardware address")
     }
 
     /// Keeps the kernel from announcing a device's IPv6 address by itself.

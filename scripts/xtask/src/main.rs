@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask build`, `demo`, `test`, `vmtest`, `ci`, `abi`.
+//! The project's own commands: `cargo xtask build`, `demo`, `test`, `vmtest`, `vmbench`, `ci`, `abi`.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ mod rootfs;
 mod tally;
 mod test;
 mod vm;
+mod vmbench;
 mod vmtest;
 
 use std::process::ExitCode;
@@ -62,11 +63,25 @@ enum Task {
         #[arg(long, value_name = "KERNEL", default_value = PLATFORMS[0].kernel, value_parser = kernels_or_all())]
         kernel: String,
     },
+    /// Count the instructions that a packet costs in the kernel, under different rules.
+    Vmbench {
+        /// Part of the rows' names.
+        filter: Option<String>,
+        /// The kernel to measure on.
+        #[arg(long, value_name = "KERNEL", default_value = PLATFORMS[0].kernel, value_parser = kernels_or_all())]
+        kernel: String,
+        /// How to print the table.
+        #[arg(long, value_enum, default_value_t = vmbench::Format::Md)]
+        format: vmbench::Format,
+    },
     /// Boot a virtual machine and run one shell command in it, with everything built in /trafstat.
     Vm {
         /// The command, as `sh` reads it; words are joined by spaces.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
+        /// One CPU, whose clock advances by 1 ns an instruction.
+        #[arg(long)]
+        counting: bool,
         #[command(flatten)]
         kernel: Kernel,
     },
@@ -129,7 +144,16 @@ fn run(task: Task) -> Result<()> {
             ensure!(tally.is_clean(), "scenarios failed");
             Ok(())
         }
-        Task::Vm { command, kernel } => vmtest::run_command(kernel.platform(), &command.join(" ")),
+        Task::Vmbench {
+            filter,
+            kernel,
+            format,
+        } => vmbench::run(Platform::select(&kernel), filter.as_deref(), format),
+        Task::Vm {
+            command,
+            counting,
+            kernel,
+        } => vmtest::run_command(kernel.platform(), &command.join(" "), counting),
         Task::Abi { check: false } => abi::generate(),
         Task::Abi { check: true } => abi::check(),
     }

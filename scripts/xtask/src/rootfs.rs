@@ -174,6 +174,15 @@ impl Rootfs {
             .join(format!("vmlinuz-{}", self.kernel))
     }
 
+    /// The version of one of its packages.
+    ///
+    /// # Errors
+    ///
+    /// It is not installed.
+    pub fn package_version(&self, package: &str) -> Result<String> {
+        package_version(&self.path, package)
+    }
+
     /// A command that runs inside the folder, with `folder` of this host at /mnt.
     pub fn command(&self, folder: &Path, program: &str) -> Command {
         let mut command = chroot(&self.path, Some(folder));

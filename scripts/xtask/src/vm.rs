@@ -53,11 +53,23 @@ exec chroot /mnt sh /run/trafstat/run.sh
 /// How long a kernel may take to its first line under KVM; under emulation it takes longer.
 const KVM_PATIENCE: Duration = Duration::from_secs(8);
 
+/// What runs a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Machine {
+    /// Two CPUs of this host's.
+    Kvm,
+    /// Two emulated CPUs that run in parallel.
+    Emulated,
+    /// One emulated CPU whose clock advances by 1 ns an instruction and does not wait for this
+    /// host's, so that a time in the guest is a number of instructions, the same on any host.
+    Counting,
+}
+
 /// What a guest is made of.
 pub struct Guest<'a> {
     rootfs: &'a Rootfs,
     virtme_run: PathBuf,
-    kvm: bool,
+    machine: Machine,
 }
 
 impl<'a> Guest<'a> {
@@ -67,14 +79,26 @@ impl<'a> Guest<'a> {
     ///
     /// Something cannot be installed.
     pub fn ensure(rootfs: &'a Rootfs) -> Result<Self> {
+        let mut guest = Self::ensure_counting(rootfs)?;
+        guest.machine = match guest.kvm_works()? {
+            true => Machine::Kvm,
+            false => Machine::Emulated,
+        };
+        Ok(guest)
+    }
+
+    /// Installs what booting a guest needs whose clock counts instructions.
+    ///
+    /// # Errors
+    ///
+    /// Something cannot be installed.
+    pub fn ensure_counting(rootfs: &'a Rootfs) -> Result<Self> {
         packages::install(PACKAGES)?;
-        let mut guest = Self {
+        Ok(Self {
             rootfs,
             virtme_run: ensure_virtme_ng()?,
-            kvm: false,
-        };
-        guest.kvm = guest.kvm_works()?;
-        Ok(guest)
+            machine: Machine::Counting,
+        })
     }
 
     /// Boots, runs `script` and hands each line that it prints to `line`.
@@ -91,7 +115,7 @@ impl<'a> Guest<'a> {
         patience: Duration,
         line: impl FnMut(&str),
     ) -> Result<()> {
-        let ended = self.boot(script, share, self.kvm, patience, line)?;
+        let ended = self.boot(script, share, self.machine, patience, line)?;
         match ended.outcome {
             Outcome::Succeeded => return Ok(()),
             Outcome::Stopped => eprintln!("The guest stopped without saying that it succeeded."),
@@ -103,8 +127,12 @@ impl<'a> Guest<'a> {
 
     /// The kernel's release and how it is run, for a report.
     pub fn describe(&self) -> String {
-        let accelerator = if self.kvm { "KVM" } else { "emulation" };
-        format!("kernel {} under {accelerator}", self.rootfs.kernel)
+        let machine = match self.machine {
+            Machine::Kvm => "under KVM",
+            Machine::Emulated => "under emulation",
+            Machine::Counting => "with instructions counted",
+        };
+        format!("kernel {} {machine}", self.rootfs.kernel)
     }
 
     /// Tries KVM once for each boot of this host: it can be there without being usable.
@@ -132,7 +160,7 @@ impl<'a> Guest<'a> {
         let share = paths::target().join("guest");
         fs::create_dir_all(&share)?;
         let script = format!("echo {SUCCESS}");
-        let ended = self.boot(&script, &share, true, KVM_PATIENCE, |_| ())?;
+        let ended = self.boot(&script, &share, Machine::Kvm, KVM_PATIENCE, |_| ())?;
         let works = matches!(ended.outcome, Outcome::Succeeded);
         let verdict = if works { "works" } else { "fails" };
         fs::write(&remembered, format!("{} {verdict}", boot_id.trim()))?;
@@ -144,7 +172,7 @@ impl<'a> Guest<'a> {
         &self,
         script: &str,
         share: &Path,
-        kvm: bool,
+        machine: Machine,
         patience: Duration,
         mut line: impl FnMut(&str),
     ) -> Result<Ended> {
@@ -157,7 +185,7 @@ impl<'a> Guest<'a> {
         }
         fs::write(share.join(PROLOGUE_FILE), PROLOGUE)?;
         fs::write(share.join(SCRIPT_FILE), script)?;
-        let mut virtme = self.command(share, kvm, &pid_path);
+        let mut virtme = self.command(share, machine, &pid_path);
         let mut child = virtme
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -197,7 +225,7 @@ impl<'a> Guest<'a> {
         })
     }
 
-    fn command(&self, share: &Path, kvm: bool, pid_path: &Path) -> Command {
+    fn command(&self, share: &Path, machine: Machine, pid_path: &Path) -> Command {
         let root = &self.rootfs.path;
         let mut command = Command::new(&self.virtme_run);
         command
@@ -209,20 +237,17 @@ impl<'a> Guest<'a> {
             .arg(root)
             .arg("--rwdir")
             .arg(format!("{}={}", rootfs::SHARE, share.display()))
-            .args([
-                "--force-9p",
-                "--mods",
-                "auto",
-                "--cpus",
-                "2",
-                "--memory",
-                "1G",
-            ])
+            .args(["--force-9p", "--mods", "auto"])
+            .args(match machine {
+                Machine::Kvm | Machine::Emulated => ["--cpus", "2", "--memory", "1G"],
+                // A million flows of every kind that are compared, at once.
+                Machine::Counting => ["--cpus", "1", "--memory", "2G"],
+            })
             // Up to warnings: what a failed run's console should show.
             .args(["--show-boot-console", "--kopt", "loglevel=5"])
             .arg("--script-sh")
             .arg(format!("sh {}/{PROLOGUE_FILE}", rootfs::SHARE));
-        if !kvm {
+        if machine != Machine::Kvm {
             command.arg("--disable-kvm");
         }
         // The last option of virtme-run: everything after it is QEMU's.
@@ -239,6 +264,9 @@ impl<'a> Guest<'a> {
                 "local,path={},mount_tag=rootfs,security_model=none,readonly=on",
                 root.display()
             ));
+        if machine == Machine::Counting {
+            command.args(["-icount", "shift=0,sleep=off"]);
+        }
         command
     }
 }

@@ -87,13 +87,18 @@ fn run_on(
     Ok(())
 }
 
-/// Runs one shell command in a guest of `platform`.
+/// Runs one shell command in a guest of `platform`, one whose clock counts instructions if
+/// `counting`.
 ///
 /// # Errors
 ///
 /// Something does not build, or the command fails.
-pub fn run_command(platform: &Platform, script: &str) -> Result<()> {
+pub fn run_command(platform: &Platform, script: &str, counting: bool) -> Result<()> {
     let (rootfs, share) = Parts::build()?.stage_for(platform)?;
     let script = format!("( {script} ) && echo {}", vm::SUCCESS);
-    Guest::ensure(&rootfs)?.run(&script, &share, PATIENCE, |line| println!("{line}"))
+    let guest = match counting {
+        true => Guest::ensure_counting(&rootfs)?,
+        false => Guest::ensure(&rootfs)?,
+    };
+    guest.run(&script, &share, PATIENCE, |line| println!("{line}"))
 }
