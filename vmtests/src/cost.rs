@@ -226,10 +226,7 @@ impl<'a> Stand<'a> {
 
         let known = flows.number().max(PACKETS);
         self.generator.send(flows, known)?;
-        let mut least = f64::INFINITY;
-        for _ in 0..RUNS {
-            least = least.min(self.generator.send(flows, PACKETS)?);
-        }
+        let least = self.generator.least_cost(flows, PACKETS, RUNS)?;
         let sent = u64::from(known + RUNS * PACKETS);
         self.all_met(rule, sent)?;
         self.iptables.flush()?;

@@ -28,6 +28,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::guest::Guest;
+use crate::scenarios::Scenario;
 
 /// The line that says that all went well.
 const SUCCESS: &str = "TRAFSTAT GUEST SUCCEEDED";
@@ -41,12 +42,19 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print the scenarios' names.
-    List,
+    /// Print the names of the scenarios that `run` runs.
+    List {
+        /// Of those that need a guest whose clock counts instructions.
+        #[arg(long)]
+        counting: bool,
+    },
     /// Run the scenarios, or those whose name contains FILTER.
     Run {
         /// Part of the names.
         filter: Option<String>,
+        /// Those that need a guest whose clock counts instructions, instead of the others.
+        #[arg(long)]
+        counting: bool,
         /// What random choices follow from; a failure says which it was.
         #[arg(long)]
         seed: Option<u64>,
@@ -67,13 +75,17 @@ enum Command {
 
 fn main() -> ExitCode {
     let succeeded = match Arguments::parse().command {
-        Command::List => {
-            for scenario in scenarios::ALL {
+        Command::List { counting } => {
+            for scenario in scenarios(counting) {
                 println!("{}", scenario.name);
             }
             return ExitCode::SUCCESS;
         }
-        Command::Run { filter, seed } => run(filter.as_deref().unwrap_or_default(), seed),
+        Command::Run {
+            filter,
+            counting,
+            seed,
+        } => run(filter.as_deref().unwrap_or_default(), counting, seed),
         Command::Costs { filter } => {
             Guest::new(None).and_then(|guest| cost::run(&guest, filter.as_deref().unwrap_or("")))
         }
@@ -93,10 +105,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(filter: &str, seed: Option<u64>) -> Result<()> {
+fn scenarios(counting: bool) -> &'static [Scenario] {
+    match counting {
+        true => scenarios::COUNTING,
+        false => scenarios::ALL,
+    }
+}
+
+fn run(filter: &str, counting: bool, seed: Option<u64>) -> Result<()> {
     let guest = Guest::new(seed)?;
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for scenario in scenarios::ALL {
+    for scenario in scenarios(counting) {
         if !scenario.name.contains(filter) {
             skipped += 1;
             continue;

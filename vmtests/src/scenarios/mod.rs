@@ -4,6 +4,7 @@ mod access;
 mod conservation;
 mod counters_agree;
 mod csv;
+mod flood;
 mod killed_collector;
 mod lifecycle;
 mod live;
@@ -32,7 +33,13 @@ pub struct Scenario {
     scenario: fn(&Guest) -> Result<()>,
 }
 
-/// All of them, in the order in which they run.
+/// Those that need a guest whose clock counts instructions; it has one CPU.
+pub const COUNTING: &[Scenario] = &[Scenario {
+    name: "flood",
+    scenario: flood::run,
+}];
+
+/// Those of any other guest, in the order in which they run.
 pub const ALL: &[Scenario] = &[
     Scenario {
         name: "counters_agree",
