@@ -1,13 +1,12 @@
 //! Generates the binding to libxtables from the installed `xtables.h`.
 //!
-//! The header is found through pkg-config, or in `XTABLES_INCLUDE_DIR` when that
-//! is set (another release's sysroot).
+//! The header is found through pkg-config.
 
 use std::{env, path::PathBuf};
 
 use anyhow::{Context, Result};
 
-const INCLUDES: &str = "#include <stdio.h>\n#include <xtables.h>\n";
+const INCLUDES: &str = "#include <dlfcn.h>\n#include <stdio.h>\n#include <xtables.h>\n";
 
 fn main() -> Result<()> {
     let include_flags = include_dirs()?
@@ -18,6 +17,7 @@ fn main() -> Result<()> {
         .header_contents("xtables-plugin.h", INCLUDES)
         .clang_args(include_flags)
         .parse_callbacks(Box::new(bindgen::CargoCallbacks::new()))
+        .allowlist_function("dlsym")
         .allowlist_function("printf")
         .allowlist_function("xtables_option_parse")
         .allowlist_function("xtables_register_target")
@@ -44,17 +44,9 @@ fn main() -> Result<()> {
 }
 
 fn include_dirs() -> Result<Vec<PathBuf>> {
-    println!("cargo::rerun-if-env-changed=XTABLES_INCLUDE_DIR");
-    if let Some(dir) = env::var_os("XTABLES_INCLUDE_DIR") {
-        println!("cargo::rustc-link-lib=xtables");
-        return Ok(vec![dir.into()]);
-    }
     let library = pkg_config::Config::new()
         .atleast_version("1.8")
         .probe("xtables")
-        .context(
-            "libxtables is not installed; install libxtables-dev, \
-             or name the directory of xtables.h in XTABLES_INCLUDE_DIR",
-        )?;
+        .context("libxtables is not installed; install libxtables-dev")?;
     Ok(library.include_paths)
 }

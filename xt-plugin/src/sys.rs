@@ -7,9 +7,9 @@
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::{CStr, CString, c_void},
+    ffi::{CStr, CString, c_char, c_uint, c_void},
     mem::offset_of,
-    process,
+    process, ptr,
 };
 
 use trafstat_abi::{REVISION, RuleInfo};
@@ -23,7 +23,7 @@ use crate::{
 use bindings::{
     NFPROTO_IPV4, NFPROTO_IPV6, OTHER_PROBLEM, PARAMETER_PROBLEM, XTABLES_VERSION, XTOPT_MAND,
     XTOPT_MULTI, XTTYPE_NONE, XTTYPE_STRING, xt_entry_target, xt_fcheck_call, xt_option_call,
-    xt_option_entry, xtables_target,
+    xt_option_entry, xt_option_type, xtables_target,
 };
 
 #[allow(
@@ -70,19 +70,59 @@ fn target<F: Family>(family: u16) -> xtables_target {
         help: Some(help),
         x6_parse: Some(parse::<F>),
         x6_fcheck: Some(complete::<F>),
-        x6_options: option_entries().as_ptr(),
+        x6_options: option_entries(),
         print: Some(list::<F>),
         save: Some(save::<F>),
         ..xtables_target::default()
     }
 }
 
-/// libxtables' form of the option table, with the empty entry that ends it.
-fn option_entries() -> &'static [xt_option_entry] {
+/// An entry of the option table. libxtables 1.8.11 gave it a last field, `base`, under the
+/// soname that 1.8.9 has: `Growth` is what the library at hand adds.
+#[repr(C)]
+struct OptionEntry<Growth> {
+    name: *const c_char,
+    type_: xt_option_type,
+    id: c_uint,
+    excl: c_uint,
+    also: c_uint,
+    flags: c_uint,
+    ptroff: c_uint,
+    size: usize,
+    min: c_uint,
+    max: c_uint,
+    growth: Growth,
+}
+
+const _: () = {
+    let known = size_of::<xt_option_entry>();
+    assert!(
+        known == size_of::<OptionEntry<()>>() || known == size_of::<OptionEntry<c_uint>>(),
+        "this xtables.h has another layout of struct xt_option_entry"
+    );
+    assert!(offset_of!(xt_option_entry, id) == offset_of!(OptionEntry<()>, id));
+    assert!(offset_of!(xt_option_entry, max) == offset_of!(OptionEntry<()>, max));
+};
+
+/// The option table as the libxtables that loaded this library reads it.
+fn option_entries() -> *const xt_option_entry {
+    // The function came with the field. A program's version would not do: nft loads
+    // extensions, too, and says its own.
+    // SAFETY: the name is a string; null looks in all libraries that are loaded.
+    let symbol = unsafe { bindings::dlsym(ptr::null_mut(), c"xtables_strtoul_base".as_ptr()) };
+    if symbol.is_null() {
+        option_table::<()>().cast()
+    } else {
+        option_table::<c_uint>().cast()
+    }
+}
+
+/// The option table, with the empty entry that ends it.
+fn option_table<Growth: Default>() -> *const OptionEntry<Growth> {
     let entries = (0..).zip(&ENTRIES).map(|(id, entry)| {
         let mandatory = if entry.mandatory { XTOPT_MAND } else { 0 };
         let repeatable = if entry.repeatable { XTOPT_MULTI } else { 0 };
-        xt_option_entry {
+        OptionEntry {
             name: entry.name.as_ptr(),
             // Strings all, for libxtables' own types look names up in the DNS and
             // take octal and hexadecimal numbers.
@@ -93,11 +133,28 @@ fn option_entries() -> &'static [xt_option_entry] {
             },
             id,
             flags: mandatory | repeatable,
-            ..xt_option_entry::default()
+            ..OptionEntry::empty()
         }
     });
-    let end = xt_option_entry::default();
-    Vec::leak(entries.chain([end]).collect())
+    Vec::leak(entries.chain([OptionEntry::empty()]).collect()).as_ptr()
+}
+
+impl<Growth: Default> OptionEntry<Growth> {
+    fn empty() -> Self {
+        Self {
+            name: ptr::null(),
+            type_: XTTYPE_NONE,
+            id: 0,
+            excl: 0,
+            also: 0,
+            flags: 0,
+            ptroff: 0,
+            size: 0,
+            min: 0,
+            max: 0,
+            growth: Growth::default(),
+        }
+    }
 }
 
 /// `XT_ALIGN` of linux/netfilter/x_tables.h, a macro that bindgen cannot translate.
@@ -118,8 +175,9 @@ unsafe extern "C" fn parse<F: Family>(call: *mut xt_option_call) {
     // against the option table and notes in it that the option was given.
     unsafe { bindings::xtables_option_parse(call) };
 
-    // SAFETY: the entry is one of those that `option_entries` leaked.
-    let id = unsafe { &*call.entry }.id;
+    // SAFETY: the entry is one of those that `option_table` leaked, whose beginning is the same
+    // for every growth.
+    let id = unsafe { &*call.entry.cast::<OptionEntry<()>>() }.id;
     let Some(entry) = ENTRIES.get(id as usize) else {
         exit_error(OTHER_PROBLEM, &format!("no option has the number {id}"));
     };

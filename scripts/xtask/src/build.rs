@@ -28,6 +28,8 @@ pub struct Built {
 pub struct Parts {
     /// The programs.
     pub programs: Built,
+    /// The plugin.
+    pub plugin: PathBuf,
     /// The module's Rust object.
     pub object: Vec<u8>,
 }
@@ -45,58 +47,31 @@ impl Parts {
         Ok(Self {
             object: kernel_object::build()?,
             programs: programs()?,
+            plugin: plugin()?,
         })
     }
 
-    /// Builds module and plugin for `platform` and stages them with the programs; returns the
-    /// platform's folder and what a guest on it shares.
+    /// Builds the module for `platform` and stages it with all else; returns the platform's folder
+    /// and what a guest on it shares.
     ///
     /// # Errors
     ///
-    /// The folder cannot be made, or the module or the plugin does not build.
+    /// The folder cannot be made, or the module does not build.
     pub fn stage_for(&self, platform: &Platform) -> Result<(Rootfs, PathBuf)> {
         let rootfs = Rootfs::ensure(platform)?;
         let module = kbuild::for_rootfs(&rootfs, &self.object)?;
-        let plugin = plugin_for_rootfs(&rootfs)?;
-        let share = self.programs.stage(&module, &plugin)?;
+        let share = self.programs.stage(&module, &self.plugin)?;
         Ok((rootfs, share))
     }
 }
 
-/// Builds the plugin for this host's iptables; returns its path.
+/// Builds the plugin; returns its path. It serves every libxtables that it knows the layout of.
 ///
 /// # Errors
 ///
 /// Cargo fails.
 pub fn plugin() -> Result<PathBuf> {
-    build_plugin(None)
-}
-
-/// Builds the plugin for the iptables of a Debian folder: libxtables changes the layout of its
-/// structures under one soname.
-fn plugin_for_rootfs(rootfs: &Rootfs) -> Result<PathBuf> {
-    // By themselves: with them would come the C library's, which this host's own must not mix with.
-    let headers = paths::target().join("xtables").join(&rootfs.kernel);
-    fs::create_dir_all(&headers)?;
-    for name in ["xtables.h", "xtables-version.h"] {
-        let path = headers.join(name);
-        let content = fs::read(rootfs.path.join("usr/include").join(name))
-            .with_context(|| format!("{} has no {name}", rootfs.path.display()))?;
-        // What did not change keeps its time, so that cargo has nothing to do.
-        if fs::read(&path).ok().as_ref() != Some(&content) {
-            fs::write(&path, content)?;
-        }
-    }
-    build_plugin(Some(&headers))
-}
-
-fn build_plugin(headers: Option<&Path>) -> Result<PathBuf> {
-    let mut cargo = cargo_build(&["--package", "xt-trafstat"]);
-    match headers {
-        Some(folder) => cargo.env("XTABLES_INCLUDE_DIR", folder),
-        None => cargo.env_remove("XTABLES_INCLUDE_DIR"),
-    };
-    command::run_visibly(&mut cargo)?;
+    command::run_visibly(&mut cargo_build(&["--package", "xt-trafstat"]))?;
     Ok(paths::cargo_target().join("release/libxt_TRAFSTAT.so"))
 }
 
