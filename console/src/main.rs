@@ -4,9 +4,10 @@ mod show;
 
 use std::process::ExitCode;
 
+use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
-
 use show::ShowOptions;
+use trafstat_store::manual::ManualOptions;
 
 /// Shows what used the network, from what trafstat-store collected.
 #[derive(Debug, Parser)]
@@ -24,21 +25,39 @@ struct Cli {
 enum Command {
     /// Sum up the traffic by addresses, ports and protocol, largest first.
     Show(ShowOptions),
+    /// Write the manual pages and shell completions.
+    #[command(hide = true)]
+    Manual(ManualOptions),
 }
 
 fn main() -> ExitCode {
-    let Command::Show(options) = Cli::parse().command;
-    if let Err(reason) = options.check() {
-        let mut command = Cli::command();
-        command
-            .error(clap::error::ErrorKind::ArgumentConflict, reason)
-            .exit();
-    }
-    match options.run() {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(Cli::parse().command) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("trafstat: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Show(options) => {
+            if let Err(reason) = options.check() {
+                wrong_usage(&reason);
+            }
+            options.run()?;
+        }
+        Command::Manual(options) => options
+            .write(Cli::command())
+            .context("cannot write the manual")?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the program as clap does for options that contradict each other.
+fn wrong_usage(reason: &str) -> ! {
+    Cli::command()
+        .error(clap::error::ErrorKind::ArgumentConflict, reason)
+        .exit()
 }

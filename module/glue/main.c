@@ -47,3 +47,4 @@ module_exit(trafstat_exit);
 MODULE_DESCRIPTION("Traffic accounting by flow, for iptables");
 MODULE_LICENSE("GPL");
 MODULE_ALIAS("ipt_TRAFSTAT");
+MODULE_ALIAS("ip6t_TRAFSTAT");

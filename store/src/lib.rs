@@ -13,11 +13,12 @@
 //! - [`backend`] is the store: one trait, one file per database. SQL stands there
 //!   and nowhere else.
 //! - [`query`] is a question to the store and its answer.
-//! - [`options`], [`output`] and [`time`] are what the programs' command lines share.
+//! - [`options`], [`output`], [`time`] and [`manual`] are what the programs' command lines share.
 
 pub mod account;
 pub mod backend;
 pub mod collect;
+pub mod manual;
 pub mod options;
 pub mod origin;
 pub mod output;

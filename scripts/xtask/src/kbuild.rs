@@ -50,8 +50,12 @@ pub fn headers(kernel: &str) -> PathBuf {
     Path::new("/lib/modules").join(kernel).join("build")
 }
 
-/// Puts sources and object together in `target/module/KERNEL`; what did not change keeps its time.
-fn prepare(kernel: &str, object: &[u8]) -> Result<PathBuf> {
+/// What the module is built from: the glue's sources and the Rust object, by file name.
+///
+/// # Errors
+///
+/// A source cannot be read.
+pub fn sources(object: &[u8]) -> Result<BTreeMap<String, Vec<u8>>> {
     let module = paths::repository().join("module");
     let mut sources = BTreeMap::from([
         (OBJECT.to_owned(), object.to_vec()),
@@ -68,7 +72,12 @@ fn prepare(kernel: &str, object: &[u8]) -> Result<PathBuf> {
             }
         }
     }
+    Ok(sources)
+}
 
+/// Puts sources and object together in `target/module/KERNEL`; what did not change keeps its time.
+fn prepare(kernel: &str, object: &[u8]) -> Result<PathBuf> {
+    let sources = sources(object)?;
     let folder = paths::target().join("module").join(kernel);
     fs::create_dir_all(&folder)?;
     for entry in fs::read_dir(&folder)? {

@@ -1,4 +1,5 @@
-//! The project's own commands: `cargo xtask build`, `demo`, `test`, `vmtest`, `vmbench`, `ci`, `abi`.
+//! The project's own commands: `cargo xtask build`, `demo`, `test`, `vmtest`, `vmbench`, `ci`, `abi`,
+//! `package`, `install`, `uninstall`.
 
 #![forbid(unsafe_code)]
 
@@ -7,8 +8,11 @@ mod build;
 mod ci;
 mod command;
 mod demo;
+mod files;
+mod install;
 mod kbuild;
 mod kernel_object;
+mod package;
 mod packages;
 mod paths;
 mod progress;
@@ -19,6 +23,7 @@ mod vm;
 mod vmbench;
 mod vmtest;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
@@ -84,6 +89,27 @@ enum Task {
         counting: bool,
         #[command(flatten)]
         kernel: Kernel,
+    },
+    /// Make Debian packages of programs and module under target/packages.
+    Package {
+        /// The packages' revision, counted up for another build of one version.
+        #[arg(long, default_value_t = 1)]
+        revision: u32,
+    },
+    /// Install everything on this host, the module for the kernel that runs.
+    Install {
+        /// Below this folder instead, and without telling the system.
+        #[arg(long, value_name = "FOLDER")]
+        root: Option<PathBuf>,
+    },
+    /// Take away what `install` put on this host; what was counted stays.
+    Uninstall {
+        /// Below this folder instead.
+        #[arg(long, value_name = "FOLDER")]
+        root: Option<PathBuf>,
+        /// Delete the database and the configuration, too.
+        #[arg(long)]
+        purge: bool,
     },
     /// Write module/abi/src/generated.rs from module/uapi/xt_TRAFSTAT.h.
     Abi {
@@ -154,6 +180,9 @@ fn run(task: Task) -> Result<()> {
             counting,
             kernel,
         } => vmtest::run_command(kernel.platform(), &command.join(" "), counting),
+        Task::Package { revision } => package::run(revision).map(drop),
+        Task::Install { root } => install::install(root.as_deref()),
+        Task::Uninstall { root, purge } => install::uninstall(root.as_deref(), purge),
         Task::Abi { check: false } => abi::generate(),
         Task::Abi { check: true } => abi::check(),
     }

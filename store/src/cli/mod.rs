@@ -7,7 +7,8 @@ mod prune;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use trafstat_store::manual::ManualOptions;
 use trafstat_store::options::{Location, OptionsError, StoreOptions};
 use trafstat_store::output::to_stdout;
 
@@ -44,6 +45,9 @@ enum Command {
     Collect,
     Prune(prune::PruneOptions),
     Backup(backup::BackupOptions),
+    /// Write the manual page and shell completions.
+    #[command(hide = true)]
+    Manual(ManualOptions),
 }
 
 /// What the command line and the configuration come to.
@@ -54,22 +58,28 @@ struct Settings {
 /// Does what the command line says.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let settings = match Settings::new(&cli.store) {
-        Ok(settings) => settings,
-        Err(error) => {
-            eprintln!("trafstat-store: {error}");
-            return ExitCode::from(WRONG_USAGE);
-        }
-    };
-    let done = match &cli.command {
-        None | Some(Command::Collect) => collect::run(&cli.collect, &settings),
-        Some(Command::Prune(options)) => prune::run(options, &settings),
-        Some(Command::Backup(options)) => backup::run(options, &settings),
-    };
-    done.unwrap_or_else(|error| {
+    execute(&cli).unwrap_or_else(|error| {
         eprintln!("trafstat-store: {error:#}");
-        ExitCode::FAILURE
+        match error.is::<OptionsError>() {
+            true => ExitCode::from(WRONG_USAGE),
+            false => ExitCode::FAILURE,
+        }
     })
+}
+
+fn execute(cli: &Cli) -> Result<ExitCode> {
+    let settings = || Settings::new(&cli.store);
+    match &cli.command {
+        None | Some(Command::Collect) => collect::run(&cli.collect, &settings()?),
+        Some(Command::Prune(options)) => prune::run(options, &settings()?),
+        Some(Command::Backup(options)) => backup::run(options, &settings()?),
+        Some(Command::Manual(options)) => {
+            options
+                .write(Cli::command())
+                .context("cannot write the manual")?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
 
 /// As clap ends the program.

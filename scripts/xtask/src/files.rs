@@ -1,0 +1,225 @@
+//! What an installation consists of: one list, which packages and `cargo xtask install` share.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::build::Built;
+use crate::{command, paths};
+
+/// A file of an installation.
+pub struct Installed {
+    /// Where it goes, from the root folder and without its slash.
+    pub path: String,
+    /// Its permissions.
+    pub mode: u32,
+    /// What it holds.
+    pub content: Vec<u8>,
+}
+
+/// Where systemd finds units that packages bring.
+const UNITS: &str = "usr/lib/systemd/system";
+const DOC: &str = "usr/share/doc/trafstat";
+const MAN: &str = "usr/share/man/man8";
+
+/// The files in `scripts/dist` whose places their names do not tell.
+const EXAMPLES: &[&str] = &["trafstat.cron", "trafstat.toml"];
+
+/// The programs, the plugin, units, manual and completions; all but the module.
+///
+/// # Errors
+///
+/// A file cannot be read, or a program does not write its manual.
+pub fn user_space(built: &Built, plugin: &Path) -> Result<Vec<Installed>> {
+    let dist = paths::repository().join("scripts/dist");
+    let mut files = vec![
+        program("usr/bin/trafstat", &built.console)?,
+        program("usr/bin/trafstat-store", &built.store)?,
+        Installed {
+            path: "usr/lib/x86_64-linux-gnu/xtables/libxt_TRAFSTAT.so".to_owned(),
+            mode: 0o644,
+            content: stripped(plugin)?,
+        },
+        plain(
+            "usr/lib/modprobe.d/trafstat.conf",
+            fs::read(dist.join("trafstat.modprobe"))?,
+        ),
+    ];
+    for entry in fs::read_dir(&dist)? {
+        let path = entry?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if matches!(extension, Some("service" | "timer")) {
+            files.push(plain(&format!("{UNITS}/{}", name(&path)), fs::read(&path)?));
+        }
+    }
+    for example in EXAMPLES {
+        let content = fs::read(dist.join(example))?;
+        files.push(plain(&format!("{DOC}/examples/{example}"), content));
+    }
+    files.push(plain(
+        &format!("{DOC}/README.md"),
+        fs::read(paths::repository().join("README.md"))?,
+    ));
+    files.extend(manual(built)?);
+    // The order of folders is nobody's; a package made twice is the same.
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}
+
+impl Installed {
+    /// Writes the file below `root`; the old one is replaced whole, never written into.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    pub fn write(&self, root: &Path) -> Result<()> {
+        let path = root.join(&self.path);
+        let write = || {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            let new = path.with_extension("trafstat-new");
+            fs::write(&new, &self.content)?;
+            fs::set_permissions(&new, fs::Permissions::from_mode(self.mode))?;
+            fs::rename(&new, &path)
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// A file that everybody may read.
+pub fn plain(path: &str, content: Vec<u8>) -> Installed {
+    Installed {
+        path: path.to_owned(),
+        mode: 0o644,
+        content,
+    }
+}
+
+/// What gzip makes of `content`, the same whenever it is called.
+///
+/// # Errors
+///
+/// None in memory, but the type has them.
+pub fn gzip(content: &[u8]) -> Result<Vec<u8>> {
+    use std::io::Write;
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(content)?;
+    Ok(encoder.finish()?)
+}
+
+fn program(path: &str, built: &Path) -> Result<Installed> {
+    Ok(Installed {
+        path: path.to_owned(),
+        mode: 0o755,
+        content: stripped(built)?,
+    })
+}
+
+fn stripped(built: &Path) -> Result<Vec<u8>> {
+    let copy = paths::target().join("stripped");
+    command::run_visibly(
+        Command::new("strip")
+            .args(["--strip-unneeded", "--remove-section=.comment", "-o"])
+            .arg(&copy)
+            .arg(built),
+    )?;
+    let content = fs::read(&copy)?;
+    fs::remove_file(&copy)?;
+    Ok(content)
+}
+
+/// Manual pages and completions, as the programs themselves write them, and the plugin's page.
+fn manual(built: &Built) -> Result<Vec<Installed>> {
+    let folder = paths::target().join("manual");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    for program in [&built.console, &built.store] {
+        command::run_visibly(Command::new(program).arg("manual").arg(&folder))?;
+    }
+    let mut files = Vec::new();
+    for (written, place, suffix) in [
+        ("bash", "usr/share/bash-completion/completions", ".bash"),
+        ("zsh", "usr/share/zsh/vendor-completions", ""),
+        ("fish", "usr/share/fish/vendor_completions.d", ""),
+    ] {
+        for entry in fs::read_dir(folder.join(written))? {
+            let path = entry?.path();
+            let name = name(&path).trim_end_matches(suffix).to_owned();
+            files.push(plain(&format!("{place}/{name}"), fs::read(&path)?));
+        }
+    }
+    for entry in fs::read_dir(folder.join("man8"))? {
+        let path = entry?.path();
+        let page = gzip(&fs::read(&path)?)?;
+        files.push(plain(&format!("{MAN}/{}.gz", name(&path)), page));
+    }
+    ensure!(!files.is_empty(), "the programs wrote no manual");
+    files.push(plain(
+        &format!("{MAN}/iptables-TRAFSTAT.8.gz"),
+        gzip(plugin_page()?.as_bytes())?,
+    ));
+    Ok(files)
+}
+
+/// The plugin's part of iptables-extensions(8) as a page of its own.
+fn plugin_page() -> Result<String> {
+    let part = fs::read_to_string(paths::repository().join("xt-plugin/libxt_TRAFSTAT.man"))?;
+    Ok(format!(
+        ".TH IPTABLES-TRAFSTAT 8 \"\" \"trafstat {}\" \"System administration\"\n\
+         .SH NAME\niptables-TRAFSTAT \\- target that counts traffic by flow\n\
+         .SH SYNOPSIS\n\\fBiptables\\fP|\\fBip6tables\\fP ... \\fB\\-j TRAFSTAT\\fP \
+         \\fB\\-\\-local\\-net\\fP \\fIaddress\\fP[\\fB/\\fP\\fIprefix\\fP] [\\fIoptions\\fP]\n\
+         .SH DESCRIPTION\n{part}\
+         .SH SEE ALSO\n\\fBiptables\\-extensions\\fP(8), \\fBtrafstat\\fP(8), \
+         \\fBtrafstat\\-store\\fP(8)\n",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+fn name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The module's sources with the prebuilt object, for DKMS.
+///
+/// # Errors
+///
+/// A source cannot be read.
+pub fn module_sources(object: &[u8]) -> Result<Vec<Installed>> {
+    let version = env!("CARGO_PKG_VERSION");
+    let folder = format!("usr/src/trafstat-{version}");
+    let dkms = fs::read_to_string(paths::repository().join("module/dkms.conf"))?;
+    let mut files: Vec<_> = crate::kbuild::sources(object)?
+        .into_iter()
+        .map(|(name, content)| plain(&format!("{folder}/{name}"), content))
+        .collect();
+    files.push(plain(
+        &format!("{folder}/dkms.conf"),
+        dkms.replace("@VERSION@", version).into_bytes(),
+    ));
+    Ok(files)
+}
+
+/// A script of `scripts/dist/debian`, for this version.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub fn maintainer_script(name: &str) -> Result<Vec<u8>> {
+    let path: PathBuf = paths::repository().join("scripts/dist/debian").join(name);
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text
+        .replace("@VERSION@", env!("CARGO_PKG_VERSION"))
+        .into_bytes())
+}
