@@ -24,7 +24,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Sum up the traffic by addresses, ports and protocol, largest first.
-    Show(ShowOptions),
+    Show(Box<ShowOptions>),
     /// Write the manual pages and shell completions.
     #[command(hide = true)]
     Manual(ManualOptions),
