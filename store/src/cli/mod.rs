@@ -59,11 +59,13 @@ struct Settings {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     execute(&cli).unwrap_or_else(|error| {
-        eprintln!("trafstat-store: {error:#}");
-        match error.is::<OptionsError>() {
-            true => ExitCode::from(WRONG_USAGE),
-            false => ExitCode::FAILURE,
+        // Its text has its cause already.
+        if let Some(wrong) = error.downcast_ref::<OptionsError>() {
+            eprintln!("trafstat-store: {wrong}");
+            return ExitCode::from(WRONG_USAGE);
         }
+        eprintln!("trafstat-store: {error:#}");
+        ExitCode::FAILURE
     })
 }
 
