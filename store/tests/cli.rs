@@ -365,7 +365,6 @@ fn password_on_the_command_line_is_refused_and_not_repeated() {
 #[test]
 fn configuration_stands_behind_environment_and_command_line() {
     let host = Host::new();
-    host.proc.serve(&[("lan", &lan(1))]);
     let file = |name: &str| host.folder.path().join(name);
     let config = file("trafstat.toml");
     fs::write(&config, format!("[store]\ndb = {:?}\n", file("config.db"))).unwrap();
@@ -378,6 +377,7 @@ fn configuration_stands_behind_environment_and_command_line() {
         command
     };
     let run = |command: &mut Command| {
+        host.proc.serve(&[("lan", &lan(1))]);
         let output = command.output().unwrap();
         assert_eq!(code(&output), Some(0), "{}", stderr(&output));
     };
