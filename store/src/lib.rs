@@ -9,9 +9,10 @@
 //!   totals do not hold, so that nothing downstream sees a half-checked record.
 //! - [`source`] is where snapshots come from and are acknowledged.
 //! - [`collect`] takes every account's snapshot through one transaction of the
-//!   store and acknowledges it only after the commit.
-//! - [`backend`] is the store: one trait, one file per database. SQL stands there
-//!   and nowhere else.
+//!   store, or of a spool while the store is away, and acknowledges it only after the
+//!   commit.
+//! - [`backend`] is the store: one trait, one file per database. SQL stands there,
+//!   in the spool's file, and nowhere else.
 //! - [`query`] is a question to the store and its answer.
 //! - [`options`], [`output`], [`time`] and [`manual`] are what the programs' command lines share.
 

@@ -45,6 +45,17 @@ impl Origin {
     }
 }
 
+impl Origin {
+    /// A named network namespace of the same host.
+    #[must_use]
+    pub fn in_namespace(&self, name: &str) -> Self {
+        Self {
+            netns: name.to_owned(),
+            ..self.clone()
+        }
+    }
+}
+
 /// The id in a file as machine-id(5) has it: 32 hexadecimal digits.
 ///
 /// None where the file is missing, empty or says `uninitialized`, as in images.

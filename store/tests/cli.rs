@@ -6,90 +6,12 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{ProcFolder, SnapshotBuilder, record};
+use common::program::{Host, code, lan, netns, program, sent_packets, stderr, stdout};
+use common::{SnapshotBuilder, record};
 use serde_json::{Value, json};
-use trafstat_store::backend::{Sqlite, Store};
-use trafstat_store::query::{Field, Filter, Order, Query};
-
-/// A kernel's folder and a place for a database.
-struct Host {
-    proc: ProcFolder,
-    folder: tempfile::TempDir,
-}
-
-impl Host {
-    fn new() -> Self {
-        Self {
-            proc: ProcFolder::new(),
-            folder: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    fn db(&self) -> PathBuf {
-        self.folder.path().join("trafstat/trafstat.db")
-    }
-
-    fn command(&self) -> Command {
-        let mut command = program();
-        command
-            .arg("--db")
-            .arg(self.db())
-            .arg("--proc-root")
-            .arg(self.proc.path());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command().args(arguments).output().unwrap()
-    }
-
-    fn sent_packets(&self) -> u64 {
-        sent_packets(&self.db())
-    }
-}
-
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trafstat-store"));
-    command.env_remove("TRAFSTAT_STORE_KILL_AT");
-    // Not this host's.
-    command.env("TRAFSTAT_CONFIG", "/dev/null");
-    command
-}
-
-fn sent_packets(db: &Path) -> u64 {
-    let query = Query {
-        by: vec![Field::LocalIp],
-        filter: Filter::default(),
-        order: Order::Bytes,
-        limit: None,
-    };
-    let mut store = Sqlite::open_read_only(db).unwrap();
-    store.query(&query).unwrap().total.sent_packets
-}
-
-fn lan(epoch: u64) -> SnapshotBuilder {
-    SnapshotBuilder::new(
-        "lan",
-        epoch,
-        vec![record(1, 1, 6, 22, 10), record(2, 1, 17, 53, 20)],
-    )
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn code(output: &Output) -> Option<i32> {
-    output.status.code()
-}
 
 #[test]
 fn collects_once_without_a_subcommand() {
@@ -105,8 +27,8 @@ fn collects_once_without_a_subcommand() {
     assert_eq!(
         words,
         [
-            "ACCOUNT FAMILY EPOCH RECORDS PACKETS BYTES STATE",
-            "lan ipv4 1 2 90 48000 stored"
+            "NETNS ACCOUNT FAMILY EPOCH RECORDS PACKETS BYTES STATE".to_owned(),
+            format!("{} lan ipv4 1 2 90 48000 stored", netns())
         ]
     );
     assert_eq!(host.proc.commands("lan", &lan(1)), "ack 1\n");
@@ -127,7 +49,11 @@ fn options_stand_before_or_after_the_subcommand() {
     assert_eq!(code(&output), Some(0), "{}", stderr(&output));
     assert_eq!(
         stdout(&output),
-        "account,family,epoch,records,packets,bytes,state\nlan,ipv4,1,2,90,48000,stored\n"
+        format!(
+            "netns,account,family,epoch,records,packets,bytes,state\n\
+             {},lan,ipv4,1,2,90,48000,stored\n",
+            netns()
+        )
     );
 }
 
@@ -142,7 +68,7 @@ fn epoch_served_again_is_already_stored() {
         assert_eq!(
             report,
             json!({"accounts": [{
-                "account": "lan", "family": "ipv4", "epoch": 1, "records": 2,
+                "netns": netns(), "account": "lan", "family": "ipv4", "epoch": 1, "records": 2,
                 "packets": 90, "bytes": 48000, "state": state,
             }]})
         );

@@ -10,8 +10,8 @@ use std::rc::Rc;
 
 use common::{SnapshotBuilder, record};
 use trafstat_store::account::{Account, Family};
-use trafstat_store::backend::{Sqlite, Store};
-use trafstat_store::collect::{CollectError, Outcome, State, collect};
+use trafstat_store::backend::{Sqlite, Store, StoreError};
+use trafstat_store::collect::{CollectError, Collector, Outcome, State, Unwatched};
 use trafstat_store::origin::Origin;
 use trafstat_store::query::{Field, Filter, Order, Query};
 use trafstat_store::source::{ClosedEpoch, Source, SourceError};
@@ -250,19 +250,20 @@ fn account_with_another_reader_does_not_stop_the_rest() {
 }
 
 struct Stored {
-    store: Sqlite,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Stored {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut store = Sqlite::open(&folder.path().join("trafstat.db")).unwrap();
-        store.migrate().unwrap();
         Self {
-            store,
-            _folder: folder,
+            folder: tempfile::tempdir().unwrap(),
         }
+    }
+
+    fn open(&self) -> Result<Box<dyn Store>, StoreError> {
+        let mut store = Sqlite::open(&self.folder.path().join("trafstat.db"))?;
+        store.migrate()?;
+        Ok(Box::new(store))
     }
 
     fn collect(&mut self, kernel: &mut Kernel) -> Vec<Outcome> {
@@ -271,7 +272,11 @@ impl Stored {
             hostname: "gateway".to_owned(),
             netns: "init".to_owned(),
         };
-        collect(kernel, &mut self.store, &origin).unwrap()
+        let round = Collector::new(|| self.open(), None, &Unwatched)
+            .round(&mut [(origin, kernel)])
+            .unwrap();
+        assert!(round.failed_sources.is_empty());
+        round.outcomes
     }
 
     fn sent_packets(&mut self) -> u64 {
@@ -281,7 +286,12 @@ impl Stored {
             order: Order::Bytes,
             limit: None,
         };
-        self.store.query(&query).unwrap().total.sent_packets
+        self.open()
+            .unwrap()
+            .query(&query)
+            .unwrap()
+            .total
+            .sent_packets
     }
 }
 

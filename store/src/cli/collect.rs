@@ -1,19 +1,56 @@
-//! `trafstat-store collect`.
+//! `trafstat-store collect`: once, or as a service.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bytesize::ByteSize;
 use clap::Args;
-use trafstat_store::collect::{Outcome, Report, collect};
+use jiff::Timestamp;
+use trafstat_store::collect::{
+    Collector, DEFAULT_SPOOL_PATH, DEFAULT_SPOOL_SIZE, Outcome, Report, Round, Service, SpoolPlace,
+    State, Watch, Woken, next_due,
+};
+use trafstat_store::options::StoreOptions;
+use trafstat_store::options::config::{CollectConfig, parse_duration};
 use trafstat_store::origin::Origin;
 use trafstat_store::output::{Format, to_stdout};
-use trafstat_store::source::{PROC_ROOT, Proc, Source};
+use trafstat_store::source::{Namespace, PROC_ROOT, Proc, Source};
 
 use super::Settings;
+use super::progress::Progress;
 
 #[derive(Debug, Args)]
 pub(super) struct CollectOptions {
+    /// Collect once, whatever the configuration says.
+    #[arg(long, conflicts_with = "every", global = true)]
+    once: bool,
+
+    /// Collect as a service, so often, such as 5m; aligned to the clock.
+    #[arg(long, value_name = "INTERVAL", env = "TRAFSTAT_EVERY", value_parser = parse_duration, global = true)]
+    every: Option<Duration>,
+
+    /// Collect from this network namespace of `ip netns`, or from all [default: from the
+    /// one that trafstat-store runs in].
+    #[arg(
+        long,
+        value_name = "NAME|all",
+        env = "TRAFSTAT_NETNS",
+        value_delimiter = ',',
+        global = true
+    )]
+    netns: Vec<String>,
+
+    /// File that keeps epochs while the database is away [default:
+    /// /var/lib/trafstat/spool.db].
+    #[arg(long, value_name = "FILE", env = "TRAFSTAT_SPOOL", global = true)]
+    spool: Option<PathBuf>,
+
+    /// How large the spool may become [default: 1 GiB].
+    #[arg(long, value_name = "SIZE", env = "TRAFSTAT_SPOOL_SIZE", global = true)]
+    spool_size: Option<ByteSize>,
+
     /// How to report what became of each account.
     #[arg(long, value_enum, default_value_t = Format::Table, global = true)]
     format: Format,
@@ -23,41 +60,295 @@ pub(super) struct CollectOptions {
     proc_root: PathBuf,
 }
 
-pub(super) fn run(options: &CollectOptions, settings: &Settings) -> Result<ExitCode> {
-    let mut source = Proc::new(&options.proc_root);
+pub(super) fn run(
+    options: &CollectOptions,
+    store: &StoreOptions,
+    settings: Settings,
+) -> Result<ExitCode> {
+    match options.every.or(settings.config.collect.every) {
+        Some(every) if !options.once => serve(options, store, settings, every),
+        _ => once(options, &settings),
+    }
+}
+
+/// Nothing is lost, but the database does not have it yet.
+const SPOOLED: u8 = 3;
+
+fn once(options: &CollectOptions, settings: &Settings) -> Result<ExitCode> {
+    let mut sources = options.sources(&settings.config.collect)?;
     // Without the module there is nothing to make a database for.
-    if source.accounts()?.is_empty() {
+    let mut accounts = 0;
+    for (_, source) in &mut sources {
+        accounts += source.accounts()?.len();
+    }
+    if accounts == 0 {
         eprintln!(
             "trafstat-store: there is no account yet: a rule makes one, such as \
              \"iptables -A INPUT -j TRAFSTAT --local-net 192.0.2.0/24\""
         );
     }
-    let origin = Origin::of_this_process()?;
-    let mut store = settings.location.open()?;
-    let outcomes = collect(&mut source, store.as_mut(), &origin)?;
-    for Outcome {
-        account,
-        header,
-        result,
-    } in &outcomes
-    {
-        if let Err(error) = result {
-            let epoch = header
+    let progress = Progress::new("collecting");
+    let mut collector = Collector::new(
+        || settings.location.open(),
+        Some(options.spool_place(&settings.config.collect)),
+        &progress,
+    );
+    let round = collector.round(&mut sources)?;
+    progress.finish();
+    complain(&round);
+    if let Some(away) = &round.away {
+        eprintln!("trafstat-store: the database is away: {away}");
+    }
+    if round.forwarded > 0 {
+        eprintln!(
+            "trafstat-store: {} epochs that waited in the spool are stored",
+            round.forwarded
+        );
+    }
+    if round.waiting > 0 {
+        eprintln!(
+            "trafstat-store: {} epochs wait in the spool; the next collection stores them",
+            round.waiting
+        );
+    }
+    if !round.outcomes.is_empty() || options.format != Format::Table {
+        write_report(options.format, &round.outcomes)?;
+    }
+    Ok(match (round.is_clean(), round.waiting > 0) {
+        (false, _) => ExitCode::FAILURE,
+        (true, true) => ExitCode::from(SPOOLED),
+        (true, false) => ExitCode::SUCCESS,
+    })
+}
+
+/// Collects until SIGTERM or SIGINT; reads the configuration again on SIGHUP.
+fn serve(
+    options: &CollectOptions,
+    store: &StoreOptions,
+    mut settings: Settings,
+    mut every: Duration,
+) -> Result<ExitCode> {
+    let service = Service::start().context("cannot take the signals over")?;
+    // What is wrong from the start is said at once, and ends the service.
+    for (_, mut source) in options.sources(&settings.config.collect)? {
+        source.accounts()?;
+    }
+    service.ready();
+    loop {
+        serve_until_reload(options, &settings, every, &service)?;
+        if service.stopping() {
+            service.end();
+            return Ok(ExitCode::SUCCESS);
+        }
+        service.reloading();
+        match Settings::new(store) {
+            Ok(read) => {
+                settings = read;
+                every = options
+                    .every
+                    .or(settings.config.collect.every)
+                    .unwrap_or(every);
+                eprintln!("trafstat-store: the configuration is read again");
+            }
+            Err(error) => eprintln!("trafstat-store: {error}. The configuration stays as it was"),
+        }
+        service.ready();
+    }
+}
+
+fn serve_until_reload(
+    options: &CollectOptions,
+    settings: &Settings,
+    every: Duration,
+    service: &Service,
+) -> Result<()> {
+    let mut collector = Collector::new(
+        || settings.location.open(),
+        Some(options.spool_place(&settings.config.collect)),
+        service,
+    );
+    let mut was_away = false;
+    let mut due = next_due(Timestamp::now(), every);
+    // The first round is at once: epochs may have waited since the last service ended.
+    let mut collect = true;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let round = match collect {
+            true => {
+                let mut sources = options.sources(&settings.config.collect);
+                match &mut sources {
+                    Ok(sources) => collector.round(sources),
+                    Err(error) => {
+                        eprintln!("trafstat-store: {error:#}");
+                        collector.forward_only()
+                    }
+                }
+            }
+            false => collector.forward_only(),
+        };
+        let waiting = match round {
+            Ok(round) => {
+                tell(options.format, &round, collect, &mut was_away)?;
+                service.status(&summary(&round));
+                round.waiting
+            }
+            Err(error) => {
+                eprintln!("trafstat-store: {error}");
+                service.status(&format!("failed: {error}"));
+                0
+            }
+        };
+        let now = Timestamp::now();
+        // The clock may have been set back.
+        if now >= due || Duration::try_from(due.duration_since(now)).unwrap_or_default() > every {
+            due = next_due(now, every);
+        }
+        // What waits in the spool is offered again before the next round.
+        let mut wake = due;
+        if waiting > 0 {
+            wake = due.min(now.saturating_add(pause).unwrap_or(due));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        } else {
+            pause = FIRST_PAUSE;
+        }
+        match service.wait_until(wake) {
+            Woken::Due => collect = wake == due,
+            Woken::Reload | Woken::Stop => return Ok(()),
+        }
+    }
+}
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Says what a round of the service came to: failures, and what changed.
+fn tell(format: Format, round: &Round, collected: bool, was_away: &mut bool) -> Result<()> {
+    complain(round);
+    match &round.away {
+        Some(away) if !*was_away => {
+            eprintln!("trafstat-store: the database is away: {away}. Epochs wait in the spool")
+        }
+        None if *was_away => eprintln!("trafstat-store: the database is back"),
+        _ => {}
+    }
+    *was_away = round.away.is_some();
+    if !collected && round.forwarded == 0 {
+        return Ok(());
+    }
+    match format {
+        Format::Table => to_stdout(|writer| writeln!(writer, "{}", summary(round)))
+            .context("cannot write to standard output"),
+        _ if collected => write_report(format, &round.outcomes),
+        _ => Ok(()),
+    }
+}
+
+fn summary(round: &Round) -> String {
+    let count = |state| {
+        let is = |outcome: &&Outcome| outcome.result.as_ref().is_ok_and(|found| *found == state);
+        round.outcomes.iter().filter(is).count()
+    };
+    let stored = count(State::Stored) + count(State::AlreadyStored);
+    let spooled = count(State::Spooled);
+    let failed = round.outcomes.len() - stored - spooled;
+    let records: u64 = round
+        .outcomes
+        .iter()
+        .filter(|outcome| outcome.result.is_ok())
+        .filter_map(|outcome| outcome.header.as_ref())
+        .map(|header| header.records)
+        .sum();
+    let mut text = format!("stored {stored} epochs of {records} records");
+    for (number, what) in [
+        (spooled as u64, "spooled"),
+        (round.forwarded, "forwarded from the spool"),
+        (round.waiting, "waiting in the spool"),
+        (failed as u64, "failed"),
+    ] {
+        if number > 0 {
+            text.push_str(&format!(", {number} {what}"));
+        }
+    }
+    text
+}
+
+/// Says on standard error what failed.
+fn complain(round: &Round) {
+    for outcome in &round.outcomes {
+        if let Err(error) = &outcome.result {
+            let epoch = outcome
+                .header
                 .as_ref()
                 .map(|header| format!(", epoch {}", header.epoch))
                 .unwrap_or_default();
-            eprintln!("trafstat-store: account {account}{epoch}: {error}");
+            eprintln!(
+                "trafstat-store: account {}{epoch}: {error}",
+                outcome.account
+            );
         }
     }
-    if !outcomes.is_empty() || options.format != Format::Table {
-        let report = Report::new(&outcomes);
-        to_stdout(|writer| report.write(options.format, writer))
-            .context("cannot write the report")?;
+    for (origin, error) in &round.failed_sources {
+        eprintln!(
+            "trafstat-store: network namespace {}: {error}",
+            origin.netns
+        );
     }
-    Ok(
-        match outcomes.iter().all(|outcome| outcome.result.is_ok()) {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        },
-    )
+    for (origin, error) in &round.refused {
+        eprintln!(
+            "trafstat-store: an epoch from network namespace {} stays in the spool: {error}",
+            origin.netns
+        );
+    }
+    if let Some(error) = &round.spool_error {
+        eprintln!("trafstat-store: {error}");
+    }
 }
+
+fn write_report(format: Format, outcomes: &[Outcome]) -> Result<()> {
+    let report = Report::new(outcomes);
+    to_stdout(|writer| report.write(format, writer)).context("cannot write the report")
+}
+
+impl CollectOptions {
+    fn spool_place(&self, config: &CollectConfig) -> SpoolPlace {
+        SpoolPlace {
+            path: self
+                .spool
+                .clone()
+                .or_else(|| config.spool.clone())
+                .unwrap_or_else(|| PathBuf::from(DEFAULT_SPOOL_PATH)),
+            limit: self
+                .spool_size
+                .or(config.spool_size)
+                .unwrap_or(DEFAULT_SPOOL_SIZE),
+        }
+    }
+
+    /// Where to collect from, as the namespaces are now.
+    fn sources(&self, config: &CollectConfig) -> Result<Vec<(Origin, Proc)>> {
+        let here = Origin::of_this_process()?;
+        let names = match self.netns.is_empty() {
+            true => &config.netns,
+            false => &self.netns,
+        };
+        let own = || (here.clone(), Proc::new(&self.proc_root));
+        if names.is_empty() {
+            return Ok(vec![own()]);
+        }
+        let (mut sources, namespaces) = match names.iter().any(|name| name == ALL) {
+            true => (vec![own()], Namespace::all()?),
+            false => {
+                let named = names.iter().map(|name| Namespace::named(name));
+                (Vec::new(), named.collect::<Result<_, _>>()?)
+            }
+        };
+        sources.extend(namespaces.into_iter().map(|namespace| {
+            let origin = here.in_namespace(namespace.name());
+            (origin, Proc::of_namespace(namespace))
+        }));
+        Ok(sources)
+    }
+}
+
+/// Stands for every namespace.
+const ALL: &str = "all";

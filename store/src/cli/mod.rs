@@ -2,6 +2,7 @@
 
 mod backup;
 mod collect;
+mod progress;
 mod prune;
 
 use std::process::ExitCode;
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use trafstat_store::manual::ManualOptions;
+use trafstat_store::options::config::Config;
 use trafstat_store::options::{Location, OptionsError, StoreOptions};
 use trafstat_store::output::to_stdout;
 
@@ -23,10 +25,18 @@ use trafstat_store::output::to_stdout;
     after_help = "Examples:
   trafstat-store                         collect once, as a timer does
   trafstat-store --format json           collect and report as JSON
+  trafstat-store --every 5m              collect as a service, at :00, :05, :10, ...
+  trafstat-store --netns all             collect from every network namespace
+  trafstat-store --url mysql://trafstat@db1,db2/trafstat
+                                         collect into MySQL, password in ~/.my.cnf
   trafstat-store prune --before 400d     delete what is older
   trafstat-store backup /mnt/trafstat.db copy the database while it is in use
 
-Exit status: 0 done, 1 failed, 2 wrong usage or configuration."
+While the database is away, epochs wait in the spool on this host; the next collection
+stores them. SIGHUP makes the service read the configuration again.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 nothing is lost, but
+epochs wait in the spool for the database."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -52,6 +62,7 @@ enum Command {
 
 /// What the command line and the configuration come to.
 struct Settings {
+    config: Config,
     location: Location,
 }
 
@@ -72,7 +83,7 @@ pub fn run() -> ExitCode {
 fn execute(cli: &Cli) -> Result<ExitCode> {
     let settings = || Settings::new(&cli.store);
     match &cli.command {
-        None | Some(Command::Collect) => collect::run(&cli.collect, &settings()?),
+        None | Some(Command::Collect) => collect::run(&cli.collect, &cli.store, settings()?),
         Some(Command::Prune(options)) => prune::run(options, &settings()?),
         Some(Command::Backup(options)) => backup::run(options, &settings()?),
         Some(Command::Manual(options)) => {
@@ -91,7 +102,7 @@ impl Settings {
     fn new(options: &StoreOptions) -> Result<Self, OptionsError> {
         let config = options.config()?;
         let location = options.location(&config.store)?;
-        Ok(Self { location })
+        Ok(Self { config, location })
     }
 }
 

@@ -9,7 +9,11 @@
 pub(super) enum KillPoint {
     /// All records are written, the transaction is open.
     BeforeCommit,
-    /// The store has the snapshot, and so has the kernel.
+    /// All pieces are in the spool, its transaction is open.
+    BeforeSpoolCommit,
+    /// The store has the snapshot, and so has the spool.
+    BeforeUnspool,
+    /// The store or the spool has the snapshot, and so has the kernel.
     BeforeAck,
     /// The kernel has given the snapshot up.
     AfterAck,
@@ -27,6 +31,8 @@ impl KillPoint {
 
         let name = match self {
             Self::BeforeCommit => "before-commit",
+            Self::BeforeSpoolCommit => "before-spool-commit",
+            Self::BeforeUnspool => "before-unspool",
             Self::BeforeAck => "before-ack",
             Self::AfterAck => "after-ack",
         };

@@ -55,20 +55,21 @@ impl<'a> Report<'a> {
                 false => cell,
             }));
         }
-        for column in table.column_iter_mut().skip(2).take(4) {
+        for column in table.column_iter_mut().skip(3).take(4) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         table
     }
 }
 
-const COLUMNS: [&str; 7] = [
-    "account", "family", "epoch", "records", "packets", "bytes", "state",
+const COLUMNS: [&str; 8] = [
+    "netns", "account", "family", "epoch", "records", "packets", "bytes", "state",
 ];
 
 /// One account; the figures are those of its records.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
+    netns: &'a str,
     account: &'a str,
     family: Family,
     epoch: Option<u64>,
@@ -84,6 +85,7 @@ impl<'a> Line<'a> {
     fn new(outcome: &'a Outcome) -> Self {
         let header = outcome.header.as_ref();
         Self {
+            netns: &outcome.origin.netns,
             account: outcome.account.name.as_str(),
             family: outcome.account.family,
             epoch: header.map(|header| header.epoch),
@@ -93,15 +95,17 @@ impl<'a> Line<'a> {
             state: match outcome.result {
                 Ok(State::Stored) => "stored",
                 Ok(State::AlreadyStored) => "already stored",
+                Ok(State::Spooled) => "spooled",
                 Err(_) => "failed",
             },
             error: outcome.result.as_ref().err().map(ToString::to_string),
         }
     }
 
-    fn cells(&self) -> [String; 7] {
+    fn cells(&self) -> [String; 8] {
         let figure = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
         [
+            self.netns.to_owned(),
             self.account.to_owned(),
             self.family.to_string(),
             figure(self.epoch),

@@ -1,5 +1,6 @@
 //! Where snapshots come from.
 
+mod netns;
 mod proc;
 
 use std::io::{self, Read};
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+pub use netns::{Namespace, NamespaceError};
 pub use proc::{PROC_ROOT, Proc};
 
 use crate::account::{Account, FamilyError, NameError};
@@ -28,6 +30,18 @@ pub trait Source {
     /// # Errors
     /// That another reader has it, that it may not be read, or the source's own.
     fn open(&mut self, account: &Account) -> Result<Option<Self::Epoch>, SourceError>;
+}
+
+impl<S: Source> Source for &mut S {
+    type Epoch = S::Epoch;
+
+    fn accounts(&mut self) -> Result<Vec<Account>, SourceError> {
+        (**self).accounts()
+    }
+
+    fn open(&mut self, account: &Account) -> Result<Option<S::Epoch>, SourceError> {
+        (**self).open(account)
+    }
 }
 
 /// A closed epoch, which reads as a snapshot and stays until it is acknowledged.

@@ -6,16 +6,20 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::{AccountsError, ClosedEpoch, Source, SourceError};
+use super::{AccountsError, ClosedEpoch, Namespace, Source, SourceError};
 use crate::account::Account;
 
 /// Where the module shows the accounts of the reader's network namespace.
 pub const PROC_ROOT: &str = "/proc/net/trafstat";
 
+/// The same for a thread that is in another network namespace than its process.
+const THREAD_ROOT: &str = "/proc/thread-self/net/trafstat";
+
 /// The accounts of one network namespace, as the kernel module shows them.
 #[derive(Debug)]
 pub struct Proc {
     root: PathBuf,
+    namespace: Option<Namespace>,
 }
 
 /// An open snapshot file; acknowledged through the descriptor that it is read from.
@@ -28,7 +32,34 @@ pub struct SnapshotFile {
 impl Proc {
     /// The source whose files are under `root`.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self {
+            root: root.into(),
+            namespace: None,
+        }
+    }
+
+    /// The source of another network namespace. It is entered to list accounts and to
+    /// open files; an open file belongs to the namespace that it was opened in.
+    pub fn of_namespace(namespace: Namespace) -> Self {
+        Self {
+            root: PathBuf::from(THREAD_ROOT),
+            namespace: Some(namespace),
+        }
+    }
+
+    fn within<T: Send>(
+        &self,
+        work: impl FnOnce() -> Result<T, SourceError> + Send,
+    ) -> Result<T, SourceError> {
+        match &self.namespace {
+            Some(namespace) => namespace.within(work).unwrap_or_else(|source| {
+                Err(SourceError::Io {
+                    path: self.root.clone(),
+                    source,
+                })
+            }),
+            None => work(),
+        }
     }
 
     fn read_accounts(&self) -> Result<Vec<Account>, SourceError> {
@@ -49,10 +80,16 @@ impl Source for Proc {
     type Epoch = SnapshotFile;
 
     fn accounts(&mut self) -> Result<Vec<Account>, SourceError> {
-        self.read_accounts()
+        self.within(|| self.read_accounts())
     }
 
     fn open(&mut self, account: &Account) -> Result<Option<SnapshotFile>, SourceError> {
+        self.within(|| self.open_here(account))
+    }
+}
+
+impl Proc {
+    fn open_here(&self, account: &Account) -> Result<Option<SnapshotFile>, SourceError> {
         let path = self
             .root
             .join("snapshot")

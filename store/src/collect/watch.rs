@@ -1,0 +1,31 @@
+//! Who watches a collector at work.
+
+use std::time::Duration;
+
+/// What a collector tells while it works, and is told.
+pub trait Watch {
+    /// The collector gets on; called at least once for every batch of records.
+    fn alive(&self);
+
+    /// Whether to stop after the snapshot in hand.
+    fn stopping(&self) -> bool;
+
+    /// Waits so long, or until the collector is to stop.
+    fn wait(&self, pause: Duration);
+}
+
+/// Nobody watches; a signal ends the process, which loses nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unwatched;
+
+impl Watch for Unwatched {
+    fn alive(&self) {}
+
+    fn stopping(&self) -> bool {
+        false
+    }
+
+    fn wait(&self, pause: Duration) {
+        std::thread::sleep(pause);
+    }
+}

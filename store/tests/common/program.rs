@@ -1,0 +1,97 @@
+//! The program `trafstat-store`, and what it needs around it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use trafstat_store::backend::{Sqlite, Store};
+use trafstat_store::origin::Origin;
+use trafstat_store::query::{Field, Filter, Order, Query};
+
+use super::{ProcFolder, SnapshotBuilder, record};
+
+/// A kernel's folder and a place for a database.
+pub struct Host {
+    pub proc: ProcFolder,
+    pub folder: tempfile::TempDir,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        Self {
+            proc: ProcFolder::new(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub fn db(&self) -> PathBuf {
+        self.folder.path().join("trafstat/trafstat.db")
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = program();
+        command
+            .arg("--db")
+            .arg(self.db())
+            .arg("--spool")
+            .arg(self.spool())
+            .arg("--proc-root")
+            .arg(self.proc.path());
+        command
+    }
+
+    pub fn spool(&self) -> PathBuf {
+        self.folder.path().join("spool.db")
+    }
+
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command().args(arguments).output().unwrap()
+    }
+
+    pub fn sent_packets(&self) -> u64 {
+        sent_packets(&self.db())
+    }
+}
+
+/// The network namespace that tests run in.
+pub fn netns() -> String {
+    Origin::of_this_process().unwrap().netns
+}
+
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trafstat-store"));
+    command.env_remove("TRAFSTAT_STORE_KILL_AT");
+    // Not this host's.
+    command.env("TRAFSTAT_CONFIG", "/dev/null");
+    command
+}
+
+pub fn sent_packets(db: &Path) -> u64 {
+    let query = Query {
+        by: vec![Field::LocalIp],
+        filter: Filter::default(),
+        order: Order::Bytes,
+        limit: None,
+    };
+    let mut store = Sqlite::open_read_only(db).unwrap();
+    store.query(&query).unwrap().total.sent_packets
+}
+
+pub fn lan(epoch: u64) -> SnapshotBuilder {
+    SnapshotBuilder::new(
+        "lan",
+        epoch,
+        vec![record(1, 1, 6, 22, 10), record(2, 1, 17, 53, 20)],
+    )
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+pub fn code(output: &Output) -> Option<i32> {
+    output.status.code()
+}

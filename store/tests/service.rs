@@ -1,0 +1,185 @@
+//! `trafstat-store --every`, as systemd runs it.
+
+mod common;
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::program::{Host, code, lan, stderr};
+use rusqlite::Connection;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The service, and the socket on which systemd would listen.
+struct Service {
+    child: Option<Child>,
+    socket: UnixDatagram,
+    heard: Vec<String>,
+}
+
+impl Service {
+    fn start(host: &Host, command: &mut Command) -> Self {
+        let path = host.folder.path().join("notify");
+        let _ = fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let child = command
+            .env("NOTIFY_SOCKET", &path)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            child: Some(child),
+            socket,
+            heard: Vec::new(),
+        }
+    }
+
+    /// Waits until the service tells something.
+    fn hear(&mut self, expected: &str) {
+        let start = Instant::now();
+        let mut bytes = [0; 4096];
+        while start.elapsed() < PATIENCE {
+            let count = self.socket.recv(&mut bytes).expect("the service is silent");
+            let text = String::from_utf8_lossy(&bytes[..count]).into_owned();
+            let found = text.lines().any(|line| line.starts_with(expected));
+            self.heard.push(text);
+            if found {
+                return;
+            }
+        }
+        panic!("{expected} was not among {:?}", self.heard);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().unwrap();
+        kill_process(Pid::from_child(child), signal).unwrap();
+    }
+
+    fn end(mut self) -> Output {
+        self.child.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
+fn service_is_ready_alive_and_ends_cleanly() {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &lan(1))]);
+    let mut command = host.command();
+    command
+        .args(["--every", "1h"])
+        .env("WATCHDOG_USEC", "1000000");
+    let mut service = Service::start(&host, &mut command);
+    service.hear("READY=1");
+    service.hear("STATUS=stored 1 epochs of 2 records");
+    for _ in 0..3 {
+        service.hear("WATCHDOG=1");
+    }
+    assert_eq!(host.proc.commands("lan", &lan(1)), "ack 1\n");
+    assert_eq!(host.sent_packets(), 30);
+    service.signal(Signal::TERM);
+    service.hear("STOPPING=1");
+    let output = service.end();
+    assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn service_collects_again_when_it_is_due() {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &lan(1))]);
+    let mut service = Service::start(&host, host.command().args(["--every", "3s"]));
+    service.hear("STATUS=stored 1 epochs");
+    for epoch in 2..=3 {
+        // A round that meets the half-written file fails and leaves it for the next.
+        host.proc.serve(&[("lan", &lan(epoch))]);
+        service.hear("STATUS=stored 1 epochs");
+    }
+    service.signal(Signal::INT);
+    let output = service.end();
+    assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    assert_eq!(host.sent_packets(), 90);
+}
+
+#[test]
+fn service_forwards_as_soon_as_the_database_is_back() {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &lan(1))]);
+    assert_eq!(code(&host.run(&[])), Some(0));
+    let database = Connection::open(host.db()).unwrap();
+    let version: i64 = database
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
+    database
+        .pragma_update(None, "user_version", 1 << 30)
+        .unwrap();
+    host.proc.serve(&[("lan", &lan(2))]);
+    // Long before the next round.
+    let mut service = Service::start(&host, host.command().args(["--every", "10h"]));
+    service.hear("STATUS=stored 0 epochs of 2 records, 1 spooled, 1 waiting in the spool");
+    assert_eq!(host.proc.commands("lan", &lan(2)), "ack 2\n");
+    database
+        .pragma_update(None, "user_version", version)
+        .unwrap();
+    service.hear("STATUS=stored 0 epochs of 0 records, 1 forwarded from the spool");
+    service.signal(Signal::TERM);
+    let output = service.end();
+    assert_eq!(code(&output), Some(0));
+    let error = stderr(&output);
+    assert!(error.contains("the database is away"), "{error}");
+    assert!(error.contains("the database is back"), "{error}");
+    assert_eq!(host.sent_packets(), 60);
+}
+
+#[test]
+fn configuration_is_read_again_on_sighup() {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &lan(1))]);
+    let config = host.folder.path().join("trafstat.toml");
+    fs::write(&config, "[collect]\nevery = \"10h\"\n").unwrap();
+    let mut service = Service::start(&host, host.command().arg("--config").arg(&config));
+    service.hear("STATUS=stored 1 epochs");
+    fs::write(&config, "[collect]\nevery = \"soon\"\n").unwrap();
+    service.signal(Signal::HUP);
+    service.hear("RELOADING=1");
+    service.hear("READY=1");
+    fs::write(&config, "[collect]\nevery = \"2s\"\n").unwrap();
+    host.proc.serve(&[("lan", &lan(2))]);
+    service.signal(Signal::HUP);
+    service.hear("RELOADING=1");
+    service.hear("STATUS=stored 1 epochs");
+    service.signal(Signal::TERM);
+    let output = service.end();
+    assert_eq!(code(&output), Some(0));
+    let error = stderr(&output);
+    assert!(error.contains("line 2, key every"), "{error}");
+    assert!(
+        error.contains("The configuration stays as it was"),
+        "{error}"
+    );
+    assert!(error.contains("the configuration is read again"), "{error}");
+    assert_eq!(host.sent_packets(), 60);
+}
+
+#[test]
+fn service_without_the_module_says_so_and_ends() {
+    let host = Host::new();
+    fs::remove_file(host.proc.path().join("accounts")).unwrap();
+    let output = host.run(&["--every", "5m"]);
+    assert_eq!(code(&output), Some(1));
+    assert!(stderr(&output).contains("modprobe xt_TRAFSTAT"));
+}
