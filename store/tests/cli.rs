@@ -1,6 +1,7 @@
 //! The program `trafstat-store`, run as users run it.
 
 mod common;
+mod program;
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -9,8 +10,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::program::{Host, code, lan, netns, program, sent_packets, stderr, stdout};
 use common::{SnapshotBuilder, record};
+use program::{Host, code, lan, netns, program, sent_packets, stderr, stdout};
 use serde_json::{Value, json};
 
 #[test]

@@ -2,6 +2,7 @@
 //! Nothing is lost, nothing counted twice.
 
 mod common;
+mod program;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -9,8 +10,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::program::{Host, code, lan, program, sent_packets, stderr, stdout};
 use common::{SnapshotBuilder, record};
+use program::{Host, code, lan, program, sent_packets, stderr, stdout};
 use proptest::prelude::*;
 use rusqlite::Connection;
 

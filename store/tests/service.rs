@@ -1,13 +1,14 @@
 //! `trafstat-store --every`, as systemd runs it.
 
 mod common;
+mod program;
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::program::{Host, code, lan, stderr};
+use program::{Host, code, lan, stderr};
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 

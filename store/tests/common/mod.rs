@@ -3,8 +3,6 @@
 // Every test program uses its own part of this.
 #![allow(dead_code)]
 
-pub mod program;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 

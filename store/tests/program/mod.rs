@@ -1,5 +1,8 @@
 //! The program `trafstat-store`, and what it needs around it.
 
+// Every test program uses its own part of this.
+#![allow(dead_code)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -7,7 +10,7 @@ use trafstat_store::backend::{Sqlite, Store};
 use trafstat_store::origin::Origin;
 use trafstat_store::query::{Field, Filter, Order, Query};
 
-use super::{ProcFolder, SnapshotBuilder, record};
+use crate::common::{ProcFolder, SnapshotBuilder, record};
 
 /// A kernel's folder and a place for a database.
 pub struct Host {
