@@ -133,9 +133,16 @@ impl ProcFolder {
         let mut accounts = "family name epoch\n".to_owned();
         for (name, snapshot) in snapshots {
             accounts.push_str(&format!("ipv4 {name} {}\n", snapshot.header.epoch));
-            fs::write(self.snapshot_path(name), snapshot.bytes()).unwrap();
+            self.replace(&self.snapshot_path(name), snapshot.bytes());
         }
-        fs::write(self.folder.path().join("accounts"), accounts).unwrap();
+        self.replace(&self.folder.path().join("accounts"), accounts);
+    }
+
+    /// In one step: a collector may be reading.
+    fn replace(&self, path: &Path, content: impl AsRef<[u8]>) {
+        let new = self.folder.path().join("new");
+        fs::write(&new, content).unwrap();
+        fs::rename(new, path).unwrap();
     }
 
     /// What was written to the account's snapshot.
