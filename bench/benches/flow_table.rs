@@ -26,7 +26,7 @@ fn keys(n: u32) -> Vec<FlowKey<2>> {
 }
 
 fn budgets() -> Budgets {
-    let budgets = Budgets::default();
+    let budgets = Budgets::new(());
     budgets.flows.set(u32::MAX);
     budgets
 }
@@ -45,7 +45,7 @@ fn count(table: &Table, budgets: &Budgets, key: FlowKey<2>) {
         syn: false,
     };
     if table.count(&seen, budgets, &(), |key| (key, hash)) {
-        table.prepare(0);
+        table.prepare(0, ());
     }
 }
 

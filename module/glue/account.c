@@ -64,13 +64,23 @@ u64 trafstat_account_close(struct trafstat_account *account)
 	return trafstat_close(account->core, ktime_get_real_ns(), account);
 }
 
+/* An account that has no core. */
+static void trafstat_account_free_empty(struct trafstat_account *account)
+{
+	struct trafstat_net *tn = account->tn;
+	struct trafstat_payer payer = account->payer;
+
+	trafstat_free(account, sizeof(*account), payer.share);
+	trafstat_payer_exit(&payer);
+	kref_put(&tn->kref, trafstat_net_free);
+}
+
 static void trafstat_account_free(struct trafstat_account *account)
 {
 	cancel_work_sync(&account->prepare);
 	trafstat_account_drop(account->core);
-	kfree(account->core);
-	kref_put(&account->tn->kref, trafstat_net_free);
-	kfree(account);
+	trafstat_free(account->core, trafstat_account_size(), account->payer.share);
+	trafstat_account_free_empty(account);
 }
 
 static void trafstat_account_log_discarded(const struct trafstat_account *account)
@@ -132,19 +142,27 @@ trafstat_account_create(struct trafstat_net *tn, u8 nfproto,
 			const struct xt_trafstat_tginfo *info)
 {
 	struct trafstat_account *account;
+	struct trafstat_payer payer;
 	u8 random[64];
 	int err;
 
-	account = kzalloc(sizeof(*account), GFP_KERNEL_ACCOUNT);
-	if (!account)
-		return ERR_PTR(-ENOMEM);
-	account->core = kzalloc(trafstat_account_size(), GFP_KERNEL_ACCOUNT);
-	if (!account->core) {
-		kfree(account);
-		return ERR_PTR(-ENOMEM);
+	trafstat_payer_init(&payer, tn->net->user_ns);
+	account = trafstat_alloc(sizeof(*account), 0, &payer);
+	if (!account) {
+		trafstat_payer_exit(&payer);
+		err = -ENOMEM;
+		goto refuse;
 	}
-	kref_get(&tn->kref);
+	memset(account, 0, sizeof(*account));
+	account->payer = payer;
 	account->tn = tn;
+	kref_get(&tn->kref);
+	account->core = trafstat_alloc(trafstat_account_size(), 0, &account->payer);
+	if (!account->core) {
+		trafstat_account_free_empty(account);
+		err = -ENOMEM;
+		goto refuse;
+	}
 	account->family = nfproto == NFPROTO_IPV6 ? TRAFSTAT_IPV6 : TRAFSTAT_IPV4;
 	strscpy(account->name, info->name, sizeof(account->name));
 	snprintf(account->local_net, sizeof(account->local_net),
@@ -153,17 +171,23 @@ trafstat_account_create(struct trafstat_net *tn, u8 nfproto,
 	INIT_WORK(&account->prepare, trafstat_prepare_work);
 
 	get_random_bytes(random, sizeof(random));
-	err = trafstat_account_init(account->core, info, nfproto, random,
+	err = trafstat_account_init(account->core, info, nfproto, &account->payer, random,
 				    ktime_get_real_ns(), nr_cpu_ids);
 	memzero_explicit(random, sizeof(random));
 	if (!err)
 		err = trafstat_proc_account_add(account);
 	if (err) {
 		trafstat_account_free(account);
-		return ERR_PTR(err);
+		goto refuse;
 	}
 	list_add_tail(&account->list, &tn->accounts);
 	return account;
+
+refuse:
+	if (err == -ENOMEM)
+		pr_info_ratelimited("no memory for account %s: delete other accounts' rules, or raise max_memory and max_user_memory or the memory cgroup's limit\n",
+				    info->name);
+	return ERR_PTR(err);
 }
 
 /* The account that a rule counts into, one rule more. */

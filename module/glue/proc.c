@@ -9,11 +9,14 @@
  *
  * /proc/trafstat, the original's folder, is a symbolic link to csv/ipv4.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/capability.h>
 #include <linux/err.h>
 #include <linux/fs.h>
 #include <linux/kstrtox.h>
 #include <linux/module.h>
+#include <linux/namei.h>
 #include <linux/rcupdate.h>
 #include <linux/seq_file.h>
 #include <linux/seq_file_net.h>
@@ -369,6 +372,14 @@ void trafstat_proc_net_exit(struct trafstat_net *tn)
 
 int trafstat_proc_init(void)
 {
+	struct path path;
+
+	/* The original module may be there; a second entry of the name makes a WARNING. */
+	if (!kern_path("/proc/trafstat", 0, &path)) {
+		path_put(&path);
+		pr_notice("/proc/trafstat is another's: csv files are below /proc/net/trafstat only\n");
+		return 0;
+	}
 	original_dir = proc_symlink("trafstat", NULL, "self/net/trafstat/csv/ipv4");
 	return original_dir ? 0 : -ENOMEM;
 }

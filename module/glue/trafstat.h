@@ -61,6 +61,7 @@ struct trafstat_account {
 	struct proc_dir_entry *snapshot_file;
 	struct proc_dir_entry *csv_file;
 	struct proc_dir_entry *live_file;
+	struct trafstat_payer payer;
 	struct trafstat_account_core *core;
 };
 
@@ -85,6 +86,9 @@ void trafstat_account_exit_module(void);
 
 /* memory.c */
 extern struct workqueue_struct *trafstat_workqueue;
+/* Until the payer ends, everything that it paid for is freed. */
+void trafstat_payer_init(struct trafstat_payer *payer, const struct user_namespace *user_ns);
+void trafstat_payer_exit(struct trafstat_payer *payer);
 int trafstat_memory_init(void);
 void trafstat_memory_exit(void);
 

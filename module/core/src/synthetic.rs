@@ -48,7 +48,7 @@ pub fn account(limits: Limits, cpus: u32) -> Ipv4Account {
         prefix_len: 8,
     };
     let key = HashKey([0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 3, 4, 5, 6]);
-    let account = Account::new(identity, key, limits, 1);
+    let account = Account::new(identity, key, limits, (), 1);
     account.allocate(cpus, |_| true, &());
     account
 }
@@ -59,7 +59,7 @@ pub fn rule(sampling: Sampling) -> Option<Rule<StdMemory>> {
         mode: trafstat_abi::PORTS_ALL as u16,
         ..Default::default()
     };
-    Rule::new(&[all; 4], &[], sampling, &())
+    Rule::new(&[all; 4], &[], sampling, (), &())
 }
 
 /// `n` different flows of 10.0.0.0/8, a third of them UDP, the others TCP.

@@ -115,13 +115,16 @@ impl<M: Memory> Index<M> {
     }
 
     /// An empty entry for this hash; `None` where the probe finds none.
-    pub fn vacancy<'a>(&'a self, hash: u64, guard: &'a M::Guard) -> Option<Vacancy<'a>> {
-        if self.levels.first()?.get(guard).is_none()
+    pub fn vacancy<'a>(
+        &'a self,
+        hash: u64,
+        payer: M::Payer,
+        guard: &'a M::Guard,
+    ) -> Option<Vacancy<'a>> {
+        let first = self.levels.first()?;
+        if first.get(guard).is_none()
             && self.level.load(Relaxed) == 0
-            && !self
-                .levels
-                .first()?
-                .fill(MIN_ENTRIES as usize, Allocation::Atomic)
+            && !first.fill(MIN_ENTRIES as usize, Allocation::Atomic, payer)
         {
             return None;
         }
@@ -150,7 +153,7 @@ impl<M: Memory> Index<M> {
 
     /// Allocates what an index of `len` entries needs and frees what growth left behind.
     /// Called in process context, while the writer goes on.
-    pub fn prepare(&self, len: u32, cpu: u32) {
+    pub fn prepare(&self, len: u32, cpu: u32, payer: M::Payer) {
         let how = Allocation::Sleeping { cpu };
         let level = self.level.load(Relaxed);
         let wanted = if len == 0 {
@@ -162,7 +165,7 @@ impl<M: Memory> Index<M> {
             if at < level {
                 slot.retire();
             } else if at <= wanted {
-                slot.fill(entries(at) as usize, how);
+                slot.fill(entries(at) as usize, how, payer);
             }
         }
     }
