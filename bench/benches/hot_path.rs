@@ -23,7 +23,7 @@ fn hot_path(c: &mut Criterion) {
         let count_all = || {
             for bytes in &packets {
                 if account.count(&rule, 0, packet(black_box(bytes), 1500), &()) == Ok(true) {
-                    account.prepare(&());
+                    assert!(account.prepare(&()));
                 }
             }
         };

@@ -7,6 +7,7 @@
 
 #include <linux/err.h>
 #include <linux/inet.h>
+#include <linux/jiffies.h>
 #include <linux/ktime.h>
 #include <linux/module.h>
 #include <linux/netfilter.h>
@@ -21,6 +22,9 @@ const char *const trafstat_family_names[TRAFSTAT_FAMILIES] = {
 	[TRAFSTAT_IPV4]	= "ipv4",
 	[TRAFSTAT_IPV6]	= "ipv6",
 };
+
+/* The worker's pause after it found no memory. */
+#define PREPARE_PAUSE	(HZ / 10)
 
 static unsigned int trafstat_net_id;
 
@@ -43,7 +47,9 @@ static void trafstat_prepare_work(struct work_struct *work)
 	struct trafstat_account *account =
 		container_of(work, struct trafstat_account, prepare);
 
-	trafstat_prepare(account->core);
+	/* While there is none, not every packet that is folded asks again. */
+	if (!trafstat_prepare(account->core))
+		WRITE_ONCE(account->prepare_after, jiffies + PREPARE_PAUSE);
 }
 
 void trafstat_wait_for_writers(void *context)
@@ -169,6 +175,7 @@ trafstat_account_create(struct trafstat_net *tn, u8 nfproto,
 		 nfproto == NFPROTO_IPV6 ? "%pI6c/%u" : "%pI4/%u",
 		 info->local_addr, info->prefix_len);
 	INIT_WORK(&account->prepare, trafstat_prepare_work);
+	account->prepare_after = jiffies;
 
 	get_random_bytes(random, sizeof(random));
 	err = trafstat_account_init(account->core, info, nfproto, &account->payer, random,

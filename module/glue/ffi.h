@@ -109,8 +109,8 @@ u32 trafstat_count(const struct trafstat_rule_core *rule, u32 cpu,
 		   const u8 *header, u32 header_len, u32 len,
 		   const struct trafstat_gso *gso);
 
-/* The worker; one at a time, may sleep. */
-void trafstat_prepare(const struct trafstat_account_core *account);
+/* The worker; one at a time, may sleep. Returns whether there was memory. */
+bool trafstat_prepare(const struct trafstat_account_core *account);
 
 /* The reader; one at a time, may sleep. @context is handed to trafstat_wait_for_writers(). */
 u64 trafstat_close(const struct trafstat_account_core *account, u64 now_ns, void *context);

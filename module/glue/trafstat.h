@@ -57,6 +57,7 @@ struct trafstat_account {
 	char local_net[64];
 	unsigned int rules;
 	struct work_struct prepare;
+	unsigned long prepare_after;	/* in jiffies */
 	unsigned long reader;		/* bit 0: snapshot or csv is open */
 	struct proc_dir_entry *snapshot_file;
 	struct proc_dir_entry *csv_file;

@@ -39,6 +39,17 @@ pub struct Flow {
 
 /// An account of 10.0.0.0/8 on CPUs 0 to `cpus` - 1.
 pub fn account(limits: Limits, cpus: u32) -> Ipv4Account {
+    let key = HashKey([0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 3, 4, 5, 6]);
+    account_on(limits, key, cpus, |_| true)
+}
+
+/// The same with this hash key, on those CPUs for which `has_cpu` says so.
+pub fn account_on(
+    limits: Limits,
+    key: HashKey,
+    cpus: u32,
+    has_cpu: impl Fn(u32) -> bool,
+) -> Ipv4Account {
     let mut local_addr = [0; 16];
     local_addr[0] = 10;
     let identity = Identity {
@@ -47,9 +58,8 @@ pub fn account(limits: Limits, cpus: u32) -> Ipv4Account {
         local_addr,
         prefix_len: 8,
     };
-    let key = HashKey([0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 3, 4, 5, 6]);
     let account = Account::new(identity, key, limits, (), 1);
-    account.allocate(cpus, |_| true, &());
+    account.allocate(cpus, has_cpu, &());
     account
 }
 

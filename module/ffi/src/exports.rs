@@ -273,12 +273,12 @@ pub unsafe extern "C" fn trafstat_count(
     }
 }
 
-/// Prepares memory for the flows to come.
+/// Prepares memory for the flows to come; says whether there was any.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_prepare(account: &AccountCore) {
+pub extern "C" fn trafstat_prepare(account: &AccountCore) -> bool {
     // SAFETY: slots of the open epoch are retired by the worker alone, which this is.
     let guard = unsafe { Guard::new() };
-    with_account!(account, account => account.prepare(&guard));
+    with_account!(account, account => account.prepare(&guard))
 }
 
 /// Closes the open epoch and returns the one to be read.

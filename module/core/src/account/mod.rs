@@ -248,14 +248,17 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         }))
     }
 
-    /// Allocates ahead what the open epoch's flow tables will need.
-    pub fn prepare(&self, guard: &M::Guard) {
+    /// Allocates ahead what the open epoch's flow tables will need; says whether there was
+    /// memory. Without it [`Account::count`] goes on asking for the worker.
+    pub fn prepare(&self, guard: &M::Guard) -> bool {
+        let mut had_memory = true;
         let side = self.side(self.epoch.load(Acquire));
         for (table, cpu) in side.tables.get(guard).unwrap_or_default().iter().zip(0..) {
             if let Some([table]) = table.get(guard) {
-                table.prepare(cpu, side.budgets.payer);
+                had_memory &= table.prepare(cpu, side.budgets.payer);
             }
         }
+        had_memory
     }
 
     /// Closes the open epoch at `now_ns` and merges what its CPUs counted, unless an

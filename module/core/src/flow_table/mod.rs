@@ -253,19 +253,25 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         sampled
     }
 
-    /// Allocates ahead what the table will need soon and frees what growth left behind.
-    /// Called in process context, by one caller at a time, while the writer goes on.
-    pub fn prepare(&self, cpu: u32, payer: M::Payer) {
+    /// Allocates ahead what the table will need soon and frees what growth left behind;
+    /// says whether there was memory. Called in process context, by one caller at a time,
+    /// while the writer goes on.
+    pub fn prepare(&self, cpu: u32, payer: M::Payer) -> bool {
         let len = self.len.load(Acquire);
-        if len == 0 {
-            return;
+        if len == 0 && self.totals.folded.load().packets == 0 {
+            return true;
         }
         // Half as much again while the table is small and a burst soon outgrows it, an
         // eighth later; and called again half way there.
         let headroom = (len.min(1 << 16) / 2).max(len / 8) + 128;
         let place = len.saturating_add(headroom).saturating_add(BIAS);
-        self.chunks.prepare(place, cpu, payer);
-        self.index.prepare(len, cpu, payer);
+        let has_chunks = self.chunks.prepare(place, cpu, payer);
+        let has_index = self.index.prepare(len, cpu, payer);
+        if !(has_chunks && has_index) {
+            // The table may never grow as far as the next watermark: ask again.
+            self.watermark.store(len, Relaxed);
+            return false;
+        }
         let growth = self.index.next_growth();
         let half_way = len.saturating_add(headroom / 2);
         self.watermark.store(
@@ -276,6 +282,13 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
             },
             Relaxed,
         );
+        true
+    }
+
+    /// How many index entries a search for this hash looks at where nothing matches.
+    #[cfg(any(test, feature = "std"))]
+    pub fn probe_len(&self, hash: u64, guard: &M::Guard) -> usize {
+        self.index.probe_len(hash, guard)
     }
 
     /// Records, without the last one.
