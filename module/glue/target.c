@@ -4,6 +4,7 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/build_bug.h>
 #include <linux/err.h>
 #include <linux/jiffies.h>
 #include <linux/module.h>
@@ -11,10 +12,12 @@
 #include <linux/sctp.h>
 #include <linux/skbuff.h>
 #include <linux/slab.h>
+#include <linux/stddef.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
 
 #include "compat.h"
+#include "layout.h"
 #include "trafstat.h"
 
 TRAFSTAT_DEFINE_PERCPU(trafstat_percpu);

@@ -152,3 +152,105 @@ impl ParseCallbacks for RustNames {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const SOURCES: [&str; 3] = [
+        "module/uapi/xt_TRAFSTAT.h",
+        "module/glue/ffi.h",
+        "module/glue/layout.h",
+    ];
+
+    /// Changes of offsets alone: a source, a text in it and what takes its place.
+    const UAPI_CHANGES: [(&str, &str, &str); 3] = [
+        (
+            SOURCES[0],
+            "\t__u64 opened_ns;\t\t/* CLOCK_REALTIME */\n\t__u64 closed_ns;",
+            "\t__u64 closed_ns;\n\t__u64 opened_ns;",
+        ),
+        (SOURCES[0], "\t__u16 remote_port;", "\t__u32 remote_port;"),
+        (
+            SOURCES[0],
+            "\t__u32 min_pkt_spoof;\t\t\t/* packets; 0: off */",
+            "\t__u64 min_pkt_spoof;",
+        ),
+    ];
+    const FFI_CHANGES: [(&str, &str, &str); 3] = [
+        (
+            SOURCES[1],
+            "\tu64 epoch;\n\tu64 unread;",
+            "\tu64 unread;\n\tu64 epoch;",
+        ),
+        (
+            SOURCES[1],
+            "TRAFSTAT_HEADER_BYTES\t576",
+            "TRAFSTAT_HEADER_BYTES\t512",
+        ),
+        (
+            SOURCES[1],
+            "\tu16 size;\n\tu16 segs;",
+            "\tu16 segs;\n\tu16 size;",
+        ),
+    ];
+
+    #[test]
+    fn unchanged_headers_pass() {
+        let copy = copy_with(None);
+        for header in &HEADERS {
+            header.check(copy.path()).expect("no difference");
+        }
+        assert!(c_compiles(copy.path()), "the asserts of layout.h fail");
+    }
+
+    #[test]
+    fn changed_offset_of_the_uapi_fails_on_both_sides() {
+        for change in UAPI_CHANGES {
+            let copy = copy_with(Some(change));
+            let [uapi, _] = &HEADERS;
+            uapi.check(copy.path())
+                .expect_err("a change that the Rust side does not notice");
+            assert!(!c_compiles(copy.path()), "C does not notice {change:?}");
+        }
+    }
+
+    #[test]
+    fn changed_door_to_core_fails() {
+        for change in FFI_CHANGES {
+            let copy = copy_with(Some(change));
+            let [_, glue] = &HEADERS;
+            glue.check(copy.path())
+                .expect_err("a change that the Rust side does not notice");
+        }
+    }
+
+    fn copy_with(change: Option<(&str, &str, &str)>) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().expect("a folder");
+        for source in SOURCES {
+            let mut text = fs::read_to_string(paths::repository().join(source)).expect(source);
+            if let Some((changed, from, to)) = change.filter(|(changed, ..)| *changed == source) {
+                assert!(text.contains(from), "{changed} has no {from:?}");
+                text = text.replacen(from, to, 1);
+            }
+            let path = copy.path().join(source);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::write(path, text).expect("a copy");
+        }
+        copy
+    }
+
+    fn c_compiles(sources: &Path) -> bool {
+        let output = Command::new("cc")
+            .args(["-fsyntax-only", "-x", "c"])
+            .args(["-include", "assert.h", "-include", "stddef.h"])
+            .arg("-I")
+            .arg(sources.join("module/uapi"))
+            .arg(sources.join("module/glue/layout.h"))
+            .output()
+            .expect("a C compiler");
+        output.status.success()
+    }
+}
