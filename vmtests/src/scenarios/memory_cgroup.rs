@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 use std::process::{self, Command};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -19,6 +21,8 @@ const ROOT: &str = "/sys/fs/cgroup";
 
 /// So many that their memory stands out of what the kernel takes for other purposes.
 const FLOWS: u32 = 60_000;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Room that is left for many fewer flows.
 const ROOM_BYTES: u64 = 1 << 20;
@@ -60,13 +64,21 @@ pub fn run(guest: &Guest) -> Result<()> {
         "counted {counted:?}: {:?}",
         first.header
     );
-    let left = cgroup
-        .number("memory.current")?
-        .saturating_sub(charged_before);
-    ensure!(
-        left < charged / 2,
-        "{left} bytes of {charged} are charged after the epoch was acknowledged"
-    );
+    // The kernel frees in batches, some seconds later.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = cgroup
+            .number("memory.current")?
+            .saturating_sub(charged_before);
+        if left < charged / 2 {
+            break;
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{left} bytes of {charged} are charged after the epoch was acknowledged"
+        );
+        thread::sleep(Duration::from_millis(500));
+    }
 
     let limit = cgroup.number("memory.current")? + ROOM_BYTES;
     cgroup.write("memory.max", &limit.to_string())?;

@@ -2,7 +2,6 @@
 //! cap, and the host's own accounts go on as if it were not there.
 
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -127,15 +126,15 @@ struct Tenant {
 
 struct Holder(Child);
 
+const HOLDER: &str = "--mount=/proc/1/ns/mnt \
+                      setpriv --reuid 65534 --regid 65534 --clear-groups \
+                      unshare --user --map-root-user --net sleep 3600";
+
 impl Tenant {
     fn new(guest: &Guest) -> Result<Self> {
-        let mut unshare = Command::new("setpriv");
-        unshare
-            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-            .args(["unshare", "--user", "--map-root-user", "--net"])
-            .args(["sleep", "3600"])
-            .current_dir("/")
-            .process_group(0);
+        // Who lives in a chroot, as this guest does, may make no user namespace.
+        let mut unshare = Command::new("nsenter");
+        unshare.args(HOLDER.split_whitespace());
         let holder = Holder(unshare.spawn()?);
         let pid = holder.0.id();
         let deadline = Instant::now() + PATIENCE;
