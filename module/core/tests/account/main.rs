@@ -4,4 +4,5 @@ mod cpus;
 mod csv;
 mod hostile;
 mod model;
+mod scarce;
 mod support;
