@@ -12,6 +12,7 @@
 #include <linux/module.h>
 #include <linux/netfilter.h>
 #include <linux/random.h>
+#include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
 #include <net/netns/generic.h>
@@ -27,6 +28,12 @@ const char *const trafstat_family_names[TRAFSTAT_FAMILIES] = {
 #define PREPARE_PAUSE	(HZ / 10)
 
 static unsigned int trafstat_net_id;
+
+/*
+ * By itself: a reap may wait for some user's reader, and as many as users make
+ * namespaces may do so, while nobody's flows are folded for it.
+ */
+static struct workqueue_struct *reap_workqueue;
 
 struct trafstat_net_ref {
 	struct trafstat_net *tn;
@@ -91,8 +98,12 @@ static void trafstat_account_free(struct trafstat_account *account)
 
 static void trafstat_account_log_discarded(const struct trafstat_account *account)
 {
+	static DEFINE_RATELIMIT_STATE(of_users, DEFAULT_RATELIMIT_INTERVAL,
+				      DEFAULT_RATELIMIT_BURST);
 	struct trafstat_stats stats;
 
+	if (account->payer.share == TRAFSTAT_SHARE_USERS && !__ratelimit(&of_users))
+		return;
 	trafstat_account_stats(account->core, &stats);
 	pr_info("account %s is discarded, counts of epoch %llu and on were not read; all epochs: %llu packets, %llu bytes\n",
 		account->name, stats.unread ?: stats.epoch,
@@ -134,7 +145,7 @@ static void trafstat_reap_work(struct work_struct *work)
 void trafstat_net_queue_reap(struct trafstat_net *tn)
 {
 	kref_get(&tn->kref);
-	if (!queue_work(trafstat_workqueue, &tn->reap))
+	if (!queue_work(reap_workqueue, &tn->reap))
 		kref_put(&tn->kref, trafstat_net_free);
 }
 
@@ -293,10 +304,19 @@ static struct pernet_operations trafstat_net_ops = {
 
 int trafstat_account_init_module(void)
 {
-	return register_pernet_subsys(&trafstat_net_ops);
+	int err;
+
+	reap_workqueue = alloc_workqueue("trafstat_reap", WQ_UNBOUND, WQ_MAX_ACTIVE);
+	if (!reap_workqueue)
+		return -ENOMEM;
+	err = register_pernet_subsys(&trafstat_net_ops);
+	if (err)
+		destroy_workqueue(reap_workqueue);
+	return err;
 }
 
 void trafstat_account_exit_module(void)
 {
 	unregister_pernet_subsys(&trafstat_net_ops);
+	destroy_workqueue(reap_workqueue);
 }
