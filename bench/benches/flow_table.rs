@@ -25,13 +25,13 @@ fn keys(n: u32) -> Vec<FlowKey<2>> {
     shuffle(keys.collect())
 }
 
-fn budgets() -> Budgets {
+fn budgets() -> Budgets<StdMemory> {
     let budgets = Budgets::new(());
     budgets.flows.set(u32::MAX);
     budgets
 }
 
-fn count(table: &Table, budgets: &Budgets, key: FlowKey<2>) {
+fn count(table: &Table, budgets: &Budgets<StdMemory>, key: FlowKey<2>) {
     let volume = Volume {
         packets: 1,
         bytes: 100,

@@ -10,7 +10,7 @@ use trafstat_core::synthetic::{account, packet, rule};
 
 fn hot_path(c: &mut Criterion) {
     let mut group = c.benchmark_group("hot_path");
-    let rule = rule(Sampling::default()).expect("memory");
+    let rule = rule(Sampling::default(), ()).expect("memory");
     for n in [1, 1_000, 100_000] {
         let account = account(
             Limits {

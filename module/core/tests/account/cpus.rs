@@ -3,7 +3,7 @@
 use trafstat_core::account::Limits;
 use trafstat_core::hash::HashKey;
 use trafstat_core::rule::Sampling;
-use trafstat_core::synthetic::{account_on, flows, header, packet, rule};
+use trafstat_core::synthetic::{Ipv4Account, account_on, flows, header, packet, rule};
 
 use crate::support::Snapshot;
 
@@ -14,10 +14,10 @@ fn cpu_ids_with_holes_are_served_like_others() {
         max_entries: 1000,
         min_pkt_spoof: 2,
     };
-    let account = account_on(limits, HashKey([7, 8, 9, 10, 11, 12]), 12, |cpu| {
+    let account: Ipv4Account = account_on(limits, HashKey([7, 8, 9, 10, 11, 12]), (), 12, |cpu| {
         PRESENT.contains(&cpu)
     });
-    let rule = rule(Sampling::default()).expect("memory");
+    let rule = rule(Sampling::default(), ()).expect("memory");
     for epoch in 1..4_u64 {
         for (cpu, received) in PRESENT.iter().zip(1_u32..) {
             for flow in flows(50 * received) {

@@ -7,7 +7,7 @@ use trafstat_core::flow_table::{Budgets, FlowTable, Observation};
 use trafstat_core::hash::HashKey;
 use trafstat_core::memory::StdMemory;
 use trafstat_core::rule::Sampling;
-use trafstat_core::synthetic::{Flow, account_on, header, packet, rule};
+use trafstat_core::synthetic::{Flow, Ipv4Account, account_on, header, packet, rule};
 use trafstat_core::wire::Volume;
 
 use crate::support::Snapshot;
@@ -195,8 +195,8 @@ fn flows_chosen_by_the_key_are_folded_and_none_is_lost() {
         max_entries: 1_000_000,
         min_pkt_spoof: 0,
     };
-    let account = account_on(limits, key, 1, |_| true);
-    let rule = rule(Sampling::default()).expect("memory");
+    let account: Ipv4Account = account_on(limits, key, (), 1, |_| true);
+    let rule = rule(Sampling::default(), ()).expect("memory");
     for round in 0..2 {
         for remote_port in 1..5000 {
             let bytes = header(&flow(remote_port), false, false);

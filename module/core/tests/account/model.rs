@@ -12,7 +12,7 @@ use trafstat_core::synthetic::{Alone, Flow, account, flows, header, packet};
 use crate::support::{Counts, Snapshot, read_all};
 
 fn rule(sampling: Sampling) -> Rule<StdMemory> {
-    trafstat_core::synthetic::rule(sampling).expect("memory")
+    trafstat_core::synthetic::rule(sampling, ()).expect("memory")
 }
 
 #[derive(Clone, Debug)]

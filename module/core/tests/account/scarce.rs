@@ -3,12 +3,11 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use trafstat_core::account::{Account, Identity, Limits};
-use trafstat_core::classify::Ipv4;
+use trafstat_core::account::Limits;
 use trafstat_core::hash::HashKey;
 use trafstat_core::memory::{Allocation, Blank, Memory, Slot, StdMemory, StdSlot};
 use trafstat_core::rule::{Rule, Sampling};
-use trafstat_core::synthetic::{flows, header, packet};
+use trafstat_core::synthetic::{self, Ipv4Account, account_on, flows, header, packet};
 
 use crate::support::Snapshot;
 
@@ -82,34 +81,20 @@ impl<T: Blank> Slot<T, ScarceMemory> for ScarceSlot<T> {
     }
 }
 
-type ScarceAccount = Account<ScarceMemory, Ipv4, 2>;
+type ScarceAccount = Ipv4Account<ScarceMemory>;
 
 fn account(payer: &'static Purse) -> ScarceAccount {
-    let mut local_addr = [0; 16];
-    local_addr[0] = 10;
-    let identity = Identity {
-        id: [9; 16],
-        name: [b's'; 32],
-        local_addr,
-        prefix_len: 8,
-    };
     let limits = Limits {
         max_entries: 1_000_000,
         min_pkt_spoof: 0,
     };
     let key = HashKey([11, 22, 33, 44, 55, 66]);
     payer.bytes_left.store(1 << 30, Relaxed);
-    let account = Account::new(identity, key, limits, payer, 1);
-    assert!(account.allocate(2, |_| true, &()));
-    account
+    account_on(limits, key, payer, 2, |_| true)
 }
 
 fn rule(payer: &'static Purse) -> Rule<ScarceMemory> {
-    let all = trafstat_abi::PortList {
-        mode: trafstat_abi::PORTS_ALL as u16,
-        ..Default::default()
-    };
-    Rule::new(&[all; 4], &[], Sampling::default(), payer, &()).expect("memory")
+    synthetic::rule(Sampling::default(), payer).expect("memory")
 }
 
 /// Counts a packet of each flow, with the worker where it is asked for.
