@@ -301,6 +301,8 @@ int trafstat_proc_account_add(struct trafstat_account *account)
 {
 	struct trafstat_net *tn = account->tn;
 
+	/* A user namespace that was made together with its network knew no root by then. */
+	trafstat_set_owner(tn->accounts_file, tn);
 	account->snapshot_file = proc_create_data(account->name, 0600,
 						  tn->snapshot_dirs[account->family],
 						  &trafstat_snapshot_ops, account);
@@ -348,20 +350,19 @@ static bool trafstat_family_dirs(const char *name, struct proc_dir_entry *parent
 
 int trafstat_proc_net_init(struct trafstat_net *tn)
 {
-	struct proc_dir_entry *accounts;
-
 	tn->dir = proc_net_mkdir(tn->net, "trafstat", tn->net->proc_net);
 	if (!tn->dir)
 		return -ENOMEM;
-	accounts = proc_create_net_single("accounts", 0400, tn->dir, trafstat_accounts_show, NULL);
-	if (!accounts ||
+	tn->accounts_file = proc_create_net_single("accounts", 0400, tn->dir,
+						   trafstat_accounts_show, NULL);
+	if (!tn->accounts_file ||
 	    !trafstat_family_dirs("snapshot", tn->dir, tn->snapshot_dirs) ||
 	    !trafstat_family_dirs("csv", tn->dir, tn->csv_dirs) ||
 	    !trafstat_family_dirs("live", tn->dir, tn->live_dirs)) {
 		trafstat_proc_net_exit(tn);
 		return -ENOMEM;
 	}
-	trafstat_set_owner(accounts, tn);
+	trafstat_set_owner(tn->accounts_file, tn);
 	return 0;
 }
 

@@ -44,6 +44,7 @@ struct trafstat_net {
 	bool dead;			/* the namespace is gone */
 	struct work_struct reap;
 	struct proc_dir_entry *dir;	/* /proc/net/trafstat */
+	struct proc_dir_entry *accounts_file;
 	struct proc_dir_entry *snapshot_dirs[TRAFSTAT_FAMILIES];
 	struct proc_dir_entry *csv_dirs[TRAFSTAT_FAMILIES];
 	struct proc_dir_entry *live_dirs[TRAFSTAT_FAMILIES];

@@ -47,17 +47,20 @@ pub fn run(guest: &Guest) -> Result<()> {
 
     let tenant = Tenant::new(guest)?;
     let log = KernelLog::from_now()?;
+    let accounts = tenant.make_accounts()?;
+    println!("the user has {accounts} accounts");
+    ensure!(
+        accounts > 0 && log.says("no memory for account")?,
+        "the kernel does not say why an account is refused"
+    );
+    tenant.restore("*filter\n-F FORWARD\nCOMMIT\n")?;
+
+    // Room for flows again, but not for so many.
     tenant.restore(
         "*filter\n-A OUTPUT -o lo -p udp -j TRAFSTAT --local-net 127.0.0.0/8 --name flood \
          --local-udp-ports all --remote-udp-ports all\nCOMMIT\n",
     )?;
     tenant.netns.enter(flood)?;
-    let accounts = tenant.make_accounts()?;
-    println!("the user has {accounts} accounts");
-    ensure!(
-        log.says("no memory for account")?,
-        "the kernel does not say why an account is refused"
-    );
     let held = tenant_memory(&tenant)?;
     ensure!(
         held > MAX_MEMORY / 4 && held <= MAX_MEMORY / 2,
