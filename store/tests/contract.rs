@@ -3,6 +3,8 @@
 //! A backend enters with a [`Database`] and a `contract!` of its own.
 
 mod common;
+#[path = "common/mariadb.rs"]
+mod mariadb_server;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -14,22 +16,27 @@ use std::process::{Command, Stdio};
 use common::{HOUR_NS, NOON_NS, SnapshotBuilder, record};
 use ipnet::IpNet;
 use jiff::Timestamp;
+use mysql::prelude::Queryable;
 use proptest::prelude::*;
 use tempfile::TempDir;
-use trafstat_store::backend::{Begun, Sqlite, Store, StoreError};
+use trafstat_store::backend::{Begun, Mysql, Retention, Sqlite, Store, StoreError};
 use trafstat_store::collect::{CollectError, State, append};
 use trafstat_store::origin::Origin;
 use trafstat_store::query::{Answer, Field, Filter, Order, Query, Value};
-use trafstat_store::snapshot::{Counters, Endpoint, Header, Record, Snapshot, SnapshotError};
+use trafstat_store::snapshot::{
+    Counters, Endpoint, Header, Record, Snapshot, SnapshotError, Volume,
+};
 
 /// A place for one store, empty at first.
 trait Database {
+    /// How many cases a property is tried with: a database costs what it costs.
+    const CASES: u32;
     fn create() -> Self;
     /// What another process needs to open it.
     fn location(&self) -> String;
     fn at(location: &str) -> Box<dyn Store>;
-    /// Opens what `back_up` wrote.
-    fn open_backup(path: &Path) -> Box<dyn Store>;
+    /// Runs a statement as a user's own client would; gives the rows as text.
+    fn run(&self, sql: &str) -> Vec<Vec<String>>;
 
     fn open(&self) -> Box<dyn Store> {
         Self::at(&self.location())
@@ -39,6 +46,8 @@ trait Database {
 struct SqliteDatabase(TempDir);
 
 impl Database for SqliteDatabase {
+    const CASES: u32 = 48;
+
     fn create() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -58,8 +67,96 @@ impl Database for SqliteDatabase {
         Box::new(store)
     }
 
-    fn open_backup(path: &Path) -> Box<dyn Store> {
-        Box::new(Sqlite::open_read_only(path).unwrap())
+    fn run(&self, sql: &str) -> Vec<Vec<String>> {
+        let connection = rusqlite::Connection::open(self.location()).unwrap();
+        let mut statement = connection.prepare(sql).unwrap();
+        let columns = statement.column_count();
+        let mut rows = statement.query([]).unwrap();
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            found.push(
+                (0..columns)
+                    .map(|column| match row.get_ref(column).unwrap() {
+                        rusqlite::types::ValueRef::Integer(value) => value.to_string(),
+                        rusqlite::types::ValueRef::Text(text) => {
+                            String::from_utf8(text.to_vec()).unwrap()
+                        }
+                        other => format!("{other:?}"),
+                    })
+                    .collect(),
+            );
+        }
+        found
+    }
+}
+
+/// A database of a MariaDB server.
+struct MariadbDatabase {
+    socket: PathBuf,
+    name: String,
+}
+
+impl Database for MariadbDatabase {
+    const CASES: u32 = 12;
+
+    fn create() -> Self {
+        let socket = mariadb_server::socket().to_path_buf();
+        let name = mariadb_server::create_database(&socket);
+        Self { socket, name }
+    }
+
+    fn location(&self) -> String {
+        format!("{} {}", self.socket.display(), self.name)
+    }
+
+    fn at(location: &str) -> Box<dyn Store> {
+        let (socket, name) = location.split_once(' ').unwrap();
+        let mut store = Mysql::open(&mariadb_server::login(Path::new(socket), name)).unwrap();
+        store.migrate().unwrap();
+        Box::new(store)
+    }
+
+    fn run(&self, sql: &str) -> Vec<Vec<String>> {
+        let mut connection = mariadb_server::connect(&self.socket, Some(&self.name));
+        let rows: Vec<mysql::Row> = connection.query(sql).unwrap();
+        rows.into_iter()
+            .map(|row| {
+                row.unwrap()
+                    .into_iter()
+                    .map(|value| match value {
+                        mysql::Value::Bytes(bytes) => String::from_utf8(bytes).unwrap(),
+                        other => other.as_sql(false),
+                    })
+                    .collect()
+            })
+            .collect()
+    }
+}
+
+/// The same, on a server that allows no LOAD DATA LOCAL.
+struct MariadbWithoutLoad(MariadbDatabase);
+
+impl Database for MariadbWithoutLoad {
+    const CASES: u32 = 4;
+
+    fn create() -> Self {
+        Self(MariadbDatabase::create())
+    }
+
+    fn location(&self) -> String {
+        self.0.location()
+    }
+
+    fn at(location: &str) -> Box<dyn Store> {
+        let (socket, name) = location.split_once(' ').unwrap();
+        let login = mariadb_server::login(Path::new(socket), name);
+        let mut store = Mysql::open(&login).unwrap().without_load_data();
+        store.migrate().unwrap();
+        Box::new(store)
+    }
+
+    fn run(&self, sql: &str) -> Vec<Vec<String>> {
+        self.0.run(sql)
     }
 }
 
@@ -82,30 +179,52 @@ macro_rules! contract {
     };
 }
 
-contract!(
-    sqlite,
-    super::SqliteDatabase,
-    [
-        empty_store_has_nothing_to_show,
-        stored_snapshot_is_not_stored_again,
-        same_identity_with_other_totals_is_refused,
-        snapshot_that_does_not_add_up_leaves_nothing,
-        transaction_dropped_leaves_nothing,
-        accounts_do_not_mix,
-        renewed_account_of_one_name_counts_anew,
-        epochs_of_one_account_add_up,
-        records_of_one_flow_are_both_kept,
-        counter_past_63_bits_is_refused,
-        epoch_belongs_to_the_time_in_which_it_closed,
-        store_opened_again_has_everything,
-        migrating_twice_changes_nothing,
-        stores_created_at_once_are_one,
-        pruned_records_are_gone_and_newer_ones_stay,
-        pruned_epoch_served_again_is_not_counted,
-        backup_holds_everything_and_replaces_nothing,
-        queries_answer_as_a_map_would,
-    ]
-);
+macro_rules! contracts {
+    ($($backend:ident: $database:ty),* $(,)?) => {
+        $(contract!(
+            $backend,
+            $database,
+            [
+                empty_store_has_nothing_to_show,
+                stored_snapshot_is_not_stored_again,
+                same_identity_with_other_totals_is_refused,
+                snapshot_that_does_not_add_up_leaves_nothing,
+                transaction_dropped_leaves_nothing,
+                accounts_do_not_mix,
+                hosts_do_not_mix,
+                renewed_account_of_one_name_counts_anew,
+                epochs_of_one_account_add_up,
+                records_of_one_flow_are_both_kept,
+                counter_past_63_bits_is_refused,
+                epoch_belongs_to_the_time_in_which_it_closed,
+                store_opened_again_has_everything,
+                migrating_twice_changes_nothing,
+                stores_created_at_once_are_one,
+                pruned_records_are_gone_and_their_sums_stay,
+                pruned_epoch_served_again_is_not_counted,
+                sums_are_deleted_by_level,
+                archived_records_come_back_once,
+                archive_that_cannot_be_written_deletes_nothing,
+                backup_holds_everything_and_replaces_nothing,
+                backup_restores_into_an_empty_store,
+                check_finds_what_does_not_sum_up,
+                every_query_uses_its_key,
+                account_has_a_view_with_the_originals_columns,
+                views_show_addresses_as_people_write_them,
+                hostile_names_are_only_names,
+                addresses_of_any_bytes_are_stored,
+                snapshot_of_many_addresses_is_summed_in_parts,
+                queries_answer_as_a_map_would,
+            ]
+        );)*
+    };
+}
+
+contracts! {
+    sqlite: super::SqliteDatabase,
+    mariadb: super::MariadbDatabase,
+    mariadb_without_load: super::MariadbWithoutLoad,
+}
 
 fn empty_store_has_nothing_to_show<D: Database>() {
     let answer = D::create().open().query(&by(&[Field::LocalIp])).unwrap();
@@ -316,7 +435,39 @@ fn stores_created_at_once_are_one<D: Database>() {
     assert_eq!(total(&mut *database.open()).sent_packets, 8 * 30);
 }
 
-fn pruned_records_are_gone_and_newer_ones_stay<D: Database>() {
+fn hosts_do_not_mix<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    for number in 1..=3 {
+        let mut origin = origin();
+        origin.machine_id = format!("{number:032}");
+        // The same account identity and epoch, on another host.
+        let bytes = lan(1).bytes();
+        let state = append(
+            &mut *store,
+            &origin,
+            &mut Snapshot::open(&bytes[..]).unwrap(),
+        );
+        assert_eq!(state.unwrap(), State::Stored);
+    }
+    assert_eq!(total(&mut *store).sent_packets, 90);
+    assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+}
+
+/// What needs the records, and what the sums answer too.
+fn recorded(store: &mut dyn Store) -> (u64, u64) {
+    let answer = store
+        .query(&by(&[Field::LocalIp, Field::RemoteIp]))
+        .unwrap();
+    (answer.epochs, answer.total.sent_packets)
+}
+
+fn summed(store: &mut dyn Store) -> [u64; 3] {
+    [Field::LocalIp, Field::LocalPort, Field::RemoteIp]
+        .map(|field| store.query(&by(&[field])).unwrap().total.sent_packets)
+}
+
+fn pruned_records_are_gone_and_their_sums_stay<D: Database>() {
     let database = D::create();
     let mut store = database.open();
     for epoch in 1..=3 {
@@ -327,10 +478,12 @@ fn pruned_records_are_gone_and_newer_ones_stay<D: Database>() {
     assert_eq!((pruned.epochs, pruned.records), (2, 4));
     let pruned = store.prune(cut).unwrap();
     assert_eq!((pruned.epochs, pruned.records), (0, 0));
-    let answer = store.query(&by(&[Field::RemoteIp])).unwrap();
-    assert_eq!((answer.epochs, answer.total.sent_packets), (1, 30));
+    assert_eq!(recorded(&mut *store), (1, 30));
+    assert_eq!(summed(&mut *store), [90; 3]);
     assert_eq!(stored(&mut *store, &lan(4)).unwrap(), State::Stored);
-    assert_eq!(total(&mut *store).sent_packets, 60);
+    assert_eq!(recorded(&mut *store), (2, 60));
+    assert_eq!(summed(&mut *store), [120; 3]);
+    assert_eq!(store.check().unwrap(), NOTHING_WRONG);
 }
 
 fn pruned_epoch_served_again_is_not_counted<D: Database>() {
@@ -340,9 +493,107 @@ fn pruned_epoch_served_again_is_not_counted<D: Database>() {
     stored(&mut *store, &lan(2)).unwrap();
     let pruned = store.prune(time(NOON_NS + 100 * HOUR_NS)).unwrap();
     assert_eq!((pruned.epochs, pruned.records), (2, 4));
-    assert_eq!(store.query(&by(&[Field::Protocol])).unwrap().epochs, 0);
-    assert_eq!(stored(&mut *store, &lan(2)).unwrap(), State::AlreadyStored);
-    assert_eq!(total(&mut *store), Counters::default());
+    for epoch in 1..=2 {
+        assert_eq!(
+            stored(&mut *store, &lan(epoch)).unwrap(),
+            State::AlreadyStored
+        );
+    }
+    assert_eq!(recorded(&mut *store), (0, 0));
+    assert_eq!(summed(&mut *store), [60; 3]);
+}
+
+fn sums_are_deleted_by_level<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    // Closes at 13:00 to 15:00 on 31 January, and at noon on 2 February.
+    for epoch in [1, 2, 3, 48] {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    let february = time(NOON_NS + 12 * HOUR_NS);
+    let mut retention = Retention {
+        records_before: Some(february),
+        hourly_before: Some(february),
+        ..Retention::default()
+    };
+    let rotated = store.rotate(&retention, None).unwrap();
+    // Two local addresses and two services in three hours.
+    assert_eq!((rotated.records, rotated.sums), (6, 12));
+    assert_eq!(summed(&mut *store), [120; 3]);
+    // An hour that is gone is answered by its day.
+    let mut query = by(&[Field::LocalIp]);
+    query.filter.since = Some(time(NOON_NS + 2 * HOUR_NS));
+    query.filter.until = Some(time(NOON_NS + 3 * HOUR_NS));
+    assert_eq!(store.query(&query).unwrap().total.sent_packets, 90);
+
+    retention.daily_before = Some(february);
+    store.rotate(&retention, None).unwrap();
+    assert_eq!(summed(&mut *store), [30, 30, 120]);
+    retention.monthly_before = Some(february);
+    store.rotate(&retention, None).unwrap();
+    assert_eq!(summed(&mut *store), [30; 3]);
+    assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+}
+
+fn archived_records_come_back_once<D: Database>() {
+    let database = D::create();
+    let folder = tempfile::tempdir().unwrap();
+    // A name that means something to SQL and to shells.
+    let archive = folder.path().join("old'; DROP TABLE record; --");
+    let mut store = database.open();
+    for epoch in 1..=3 {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    let everything = answers(&mut *store);
+    let retention = Retention {
+        records_before: Some(time(NOON_NS + 3 * HOUR_NS)),
+        ..Retention::default()
+    };
+    let rotated = store.rotate(&retention, Some(&archive)).unwrap();
+    assert_eq!((rotated.epochs, rotated.records), (2, 4));
+    let [file] = &rotated.archives[..] else {
+        panic!("{:?}", rotated.archives);
+    };
+    assert_eq!(recorded(&mut *store), (1, 30));
+    // An archive is a database of its own.
+    let mut alone = Sqlite::open_read_only(file).unwrap();
+    assert_eq!(recorded(&mut alone), (2, 60));
+    assert_eq!(summed(&mut alone), [60; 3]);
+    drop(alone);
+
+    for (epochs, known) in [(2, 0), (0, 2)] {
+        let restored = store.restore(file).unwrap();
+        assert_eq!((restored.epochs, restored.known), (epochs, known));
+        assert_eq!(answers(&mut *store).groups, everything.groups);
+        assert_eq!(summed(&mut *store), [90; 3]);
+    }
+    assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+
+    // Into a store that never had them, they come with their sums.
+    let other = D::create();
+    let mut other = other.open();
+    stored(&mut *other, &lan(3)).unwrap();
+    assert_eq!(other.restore(file).unwrap().epochs, 2);
+    assert_eq!(answers(&mut *other).groups, everything.groups);
+    assert_eq!(summed(&mut *other), [90; 3]);
+    assert_eq!(other.check().unwrap(), NOTHING_WRONG);
+}
+
+fn archive_that_cannot_be_written_deletes_nothing<D: Database>() {
+    let database = D::create();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let mut store = database.open();
+    stored(&mut *store, &lan(1)).unwrap();
+    let retention = Retention {
+        records_before: Some(time(NOON_NS + 100 * HOUR_NS)),
+        ..Retention::default()
+    };
+    store.rotate(&retention, Some(&file)).unwrap_err();
+    assert_eq!(recorded(&mut *store), (1, 30));
+    store.rotate(&retention, Some(folder.path())).unwrap();
+    assert_eq!(recorded(&mut *store), (0, 0));
 }
 
 fn backup_holds_everything_and_replaces_nothing<D: Database>() {
@@ -354,21 +605,294 @@ fn backup_holds_everything_and_replaces_nothing<D: Database>() {
     store.back_up(&path).unwrap();
     stored(&mut *store, &lan(2)).unwrap();
 
-    let mut backup = D::open_backup(&path);
-    assert_eq!(total(&mut *backup).sent_packets, 30);
-    drop(backup);
+    let open = || Sqlite::open_read_only(&path).unwrap();
+    assert_eq!(total(&mut open()).sent_packets, 30);
     let error = store.back_up(&path).unwrap_err();
     assert!(matches!(error, StoreError::Exists(_)), "{error}");
-    assert_eq!(total(&mut *D::open_backup(&path)).sent_packets, 30);
-    let error = store
-        .back_up(&folder.path().join("missing/backup"))
-        .unwrap_err();
-    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    assert_eq!(total(&mut open()).sent_packets, 30);
     let files: Vec<PathBuf> = std::fs::read_dir(folder.path())
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
-    assert_eq!(files, [path]);
+    assert_eq!(files, std::slice::from_ref(&path));
+    let file = path.join("backup");
+    let error = store.back_up(&file).unwrap_err();
+    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+}
+
+fn backup_restores_into_an_empty_store<D: Database>() {
+    let database = D::create();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("backup");
+    let mut store = database.open();
+    for epoch in 1..=3 {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    store.prune(time(NOON_NS + 2 * HOUR_NS)).unwrap();
+    store.back_up(&path).unwrap();
+
+    let other = D::create();
+    let mut other = other.open();
+    assert_eq!(other.restore(&path).unwrap().epochs, 3);
+    assert_eq!(answers(&mut *other).groups, answers(&mut *store).groups);
+    assert_eq!(summed(&mut *other), [90; 3]);
+    assert_eq!(other.check().unwrap(), NOTHING_WRONG);
+    assert_eq!(stored(&mut *other, &lan(1)).unwrap(), State::AlreadyStored);
+    assert_eq!(stored(&mut *other, &lan(4)).unwrap(), State::Stored);
+
+    // Where there is something already, nothing is doubled.
+    let restored = store.restore(&path).unwrap();
+    assert_eq!((restored.epochs, restored.known), (0, 3));
+    assert_eq!(summed(&mut *store), [90; 3]);
+    let third = D::create();
+    let mut third = third.open();
+    stored(&mut *third, &lan(4)).unwrap();
+    let restored = third.restore(&path).unwrap();
+    assert_eq!((restored.epochs, restored.without_records), (2, 1));
+    assert_eq!(recorded(&mut *third), (3, 90));
+}
+
+fn check_finds_what_does_not_sum_up<D: Database>() {
+    for damage in [
+        "UPDATE record SET sent_packets = sent_packets + 1 WHERE protocol = 17",
+        "DELETE FROM record WHERE protocol = 6",
+        "UPDATE local_hourly SET sent_bytes = sent_bytes + 1",
+        "DELETE FROM local_daily",
+        "UPDATE service_hourly SET received_packets = 0",
+        "DELETE FROM service_daily WHERE protocol = 17",
+        "DELETE FROM remote_part",
+    ] {
+        let database = D::create();
+        let mut store = database.open();
+        stored(&mut *store, &lan(1)).unwrap();
+        assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+        database.run(damage);
+        assert_ne!(store.check().unwrap(), NOTHING_WRONG, "{damage}");
+    }
+}
+
+fn every_query_uses_its_key<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    for number in 0..3 {
+        let mut origin = origin();
+        origin.machine_id = format!("{number:032}");
+        for epoch in 1..=40 {
+            let bytes = lan(epoch).bytes();
+            append(
+                &mut *store,
+                &origin,
+                &mut Snapshot::open(&bytes[..]).unwrap(),
+            )
+            .unwrap();
+        }
+    }
+    let mut queries = vec![
+        by(&[]),
+        by(&[Field::LocalIp]),
+        by(&[Field::Protocol, Field::LocalPort]),
+        by(&[Field::RemoteIp]),
+        by(&[Field::LocalIp, Field::Protocol, Field::LocalPort]),
+        by(&[Field::RemoteIp, Field::RemotePort]),
+    ];
+    for query in queries.clone() {
+        for account in [false, true] {
+            let mut query = query.clone();
+            query.filter.since = Some(time(NOON_NS + HOUR_NS / 2));
+            query.filter.until = Some(time(NOON_NS + 39 * HOUR_NS + 1));
+            if account {
+                query.filter.accounts = vec!["lan".parse().unwrap()];
+            }
+            queries.push(query);
+        }
+    }
+    for query in queries {
+        let steps = store.explain(&query).unwrap();
+        for table in ["s ", "r ", "t "] {
+            for step in &steps {
+                // SQLite: SEARCH or SCAN, then the table. MariaDB: table, access, key.
+                let scanned = step.starts_with(&format!("SCAN {table}"))
+                    || step.starts_with(&format!("{table}ALL"))
+                    || step.starts_with(table) && step.ends_with(" -");
+                assert!(!scanned, "{query:?}: {steps:?}");
+            }
+        }
+        let used = |step: &String| {
+            ["SEARCH s", "SEARCH t"]
+                .iter()
+                .any(|start| step.starts_with(start))
+                || ["s ref", "s range", "t ref", "t range"]
+                    .iter()
+                    .any(|start| step.starts_with(start))
+        };
+        assert!(steps.iter().any(used), "{query:?}: {steps:?}");
+    }
+}
+
+fn account_has_a_view_with_the_originals_columns<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    let snapshot = SnapshotBuilder::new("192.0.2.0_24", 1, vec![record(200, 1, 6, 22, 10)]);
+    stored(&mut *store, &snapshot).unwrap();
+    let rows = database.run(
+        "SELECT protocol, local_ip, remote_ip, local_port, remote_port, local_pkt, remote_pkt,
+             local_data, remote_data, syn_count FROM trafstat_192_0_2_0_24",
+    );
+    let expected: [u32; 10] = [
+        6,
+        u32::from_be_bytes([192, 0, 2, 200]),
+        u32::from_be_bytes([198, 51, 100, 1]),
+        22,
+        0,
+        10,
+        20,
+        1000,
+        15_000,
+        1,
+    ];
+    assert_eq!(rows, [expected.map(|value| value.to_string())]);
+    let rows = database.run(
+        "SELECT COUNT(*) FROM trafstat_192_0_2_0_24 WHERE _traf_id > 0 AND timestamp IS NOT NULL",
+    );
+    assert_eq!(rows, [["1"]]);
+}
+
+fn views_show_addresses_as_people_write_them<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    stored(&mut *store, &lan(1)).unwrap();
+    let rows = database
+        .run("SELECT host, account, local_ip, remote_ip, sent_packets FROM flow ORDER BY local_ip");
+    assert_eq!(
+        rows,
+        [
+            ["gateway", "lan", "192.0.2.1", "198.51.100.1", "10"],
+            ["gateway", "lan", "192.0.2.2", "198.51.100.1", "20"],
+        ]
+    );
+    let pending = database.run("SELECT remote_ip, SUM(sent_packets) FROM remote_month GROUP BY 1");
+    assert_eq!(pending, [["198.51.100.1", "30"]]);
+    store.prune(time(NOON_NS + 100 * HOUR_NS)).unwrap();
+    let added = database.run("SELECT remote_ip, SUM(sent_packets) FROM remote_month GROUP BY 1");
+    assert_eq!(added, pending);
+    for (view, keys) in [
+        ("local_hour", "local_ip"),
+        ("local_day", "local_ip"),
+        ("service_hour", "local_port"),
+        ("service_day", "local_port"),
+    ] {
+        let rows = database.run(&format!(
+            "SELECT {keys}, sent_packets FROM {view} ORDER BY 2"
+        ));
+        assert_eq!([&rows[0][1], &rows[1][1]], ["10", "20"], "{view}");
+    }
+}
+
+fn hostile_names_are_only_names<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    let names = [
+        "'; DROP TABLE record; --",
+        "\\'; DROP TABLE record; #",
+        "%s%n\u{1b}[2J\n\t\"`",
+        "ÿ日本",
+    ];
+    for (name, number) in names.iter().zip(1..) {
+        let origin = Origin {
+            machine_id: format!("{number}{name}"),
+            hostname: (*name).to_owned(),
+            netns: (*name).to_owned(),
+        };
+        for epoch in 1..=2 {
+            let bytes = lan(epoch).bytes();
+            append(
+                &mut *store,
+                &origin,
+                &mut Snapshot::open(&bytes[..]).unwrap(),
+            )
+            .unwrap();
+        }
+    }
+    assert_eq!(recorded(&mut *store), (8, 240));
+    let mut stored: Vec<String> = database
+        .run("SELECT hostname FROM host")
+        .into_iter()
+        .flatten()
+        .collect();
+    stored.sort();
+    let mut expected = names.map(str::to_owned);
+    expected.sort();
+    assert_eq!(stored, expected);
+    // An account's name cannot be hostile, but nearly an identifier is not one.
+    let snapshot = SnapshotBuilder::new("a-b.c:d", 1, vec![record(1, 1, 6, 22, 1)]);
+    self::stored(&mut *store, &snapshot).unwrap();
+    assert_eq!(
+        database.run("SELECT local_pkt FROM trafstat_a_b_c_d"),
+        [["1"]]
+    );
+}
+
+fn addresses_of_any_bytes_are_stored<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    let mut records = Vec::new();
+    for byte in 0..=255 {
+        let mut record = record(1, 1, 6, 22, 1);
+        record.remote_ip = [byte, b'\t', byte, b'\\'];
+        record.local_ip = [0, byte, b'\n', byte];
+        records.push(record);
+    }
+    stored(&mut *store, &SnapshotBuilder::new("lan", 1, records)).unwrap();
+    let answer = store
+        .query(&by(&[Field::LocalIp, Field::RemoteIp]))
+        .unwrap();
+    let found: Vec<[IpAddr; 2]> = answer
+        .groups
+        .iter()
+        .map(|group| match group.key[..] {
+            [Value::Ip(local), Value::Ip(remote)] => [local, remote],
+            _ => panic!("{group:?}"),
+        })
+        .collect();
+    let expected: Vec<[IpAddr; 2]> = (0..=255)
+        .map(|byte| {
+            [
+                IpAddr::from([0, byte, b'\n', byte]),
+                IpAddr::from([byte, b'\t', byte, b'\\']),
+            ]
+        })
+        .collect();
+    assert_eq!(found, expected);
+}
+
+fn snapshot_of_many_addresses_is_summed_in_parts<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    let records: Vec<_> = (0..140_000_u32)
+        .map(|number| {
+            let mut record = record(1, 1, 17, 53, 1);
+            record.local_ip = (number % 70_000).to_be_bytes();
+            record.remote_ip = (number / 2).to_be_bytes();
+            record
+        })
+        .collect();
+    stored(&mut *store, &SnapshotBuilder::new("lan", 1, records)).unwrap();
+    let parts = database.run("SELECT COUNT(*) FROM remote_part");
+    assert_eq!(parts, [["2"]]);
+    for field in [Field::LocalIp, Field::RemoteIp] {
+        let mut query = by(&[field]);
+        query.limit = Some(3);
+        let answer = store.query(&query).unwrap();
+        assert_eq!(
+            (answer.group_count, answer.total.sent_packets),
+            (70_000, 140_000)
+        );
+        for (group, number) in answer.groups.iter().zip(0_u32..) {
+            assert_eq!(group.key, [Value::Ip(IpAddr::from(number.to_be_bytes()))]);
+            assert_eq!(group.counters.sent_packets, 2);
+        }
+    }
+    assert_eq!(store.check().unwrap(), NOTHING_WRONG);
 }
 
 /// How the parent tells the child, which runs the same test, what it is to do.
@@ -413,19 +937,23 @@ fn process_killed_within_a_transaction_leaves_nothing<D: Database>(test: &str) {
 
 fn queries_answer_as_a_map_would<D: Database>() {
     let config = ProptestConfig {
-        cases: 48,
+        cases: D::CASES,
         failure_persistence: None,
         ..ProptestConfig::default()
     };
+    let minutes = (0_u64..4 * 1440).prop_map(|minutes| minutes / 30 * 30);
     proptest!(config, |(
-        epochs in prop::collection::vec(prop::collection::vec(any_record(), 0..30), 0..4),
-        queries in prop::collection::vec(any_query(), 8),
+        epochs in prop::collection::vec(
+            (prop::collection::vec(any_record(), 0..30), minutes), 0..6),
+        queries in prop::collection::vec(any_query(), 24),
     )| {
         let database = D::create();
         let mut store = database.open();
-        for (records, epoch) in epochs.iter().zip(1..) {
+        for ((records, minutes), epoch) in epochs.iter().zip(1..) {
             let (mut header, _) = decoded(&lan(epoch));
+            header.closed_ns = NOON_NS + minutes * MINUTE_NS;
             header.records = records.len() as u64;
+            header.totals.recorded = recorded_volume(records);
             let Begun::New(mut transaction) = store.begin(&origin(), &header).unwrap() else {
                 panic!("epoch {epoch} is stored already");
             };
@@ -433,23 +961,31 @@ fn queries_answer_as_a_map_would<D: Database>() {
             transaction.commit().unwrap();
         }
         for query in queries {
-            prop_assert_eq!(store.query(&query).unwrap(), expected(&epochs, &query));
+            prop_assert_eq!(store.query(&query).unwrap(), expected(&epochs, &query), "{:?}", query);
         }
+        prop_assert_eq!(store.check().unwrap(), NOTHING_WRONG);
     });
 }
 
+fn recorded_volume(records: &[Record]) -> Volume {
+    let sum = |of: fn(&Counters) -> u64| records.iter().map(|record| of(&record.counters)).sum();
+    Volume {
+        packets: sum(|counters| counters.sent_packets + counters.received_packets),
+        bytes: sum(|counters| counters.sent_bytes + counters.received_bytes),
+    }
+}
+
 /// The answer as a map of groups gives it.
-fn expected(epochs: &[Vec<Record>], query: &Query) -> Answer {
+fn expected(epochs: &[(Vec<Record>, u64)], query: &Query) -> Answer {
     let filter = &query.filter;
-    let within = |epoch: u64| {
-        let closed = time(NOON_NS + epoch * HOUR_NS);
+    let within = |minutes: u64| {
+        let closed = time(NOON_NS + minutes * MINUTE_NS);
         filter.since.is_none_or(|since| closed >= since)
             && filter.until.is_none_or(|until| closed < until)
     };
     let windowed: Vec<&Vec<Record>> = epochs
         .iter()
-        .zip(1..)
-        .filter(|&(_, epoch)| within(epoch))
+        .filter(|&&(_, minutes)| within(minutes))
         .map(|(records, _)| records)
         .collect();
     let mut groups = BTreeMap::<Vec<Value>, Counters>::new();
@@ -610,7 +1146,15 @@ fn any_filter() -> impl Strategy<Value = Filter> {
         "2001:db8::/32",
     ];
     let nets: Vec<IpNet> = nets.map(|net| net.parse().unwrap()).to_vec();
-    let hours = prop::option::of((0..5_u64).prop_map(|hour| time(NOON_NS + hour * HOUR_NS)));
+    // Now and then within an hour, more often at its full, at midnight or at the month's.
+    let hours = prop::option::of(
+        prop_oneof![
+            (0..8_u64).prop_map(|half| half * 30),
+            (0..100_u64).prop_map(|hour| hour * 60),
+            prop::sample::select(vec![720, 720 + 1440, 720 + 2880]),
+        ]
+        .prop_map(|minutes| time(NOON_NS + minutes * MINUTE_NS)),
+    );
     (
         prop::sample::subsequence(vec![1_u8, 6, 17, 99], 0..2),
         prop::sample::subsequence(nets.clone(), 0..3),
@@ -632,6 +1176,23 @@ fn any_filter() -> impl Strategy<Value = Filter> {
                 until,
             },
         )
+}
+
+const MINUTE_NS: u64 = 60_000_000_000;
+
+const NOTHING_WRONG: [&str; 0] = [];
+
+/// Everything that the records have.
+fn answers(store: &mut dyn Store) -> Answer {
+    store
+        .query(&by(&[
+            Field::Protocol,
+            Field::LocalIp,
+            Field::LocalPort,
+            Field::RemoteIp,
+            Field::RemotePort,
+        ]))
+        .unwrap()
 }
 
 fn origin() -> Origin {

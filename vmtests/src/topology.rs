@@ -92,25 +92,6 @@ impl Topology {
         Ok(())
     }
 
-    /// Lets the local side's TCP build buffers of up to `bytes`, which are cut into packets before
-    /// they come to the link. Returns whether the kernel and `ip` can do that.
-    ///
-    /// # Errors
-    ///
-    /// `ethtool` fails.
-    pub fn allow_big_tcp(&self, bytes: u32) -> Result<bool> {
-        let limit = match self.family {
-            Family::Ipv4 => "gso_ipv4_max_size",
-            Family::Ipv6 => "gso_max_size",
-        };
-        self.local
-            .succeed(Command::new("ethtool").args(["-K", DEVICE, "tso", "off"]))?;
-        Ok(self
-            .local
-            .ip(&format!("link set {DEVICE} {limit} {bytes}"))
-            .is_ok())
-    }
-
     /// Tells each side the other's hardware address, so that nobody asks for it with ARP.
     ///
     /// # Errors
@@ -173,36 +154,9 @@ impl Netns {
         Ok(netns)
     }
 
-    /// Names the network namespace of process `pid`, to be used like any other until it goes.
-    ///
-    /// # Errors
-    ///
-    /// `ip` fails.
-    pub fn attach(name: &'static str, pid: u32) -> Result<Self> {
-        ip(&format!("netns attach {name} {pid}"))?;
-        Ok(Self { name })
-    }
-
     /// Runs `ip` on the namespace's devices, with `arguments` separated by spaces.
-    ///
-    /// # Errors
-    ///
-    /// It fails.
-    pub fn ip(&self, arguments: &str) -> Result<String> {
+    fn ip(&self, arguments: &str) -> Result<String> {
         ip(&format!("-n {} {arguments}", self.name))
-    }
-
-    /// Runs `tc` on the namespace's devices, with `arguments` separated by spaces.
-    ///
-    /// # Errors
-    ///
-    /// It fails.
-    pub fn tc(&self, arguments: &str) -> Result<String> {
-        process::succeed(
-            Command::new("tc")
-                .args(["-n", self.name])
-                .args(arguments.split_whitespace()),
-        )
     }
 
     /// What `ip` says about a device.

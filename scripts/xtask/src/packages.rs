@@ -1,6 +1,8 @@
 //! The Debian packages that a command needs on this host.
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +27,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
         );
     }
     let step = Step::begin(format!("Installing {}", missing.join(" ")));
+    let _policy = NoServices::begin()?;
     // Package lists may be stale or absent; the first failure fetches them.
     if command::run(&mut apt_get(&missing), &step).is_err() {
         command::run(Command::new("apt-get").arg("update"), &step)?;
@@ -32,6 +35,45 @@ pub fn install(packages: &[&str]) -> Result<()> {
     }
     step.done();
     Ok(())
+}
+
+/// While it lives, no package starts the service that it brings.
+struct NoServices {
+    created: bool,
+}
+
+/// Packages ask this program before they start a service (invoke-rc.d(8)).
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    /// Leaves a policy of the host's own as it is.
+    fn begin() -> Result<Self> {
+        let new = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o755)
+            .open(POLICY);
+        match new {
+            Ok(mut file) => {
+                // 101: not allowed by policy.
+                file.write_all(b"#!/bin/sh\nexit 101\n")
+                    .with_context(|| format!("cannot write {POLICY}"))?;
+                Ok(Self { created: true })
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Self { created: false }),
+            Err(error) => Err(error).with_context(|| format!("cannot write {POLICY}")),
+        }
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.created {
+            if let Err(error) = std::fs::remove_file(POLICY) {
+                eprintln!("cannot remove {POLICY}, which keeps services from starting: {error}");
+            }
+        }
+    }
 }
 
 /// Refuses to go on without root, with the command that has it.

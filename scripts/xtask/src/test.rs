@@ -36,6 +36,7 @@ pub fn run() -> Result<()> {
 pub fn cargo_test() -> Result<Tally> {
     packages::install(abi::PACKAGES)?;
     packages::install(build::PLUGIN_PACKAGES)?;
+    packages::install(STORE_PACKAGES)?;
     let mut tally = Tally::default();
     let status = command::stream(
         Command::new(paths::cargo())
@@ -59,3 +60,6 @@ pub fn cargo_test() -> Result<Tally> {
     }
     Ok(tally)
 }
+
+/// The server that the store's tests start for themselves.
+const STORE_PACKAGES: &[&str] = &["mariadb-server"];

@@ -9,6 +9,7 @@
 //! - The same identity again is not stored again, and with other totals refused.
 
 mod mysql;
+mod sql;
 mod sqlite;
 
 use std::io;
@@ -45,14 +46,56 @@ pub trait Store {
     /// The database's.
     fn query(&mut self, query: &Query) -> Result<Answer, StoreError>;
 
-    /// Deletes the records of every epoch that closed before a time.
+    /// How a query would be run, in the database's own words.
     ///
-    /// The identity of each account's newest epoch stays even then: the kernel may
-    /// still serve that one, and it must not be counted twice.
+    /// # Errors
+    /// The database's.
+    fn explain(&mut self, query: &Query) -> Result<Vec<String>, StoreError>;
+
+    /// Deletes what is older than it is to be kept, level by level.
+    ///
+    /// With a folder, records are first written to SQLite databases in it, which are read
+    /// back before anything is deleted; [`Store::restore`] brings them back. What is
+    /// deleted is what was archived, epoch by epoch: an epoch that comes meanwhile stays.
+    ///
+    /// The identity of every epoch stays too: one that is served or restored again is not
+    /// counted twice.
+    ///
+    /// # Errors
+    /// The database's or the folder's. What was deleted until then is archived.
+    fn rotate(
+        &mut self,
+        retention: &Retention,
+        archive: Option<&Path>,
+    ) -> Result<Rotated, StoreError>;
+
+    /// Checks that the database is whole, that the records of every snapshot sum up to its
+    /// totals, and the rollups to those of their time; gives what is wrong, a line each.
+    ///
+    /// # Errors
+    /// That it could not be checked.
+    fn check(&mut self) -> Result<Vec<String>, StoreError>;
+
+    /// Adds what a backup or an archive has, every epoch once.
+    ///
+    /// Into an empty store, a copy of everything; else the epochs that are missing, and
+    /// the records that were deleted. May be repeated.
+    ///
+    /// # Errors
+    /// The database's or the file's. What was added until then stays.
+    fn restore(&mut self, from: &Path) -> Result<Restored, StoreError>;
+
+    /// Deletes the records of every epoch that closed before a time; sums stay.
     ///
     /// # Errors
     /// The database's; then nothing was deleted.
-    fn prune(&mut self, before: Timestamp) -> Result<Pruned, StoreError>;
+    fn prune(&mut self, before: Timestamp) -> Result<Rotated, StoreError> {
+        let retention = Retention {
+            records_before: Some(before),
+            ..Retention::default()
+        };
+        self.rotate(&retention, None)
+    }
 
     /// Writes a copy of the whole store, as of one moment, to a file that is not
     /// there yet.
@@ -85,13 +128,43 @@ pub trait Append {
     fn commit(self: Box<Self>) -> Result<(), StoreError>;
 }
 
-/// What pruning deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pruned {
+/// From when on each level is kept; none keeps all of it.
+///
+/// Sums are deleted by whole periods, in UTC.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Records of epochs that closed before this are deleted.
+    pub records_before: Option<Timestamp>,
+    /// Hourly sums by local address and by service.
+    pub hourly_before: Option<Timestamp>,
+    /// Daily sums by local address and by service.
+    pub daily_before: Option<Timestamp>,
+    /// Monthly sums by remote address.
+    pub monthly_before: Option<Timestamp>,
+}
+
+/// What rotating deleted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rotated {
     /// Epochs whose records were deleted.
     pub epochs: u64,
     /// Records deleted.
     pub records: u64,
+    /// Sums deleted.
+    pub sums: u64,
+    /// The files that have the records now.
+    pub archives: Vec<PathBuf>,
+}
+
+/// What restoring added.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Epochs added, or whose records were.
+    pub epochs: u64,
+    /// Epochs that were there already.
+    pub known: u64,
+    /// Epochs left out: the file has no records of theirs, and they are not known here.
+    pub without_records: u64,
 }
 
 /// Why a store failed.
@@ -114,16 +187,15 @@ pub enum StoreError {
     #[error("{} exists already; name a file that does not", .0.display())]
     Exists(PathBuf),
     /// A database of another program.
-    #[error("{} is not a trafstat database; --db names another", .0.display())]
-    Foreign(PathBuf),
+    #[error("{0} is not a trafstat database; name another, or an empty one")]
+    Foreign(String),
     /// Written by a later release.
     #[error(
-        "{} has schema version {found}, this program knows up to {known}: upgrade trafstat",
-        .path.display()
+        "{location} has schema version {found}, this program knows up to {known}: upgrade trafstat"
     )]
     TooNew {
         /// The database.
-        path: PathBuf,
+        location: String,
         /// Its version.
         found: i64,
         /// This program's.
@@ -131,13 +203,12 @@ pub enum StoreError {
     },
     /// Written by an earlier release, and opened for reading only.
     #[error(
-        "{} has schema version {found}, this program reads {known}: run \"trafstat-store\" \
-         once to upgrade it",
-        .path.display()
+        "{location} has schema version {found}, this program reads {known}: run \
+         \"trafstat-store\" once to upgrade it"
     )]
     TooOld {
         /// The database.
-        path: PathBuf,
+        location: String,
         /// Its version.
         found: i64,
         /// This program's.

@@ -16,7 +16,7 @@ use clap::Args;
 use thiserror::Error;
 
 use crate::backend::TlsMode;
-use crate::backend::{DEFAULT_PATH, Sqlite, Store, StoreError};
+use crate::backend::{DEFAULT_PATH, Mysql, Sqlite, Store, StoreError};
 use config::{Config, ConfigError, StoreConfig};
 use mysql::{MysqlOptions, MysqlUrl, MysqlUrlError, TlsModeError};
 use option_file::{ClientOptions, OptionFileError, OptionFiles};
@@ -219,7 +219,11 @@ impl Location {
                 store.migrate()?;
                 Ok(Box::new(store))
             }
-            Self::Mysql(_) => Err(no_mysql()),
+            Self::Mysql(options) => {
+                let mut store = Mysql::open(&options.login())?;
+                store.migrate()?;
+                Ok(Box::new(store))
+            }
         }
     }
 
@@ -230,7 +234,7 @@ impl Location {
     pub fn open_read_only(&self) -> Result<Box<dyn Store>, StoreError> {
         match self {
             Self::Sqlite(path) => Ok(Box::new(Sqlite::open_read_only(path)?)),
-            Self::Mysql(_) => Err(no_mysql()),
+            Self::Mysql(options) => Ok(Box::new(Mysql::open_read_only(&options.login())?)),
         }
     }
 }
@@ -249,10 +253,6 @@ impl fmt::Display for Location {
             }
         }
     }
-}
-
-fn no_mysql() -> StoreError {
-    StoreError::Database("this version has no MySQL backend; use sqlite".into())
 }
 
 fn parse_backend(text: &str) -> Result<Backend, String> {

@@ -70,7 +70,8 @@ pub fn program() -> Command {
 
 pub fn sent_packets(db: &Path) -> u64 {
     let query = Query {
-        by: vec![Field::LocalIp],
+        // What only the records have.
+        by: vec![Field::LocalIp, Field::RemoteIp],
         filter: Filter::default(),
         order: Order::Bytes,
         limit: None,

@@ -1,23 +1,16 @@
 //! The scenarios, one a module; each is a function that returns an error when it fails.
 
 mod access;
-mod autoload;
-mod big_tcp;
 mod conservation;
 mod counters_agree;
-mod cpus;
 mod csv;
 mod flood;
 mod killed_collector;
 mod lifecycle;
 mod live;
-mod max_entries;
-mod memory_cgroup;
-mod proc_name;
 mod readers;
 mod reload_under_traffic;
 mod rules;
-mod userns_flood;
 
 use std::fmt::Debug;
 use std::io;
@@ -61,14 +54,6 @@ pub const ALL: &[Scenario] = &[
         scenario: conservation::run,
     },
     Scenario {
-        name: "big_tcp",
-        scenario: big_tcp::run,
-    },
-    Scenario {
-        name: "autoload",
-        scenario: autoload::run,
-    },
-    Scenario {
         name: "killed_collector",
         scenario: killed_collector::run,
     },
@@ -99,26 +84,6 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "readers",
         scenario: readers::run,
-    },
-    Scenario {
-        name: "proc_name",
-        scenario: proc_name::run,
-    },
-    Scenario {
-        name: "memory_cgroup",
-        scenario: memory_cgroup::run,
-    },
-    Scenario {
-        name: "userns_flood",
-        scenario: userns_flood::run,
-    },
-    Scenario {
-        name: "max_entries",
-        scenario: max_entries::run,
-    },
-    Scenario {
-        name: "cpus",
-        scenario: cpus::run,
     },
 ];
 

@@ -1,8 +1,5 @@
 //! Accounts in user space, from packets to snapshots.
 
-mod cpus;
 mod csv;
-mod hostile;
 mod model;
-mod scarce;
 mod support;

@@ -1,0 +1,136 @@
+//! Whether a database holds what it says.
+
+use std::collections::BTreeMap;
+
+use super::parts::Part;
+use super::rollup::{
+    LOCAL_DAILY, LOCAL_HOURLY, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY, SERVICE_HOURLY,
+};
+use super::rotate::Kept;
+use super::{Access, Database, in_transaction};
+use crate::backend::StoreError;
+
+/// What is wrong: records that do not sum up to their snapshot, sums that do not sum up
+/// to the snapshots of their time.
+pub(in crate::backend) fn check<D: Database>(database: &mut D) -> Result<Vec<String>, StoreError> {
+    in_transaction(database, Access::Read, |database| {
+        let mut wrong = Vec::new();
+        check_records(database, &mut wrong)?;
+        let kept = Kept::read(database)?;
+        for rollup in [
+            LOCAL_HOURLY,
+            LOCAL_DAILY,
+            SERVICE_HOURLY,
+            SERVICE_DAILY,
+            REMOTE_MONTHLY,
+        ] {
+            check_sums(database, &rollup, kept.since(Some(rollup)), &mut wrong)?;
+        }
+        Ok(wrong)
+    })
+}
+
+fn check_records<D: Database>(database: &mut D, wrong: &mut Vec<String>) -> Result<(), StoreError> {
+    let sql = format!(
+        "SELECT s.host_id, s.account_id, s.epoch FROM snapshot AS s
+         LEFT JOIN record AS r ON {records}
+         WHERE s.first_record IS NOT NULL
+         GROUP BY s.host_id, s.account_id, s.epoch, s.records, s.recorded_packets,
+             s.recorded_bytes
+         HAVING COUNT(r.protocol) <> s.records
+             OR COALESCE(SUM(r.sent_packets + r.received_packets), 0) <> s.recorded_packets
+             OR COALESCE(SUM(r.sent_bytes + r.received_bytes), 0) <> s.recorded_bytes",
+        records = D::DIALECT.records_of_snapshot
+    );
+    database.select(&sql, &[], &mut |row| {
+        wrong.push(format!(
+            "the records of host {}, account {}, epoch {} are not what its snapshot says",
+            row[0].integer()?,
+            row[1].integer()?,
+            row[2].integer()?
+        ));
+        Ok(())
+    })
+}
+
+/// Sums by host, account and period: packets and bytes.
+type Sums = BTreeMap<(i64, i64, i64), (i128, i128)>;
+
+fn check_sums<D: Database>(
+    database: &mut D,
+    rollup: &Rollup,
+    since: i64,
+    wrong: &mut Vec<String>,
+) -> Result<(), StoreError> {
+    let mut sums = Sums::new();
+    let period = rollup.period;
+    database.select(
+        "SELECT host_id, account_id, closed_ns, recorded_packets, recorded_bytes FROM snapshot",
+        &[],
+        &mut |row| {
+            let closed_ns = row[2].integer()?;
+            if closed_ns >= since {
+                let key = (
+                    row[0].integer()?,
+                    row[1].integer()?,
+                    period.begin(closed_ns),
+                );
+                let sum = sums.entry(key).or_default();
+                sum.0 += i128::from(row[3].integer()?);
+                sum.1 += i128::from(row[4].integer()?);
+            }
+            Ok(())
+        },
+    )?;
+    let (column, table) = (period.column(), rollup.table);
+    let integer = D::DIALECT.integer;
+    database.select(
+        &format!(
+            "SELECT host_id, account_id, {column},
+                 CAST(SUM(sent_packets + received_packets) AS {integer}),
+                 CAST(SUM(sent_bytes + received_bytes) AS {integer})
+             FROM {table} GROUP BY host_id, account_id, {column}"
+        ),
+        &[],
+        &mut |row| {
+            let begin = row[2].integer()?;
+            if begin.saturating_mul(SECOND_NS) >= since {
+                let key = (row[0].integer()?, row[1].integer()?, begin);
+                let sum = sums.entry(key).or_default();
+                sum.0 -= i128::from(row[3].integer()?);
+                sum.1 -= i128::from(row[4].integer()?);
+            }
+            Ok(())
+        },
+    )?;
+    if *rollup == REMOTE_MONTHLY {
+        subtract_parts(database, &mut sums)?;
+    }
+    for ((host_id, account_id, begin), rest) in sums {
+        if rest != (0, 0) {
+            wrong.push(format!(
+                "{table} of host {host_id}, account {account_id}, {column} {begin} is not what \
+                 its snapshots say: off by {} packets and {} bytes",
+                rest.0, rest.1
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn subtract_parts<D: Database>(database: &mut D, sums: &mut Sums) -> Result<(), StoreError> {
+    database.select(
+        "SELECT host_id, account_id, month, sums FROM remote_part",
+        &[],
+        &mut |row| {
+            let key = (row[0].integer()?, row[1].integer()?, row[2].integer()?);
+            let sum = sums.entry(key).or_default();
+            for part in Part::new(row[3].bytes()?) {
+                let (_, counters) = part?;
+                sum.0 -= i128::from(counters.sent_packets) + i128::from(counters.received_packets);
+                sum.1 -= i128::from(counters.sent_bytes) + i128::from(counters.received_bytes);
+            }
+            Ok(())
+        },
+    )
+}

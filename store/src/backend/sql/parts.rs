@@ -1,0 +1,288 @@
+//! Sums by remote address, packed, until they are added to their table.
+//!
+//! A part is a sequence of sums in ascending order of their addresses, IPv4 before IPv6:
+//! one byte, 4 or 16, the address in network order, then sent packets, received packets,
+//! sent bytes, received bytes and SYN packets, each as LEB128: seven bits a byte from the
+//! lowest, the top bit set on all bytes but the last.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::IpAddr;
+
+use super::rollup::{self, Owner, REMOTE_MONTHLY, plus};
+use super::{Database, Value, first_row};
+use crate::backend::StoreError;
+use crate::snapshot::Counters;
+
+/// The sums of a part, from its bytes.
+#[derive(Debug)]
+pub(super) struct Part<'a> {
+    bytes: &'a [u8],
+}
+
+/// Packs sums, which are in order.
+pub(super) fn pack(sums: &[(IpAddr, Counters)]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(sums.len() * 16);
+    for (ip, counters) in sums {
+        match ip {
+            IpAddr::V4(ip) => {
+                bytes.push(4);
+                bytes.extend(ip.octets());
+            }
+            IpAddr::V6(ip) => {
+                bytes.push(16);
+                bytes.extend(ip.octets());
+            }
+        }
+        for counter in [
+            counters.sent_packets,
+            counters.received_packets,
+            counters.sent_bytes,
+            counters.received_bytes,
+            counters.syn_packets,
+        ] {
+            push_leb128(&mut bytes, counter);
+        }
+    }
+    bytes
+}
+
+impl<'a> Part<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes }
+    }
+
+    fn take(&mut self) -> Option<(IpAddr, Counters)> {
+        let ip = match self.byte()? {
+            4 => IpAddr::from(*self.octets::<4>()?),
+            16 => IpAddr::from(*self.octets::<16>()?),
+            _ => return None,
+        };
+        let counters = Counters {
+            sent_packets: self.leb128()?,
+            received_packets: self.leb128()?,
+            sent_bytes: self.leb128()?,
+            received_bytes: self.leb128()?,
+            syn_packets: self.leb128()?,
+        };
+        Some((ip, counters))
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let (&byte, rest) = self.bytes.split_first()?;
+        self.bytes = rest;
+        Some(byte)
+    }
+
+    fn octets<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
+        let (octets, rest) = self.bytes.split_first_chunk()?;
+        self.bytes = rest;
+        Some(octets)
+    }
+
+    fn leb128(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(value);
+            }
+        }
+        None
+    }
+}
+
+impl Iterator for Part<'_> {
+    type Item = Result<(IpAddr, Counters), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.bytes.is_empty() {
+            return None;
+        }
+        let sum = self.take();
+        if sum.is_none() {
+            self.bytes = &[];
+        }
+        Some(sum.ok_or_else(|| {
+            StoreError::Corrupt("remote_part has sums that cannot be read".to_owned())
+        }))
+    }
+}
+
+fn push_leb128(bytes: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        bytes.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+}
+
+/// How many bytes of parts an account may have. They are held in memory while they are
+/// added to the table.
+const PENDING_BYTES: i64 = 16 << 20;
+
+/// Adds the parts of an account to the table if there are many, or if a month is over.
+pub(super) fn add_if_due<D: Database>(
+    database: &mut D,
+    owner: Owner,
+    month: i64,
+) -> Result<(), StoreError> {
+    let pending = first_row(
+        database,
+        "SELECT COALESCE(SUM(LENGTH(sums)), 0), COALESCE(MIN(month), 0) FROM remote_part
+         WHERE host_id = ? AND account_id = ?",
+        &[owner.host_id.into(), owner.account_id.into()],
+    )?;
+    match pending.as_deref() {
+        Some([bytes, oldest])
+            if bytes.integer()? > PENDING_BYTES
+                || (bytes.integer()? > 0 && oldest.integer()? < month) =>
+        {
+            add_all(database, owner)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Adds all parts of an account to the table.
+pub(super) fn add_all<D: Database>(database: &mut D, owner: Owner) -> Result<(), StoreError> {
+    let ids: [Value; 2] = [owner.host_id.into(), owner.account_id.into()];
+    let mut months = Vec::<(i64, Vec<Vec<u8>>)>::new();
+    database.select(
+        "SELECT month, sums FROM remote_part WHERE host_id = ? AND account_id = ? ORDER BY month",
+        &ids,
+        &mut |row| {
+            let (month, sums) = (row[0].integer()?, row[1].bytes()?.to_vec());
+            match months.last_mut() {
+                Some((last, parts)) if *last == month => parts.push(sums),
+                _ => months.push((month, vec![sums])),
+            }
+            Ok(())
+        },
+    )?;
+    for (month, parts) in &months {
+        rollup::add_to_table(
+            database,
+            &REMOTE_MONTHLY,
+            owner,
+            *month,
+            Merged::new(parts)?,
+            |&ip, values| values.push(ip.into()),
+        )?;
+    }
+    database.execute(
+        "DELETE FROM remote_part WHERE host_id = ? AND account_id = ?",
+        &ids,
+    )?;
+    Ok(())
+}
+
+/// The sums of several parts in one order, equal addresses summed up.
+struct Merged<'a> {
+    parts: Vec<Part<'a>>,
+    /// The next sum of each part that has one.
+    heads: BinaryHeap<Reverse<(IpAddr, usize, Counters)>>,
+}
+
+impl<'a> Merged<'a> {
+    fn new(parts: &'a [Vec<u8>]) -> Result<Self, StoreError> {
+        let mut merged = Self {
+            parts: parts.iter().map(|bytes| Part::new(bytes)).collect(),
+            heads: BinaryHeap::with_capacity(parts.len()),
+        };
+        for part in 0..parts.len() {
+            merged.advance(part)?;
+        }
+        Ok(merged)
+    }
+
+    fn advance(&mut self, part: usize) -> Result<(), StoreError> {
+        if let Some((ip, counters)) = self.parts[part].next().transpose()? {
+            self.heads.push(Reverse((ip, part, counters)));
+        }
+        Ok(())
+    }
+
+    fn take(&mut self) -> Result<Option<(IpAddr, Counters)>, StoreError> {
+        let Some(Reverse((ip, part, mut sum))) = self.heads.pop() else {
+            return Ok(None);
+        };
+        self.advance(part)?;
+        while let Some(&Reverse((next, part, more))) = self.heads.peek() {
+            if next != ip {
+                break;
+            }
+            self.heads.pop();
+            self.advance(part)?;
+            sum = plus(&sum, &more);
+        }
+        Ok(Some((ip, sum)))
+    }
+}
+
+impl Iterator for Merged<'_> {
+    type Item = Result<(IpAddr, Counters), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.take().transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(ip: &str, packets: u64) -> (IpAddr, Counters) {
+        let counters = Counters {
+            sent_packets: packets,
+            received_packets: u64::MAX,
+            sent_bytes: 0,
+            received_bytes: 128,
+            syn_packets: 127,
+        };
+        (ip.parse().unwrap(), counters)
+    }
+
+    #[test]
+    fn packed_sums_read_as_they_were() {
+        let sums = [
+            sum("0.0.0.0", 1),
+            sum("203.0.113.7", 300),
+            sum("2001:db8::1", 0),
+        ];
+        let bytes = pack(&sums);
+        let read: Vec<_> = Part::new(&bytes).map(Result::unwrap).collect();
+        assert_eq!(read, sums);
+    }
+
+    #[test]
+    fn damaged_part_is_an_error_and_an_end() {
+        let bytes = pack(&[sum("203.0.113.7", 300)]);
+        for length in 1..bytes.len() {
+            let mut part = Part::new(&bytes[..length]);
+            assert!(part.next().unwrap().is_err(), "{length}");
+            assert!(part.next().is_none(), "{length}");
+        }
+        let mut unknown = bytes;
+        unknown[0] = 5;
+        assert!(Part::new(&unknown).next().unwrap().is_err());
+    }
+
+    #[test]
+    fn merged_parts_have_each_address_once() {
+        let mut few = sum("10.0.0.1", 1);
+        few.1.received_packets = 1;
+        let parts = [
+            pack(&[few, sum("10.0.0.3", 1)]),
+            pack(&[]),
+            pack(&[few, sum("2001:db8::1", 5)]),
+            pack(&[few]),
+        ];
+        let merged: Vec<_> = Merged::new(&parts).unwrap().map(Result::unwrap).collect();
+        let mut summed = few;
+        summed.1 = plus(&plus(&few.1, &few.1), &few.1);
+        assert_eq!(summed.1.sent_packets, 3);
+        assert_eq!(merged, [summed, sum("10.0.0.3", 1), sum("2001:db8::1", 5)]);
+    }
+}

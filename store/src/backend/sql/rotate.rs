@@ -1,0 +1,223 @@
+//! Deletes what is older than it is to be kept.
+
+use std::path::Path;
+
+#[cfg(test)]
+use jiff::Timestamp;
+
+use super::rollup::{
+    LOCAL_DAILY, LOCAL_HOURLY, Owner, Period, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY,
+    SERVICE_HOURLY,
+};
+use super::{
+    Access, Database, SnapshotKey, Value, first_row, in_transaction, nanoseconds, parts, transfer,
+};
+use crate::backend::{Retention, Rotated, StoreError};
+
+/// From when on the rows of each level are there, in nanoseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept {
+    records: i64,
+    hours: i64,
+    days: i64,
+    months: i64,
+}
+
+impl Default for Kept {
+    /// Everything.
+    fn default() -> Self {
+        Self {
+            records: i64::MIN,
+            hours: i64::MIN,
+            days: i64::MIN,
+            months: i64::MIN,
+        }
+    }
+}
+
+impl Kept {
+    pub(super) fn read<D: Database>(database: &mut D) -> Result<Self, StoreError> {
+        let mut kept = Self::default();
+        database.select("SELECT level, since_ns FROM kept", &[], &mut |row| {
+            let since = row[1].integer()?;
+            match row[0].text()? {
+                "record" => kept.records = since,
+                "hour" => kept.hours = since,
+                "day" => kept.days = since,
+                "month" => kept.months = since,
+                other => {
+                    return Err(StoreError::Corrupt(format!("kept has level {other:?}")));
+                }
+            }
+            Ok(())
+        })?;
+        Ok(kept)
+    }
+
+    /// From when on a table has its rows.
+    pub(super) fn since(&self, table: Option<Rollup>) -> i64 {
+        match table.map(|rollup| rollup.period) {
+            None => self.records,
+            Some(Period::Hour) => self.hours,
+            Some(Period::Day) => self.days,
+            Some(Period::Month) => self.months,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn records_since(time: Timestamp) -> Self {
+        Self {
+            records: nanoseconds(time),
+            ..Self::default()
+        }
+    }
+}
+
+/// Deletes level by level, the finest first.
+pub(in crate::backend) fn rotate<D: Database>(
+    database: &mut D,
+    retention: &Retention,
+    archive: Option<&Path>,
+) -> Result<Rotated, StoreError> {
+    let mut rotated = Rotated::default();
+    if let Some(before) = retention.records_before {
+        delete_records(database, nanoseconds(before), archive, &mut rotated)?;
+    }
+    for (before, period, rollups) in [
+        (
+            retention.hourly_before,
+            Period::Hour,
+            &[LOCAL_HOURLY, SERVICE_HOURLY][..],
+        ),
+        (
+            retention.daily_before,
+            Period::Day,
+            &[LOCAL_DAILY, SERVICE_DAILY],
+        ),
+        (retention.monthly_before, Period::Month, &[REMOTE_MONTHLY]),
+    ] {
+        if let Some(before) = before {
+            rotated.sums += delete_sums(database, nanoseconds(before), period, rollups)?;
+        }
+    }
+    Ok(rotated)
+}
+
+/// Snapshots whose records are archived and deleted at once.
+const SNAPSHOTS_AT_ONCE: usize = 2048;
+
+fn delete_records<D: Database>(
+    database: &mut D,
+    before: i64,
+    archive: Option<&Path>,
+    rotated: &mut Rotated,
+) -> Result<(), StoreError> {
+    let keys = transfer::snapshots(
+        database,
+        "closed_ns < ? AND first_record IS NOT NULL",
+        &[before.into()],
+    )?;
+    for keys in keys.chunks(SNAPSHOTS_AT_ONCE) {
+        if let Some(folder) = archive {
+            rotated
+                .archives
+                .push(transfer::archive(database, keys, folder)?);
+        }
+        in_transaction(database, Access::Write, |database| {
+            // First: queries must not look for records that only some epochs have.
+            raise(database, "record", before)?;
+            for &key in keys {
+                if let Some(deleted) = delete_snapshot_records(database, key)? {
+                    rotated.records += deleted;
+                    rotated.epochs += 1;
+                }
+            }
+            // The view remote_month reads from the records what is in parts.
+            let mut owners: Vec<(i64, i64)> = keys
+                .iter()
+                .map(|key| (key.host_id, key.account_id))
+                .collect();
+            owners.sort_unstable();
+            owners.dedup();
+            for (host_id, account_id) in owners {
+                let owner = Owner {
+                    host_id,
+                    account_id,
+                };
+                parts::add_all(database, owner)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// None if another process has deleted them meanwhile.
+fn delete_snapshot_records<D: Database>(
+    database: &mut D,
+    key: SnapshotKey,
+) -> Result<Option<u64>, StoreError> {
+    let row = first_row(
+        database,
+        "SELECT first_record, records FROM snapshot
+         WHERE host_id = ? AND account_id = ? AND epoch = ? AND first_record IS NOT NULL",
+        &key.values(),
+    )?;
+    let Some(row) = row else {
+        return Ok(None);
+    };
+    let deleted = database.delete_records(key, row[0].integer()?, row[1].integer()?)?;
+    database.execute(
+        "UPDATE snapshot SET first_record = NULL
+         WHERE host_id = ? AND account_id = ? AND epoch = ?",
+        &key.values(),
+    )?;
+    Ok(Some(deleted))
+}
+
+/// Deletes the periods that ended before a time.
+fn delete_sums<D: Database>(
+    database: &mut D,
+    before: i64,
+    period: Period,
+    rollups: &[Rollup],
+) -> Result<u64, StoreError> {
+    let first_kept = period.begin(before);
+    in_transaction(database, Access::Write, |database| {
+        let mut deleted = 0;
+        for rollup in rollups {
+            deleted += database.execute(
+                &format!("DELETE FROM {} WHERE {} < ?", rollup.table, period.column()),
+                &[first_kept.into()],
+            )?;
+        }
+        if period == Period::Month {
+            database.execute(
+                "DELETE FROM remote_part WHERE month < ?",
+                &[first_kept.into()],
+            )?;
+        }
+        raise(
+            database,
+            period.column(),
+            first_kept.saturating_mul(SECOND_NS),
+        )?;
+        Ok(deleted)
+    })
+}
+
+/// Notes that a level has no rows before a time.
+fn raise<D: Database>(database: &mut D, level: &str, since_ns: i64) -> Result<(), StoreError> {
+    database.execute(
+        &format!(
+            "{} INTO kept (level, since_ns) VALUES (?, ?)",
+            D::DIALECT.insert_ignore
+        ),
+        &[level.into(), since_ns.into()],
+    )?;
+    database.execute(
+        "UPDATE kept SET since_ns = ? WHERE level = ? AND since_ns < ?",
+        &[since_ns.into(), Value::from(level), since_ns.into()],
+    )?;
+    Ok(())
+}
