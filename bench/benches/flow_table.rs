@@ -25,13 +25,13 @@ fn keys(n: u32) -> Vec<FlowKey<2>> {
     shuffle(keys.collect())
 }
 
-fn budgets() -> Budgets {
-    let budgets = Budgets::default();
+fn budgets() -> Budgets<StdMemory> {
+    let budgets = Budgets::new(());
     budgets.flows.set(u32::MAX);
     budgets
 }
 
-fn count(table: &Table, budgets: &Budgets, key: FlowKey<2>) {
+fn count(table: &Table, budgets: &Budgets<StdMemory>, key: FlowKey<2>) {
     let volume = Volume {
         packets: 1,
         bytes: 100,
@@ -45,7 +45,7 @@ fn count(table: &Table, budgets: &Budgets, key: FlowKey<2>) {
         syn: false,
     };
     if table.count(&seen, budgets, &(), |key| (key, hash)) {
-        table.prepare(0);
+        table.prepare(0, ());
     }
 }
 

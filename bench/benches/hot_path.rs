@@ -10,7 +10,7 @@ use trafstat_core::synthetic::{account, packet, rule};
 
 fn hot_path(c: &mut Criterion) {
     let mut group = c.benchmark_group("hot_path");
-    let rule = rule(Sampling::default()).expect("memory");
+    let rule = rule(Sampling::default(), ()).expect("memory");
     for n in [1, 1_000, 100_000] {
         let account = account(
             Limits {
@@ -23,7 +23,7 @@ fn hot_path(c: &mut Criterion) {
         let count_all = || {
             for bytes in &packets {
                 if account.count(&rule, 0, packet(black_box(bytes), 1500), &()) == Ok(true) {
-                    account.prepare(&());
+                    assert!(account.prepare(&()));
                 }
             }
         };

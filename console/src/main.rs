@@ -1,15 +1,18 @@
-//! Shows what used the network.
+//! Sets up what counts traffic, and shows what used the network.
 
+mod setup;
 mod show;
+mod system;
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
+use setup::SetupOptions;
 use show::ShowOptions;
 use trafstat_store::manual::ManualOptions;
 
-/// Shows what used the network, from what trafstat-store collected.
+/// Sets up what counts traffic, and shows what used the network, from what trafstat-store collected.
 #[derive(Debug, Parser)]
 #[command(
     name = "trafstat",
@@ -23,6 +26,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Count, collect and keep this host's traffic from now on; or no longer.
+    Setup(SetupOptions),
     /// Sum up the traffic by addresses, ports and protocol, largest first.
     Show(Box<ShowOptions>),
     /// Write the manual pages and shell completions.
@@ -48,6 +53,7 @@ fn run(command: Command) -> Result<ExitCode> {
             }
             options.run()?;
         }
+        Command::Setup(options) => options.run()?,
         Command::Manual(options) => options
             .write(Cli::command())
             .context("cannot write the manual")?,

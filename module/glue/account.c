@@ -7,10 +7,12 @@
 
 #include <linux/err.h>
 #include <linux/inet.h>
+#include <linux/jiffies.h>
 #include <linux/ktime.h>
 #include <linux/module.h>
 #include <linux/netfilter.h>
 #include <linux/random.h>
+#include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
 #include <net/netns/generic.h>
@@ -22,7 +24,16 @@ const char *const trafstat_family_names[TRAFSTAT_FAMILIES] = {
 	[TRAFSTAT_IPV6]	= "ipv6",
 };
 
+/* The worker's pause after it found no memory. */
+#define PREPARE_PAUSE	(HZ / 10)
+
 static unsigned int trafstat_net_id;
+
+/*
+ * By itself: a reap may wait for some user's reader, and as many as users make
+ * namespaces may do so, while nobody's flows are folded for it.
+ */
+static struct workqueue_struct *reap_workqueue;
 
 struct trafstat_net_ref {
 	struct trafstat_net *tn;
@@ -43,7 +54,9 @@ static void trafstat_prepare_work(struct work_struct *work)
 	struct trafstat_account *account =
 		container_of(work, struct trafstat_account, prepare);
 
-	trafstat_prepare(account->core);
+	/* While there is none, not every packet that is folded asks again. */
+	if (!trafstat_prepare(account->core))
+		WRITE_ONCE(account->prepare_after, jiffies + PREPARE_PAUSE);
 }
 
 void trafstat_wait_for_writers(void *context)
@@ -64,19 +77,33 @@ u64 trafstat_account_close(struct trafstat_account *account)
 	return trafstat_close(account->core, ktime_get_real_ns(), account);
 }
 
+/* An account that has no core. */
+static void trafstat_account_free_empty(struct trafstat_account *account)
+{
+	struct trafstat_net *tn = account->tn;
+	struct trafstat_payer payer = account->payer;
+
+	trafstat_free(account, sizeof(*account), payer.share);
+	trafstat_payer_exit(&payer);
+	kref_put(&tn->kref, trafstat_net_free);
+}
+
 static void trafstat_account_free(struct trafstat_account *account)
 {
 	cancel_work_sync(&account->prepare);
 	trafstat_account_drop(account->core);
-	kfree(account->core);
-	kref_put(&account->tn->kref, trafstat_net_free);
-	kfree(account);
+	trafstat_free(account->core, trafstat_account_size(), account->payer.share);
+	trafstat_account_free_empty(account);
 }
 
 static void trafstat_account_log_discarded(const struct trafstat_account *account)
 {
+	static DEFINE_RATELIMIT_STATE(of_users, DEFAULT_RATELIMIT_INTERVAL,
+				      DEFAULT_RATELIMIT_BURST);
 	struct trafstat_stats stats;
 
+	if (account->payer.share == TRAFSTAT_SHARE_USERS && !__ratelimit(&of_users))
+		return;
 	trafstat_account_stats(account->core, &stats);
 	pr_info("account %s is discarded, counts of epoch %llu and on were not read; all epochs: %llu packets, %llu bytes\n",
 		account->name, stats.unread ?: stats.epoch,
@@ -118,7 +145,7 @@ static void trafstat_reap_work(struct work_struct *work)
 void trafstat_net_queue_reap(struct trafstat_net *tn)
 {
 	kref_get(&tn->kref);
-	if (!queue_work(trafstat_workqueue, &tn->reap))
+	if (!queue_work(reap_workqueue, &tn->reap))
 		kref_put(&tn->kref, trafstat_net_free);
 }
 
@@ -132,38 +159,53 @@ trafstat_account_create(struct trafstat_net *tn, u8 nfproto,
 			const struct xt_trafstat_tginfo *info)
 {
 	struct trafstat_account *account;
+	struct trafstat_payer payer;
 	u8 random[64];
 	int err;
 
-	account = kzalloc(sizeof(*account), GFP_KERNEL_ACCOUNT);
-	if (!account)
-		return ERR_PTR(-ENOMEM);
-	account->core = kzalloc(trafstat_account_size(), GFP_KERNEL_ACCOUNT);
-	if (!account->core) {
-		kfree(account);
-		return ERR_PTR(-ENOMEM);
+	trafstat_payer_init(&payer, tn->net->user_ns);
+	account = trafstat_alloc(sizeof(*account), 0, &payer);
+	if (!account) {
+		trafstat_payer_exit(&payer);
+		err = -ENOMEM;
+		goto refuse;
 	}
-	kref_get(&tn->kref);
+	memset(account, 0, sizeof(*account));
+	account->payer = payer;
 	account->tn = tn;
+	kref_get(&tn->kref);
+	account->core = trafstat_alloc(trafstat_account_size(), 0, &account->payer);
+	if (!account->core) {
+		trafstat_account_free_empty(account);
+		err = -ENOMEM;
+		goto refuse;
+	}
 	account->family = nfproto == NFPROTO_IPV6 ? TRAFSTAT_IPV6 : TRAFSTAT_IPV4;
 	strscpy(account->name, info->name, sizeof(account->name));
 	snprintf(account->local_net, sizeof(account->local_net),
 		 nfproto == NFPROTO_IPV6 ? "%pI6c/%u" : "%pI4/%u",
 		 info->local_addr, info->prefix_len);
 	INIT_WORK(&account->prepare, trafstat_prepare_work);
+	account->prepare_after = jiffies;
 
 	get_random_bytes(random, sizeof(random));
-	err = trafstat_account_init(account->core, info, nfproto, random,
+	err = trafstat_account_init(account->core, info, nfproto, &account->payer, random,
 				    ktime_get_real_ns(), nr_cpu_ids);
 	memzero_explicit(random, sizeof(random));
 	if (!err)
 		err = trafstat_proc_account_add(account);
 	if (err) {
 		trafstat_account_free(account);
-		return ERR_PTR(err);
+		goto refuse;
 	}
 	list_add_tail(&account->list, &tn->accounts);
 	return account;
+
+refuse:
+	if (err == -ENOMEM)
+		pr_info_ratelimited("no memory for account %s: delete other accounts' rules, or raise max_memory and max_user_memory or the memory cgroup's limit\n",
+				    info->name);
+	return ERR_PTR(err);
 }
 
 /* The account that a rule counts into, one rule more. */
@@ -262,10 +304,19 @@ static struct pernet_operations trafstat_net_ops = {
 
 int trafstat_account_init_module(void)
 {
-	return register_pernet_subsys(&trafstat_net_ops);
+	int err;
+
+	reap_workqueue = alloc_workqueue("trafstat_reap", WQ_UNBOUND, WQ_MAX_ACTIVE);
+	if (!reap_workqueue)
+		return -ENOMEM;
+	err = register_pernet_subsys(&trafstat_net_ops);
+	if (err)
+		destroy_workqueue(reap_workqueue);
+	return err;
 }
 
 void trafstat_account_exit_module(void)
 {
 	unregister_pernet_subsys(&trafstat_net_ops);
+	destroy_workqueue(reap_workqueue);
 }

@@ -17,6 +17,20 @@
 #endif
 
 /*
+ * Whether an allocation here may name the memory cgroup to charge. In softirq context
+ * the kernel keeps that in a variable of the CPU, which set_active_memcg() sets and sets
+ * back. On PREEMPT_RT softirqs of one CPU may preempt one another in between, so that a
+ * cgroup could stay there that is gone later: what a packet allocates in softirq context
+ * is not charged there, only capped (some 250 KB a CPU and account; all else is the
+ * worker's).
+ */
+#ifdef CONFIG_PREEMPT_RT
+#define trafstat_may_charge()	in_task()
+#else
+#define trafstat_may_charge()	true
+#endif
+
+/*
  * trafstat_percpu_enter() makes the caller the only one that counts on this CPU,
  * trafstat_percpu_leave() ends that.
  */

@@ -4,7 +4,8 @@
  *
  * Everything that decides anything is behind it, in Rust (module/core, through
  * module/ffi). Objects of the Rust side are opaque: C allocates them with the size
- * given here, zeroed, and passes them back.
+ * given here and passes them back. The Rust side of the types, the constants
+ * and the functions that C has is generated from this file by `cargo xtask abi`.
  */
 #ifndef _TRAFSTAT_FFI_H
 #define _TRAFSTAT_FFI_H
@@ -16,14 +17,21 @@
 struct trafstat_account_core;
 struct trafstat_rule_core;
 
-/* Where a reader stands in a closed epoch; zero is the start. */
+/* Where a reader stands in a closed epoch; zero is the start, the rest is Rust's. */
 struct trafstat_cursor {
-	u64 offset;
-	u32 within;
-	u32 past_head;
-	u32 table;
-	u32 record;
+	u64 opaque[3];
 };
+
+/* Who pays for an account's memory: stays as it is as long as the account does. */
+struct trafstat_payer {
+	struct mem_cgroup *memcg;	/* of the account's creator */
+	u32 share;			/* of parameter max_memory: TRAFSTAT_SHARE_* */
+};
+
+/* Namespaces of the initial user namespace, and those that users made. */
+#define TRAFSTAT_SHARE_HOST	0
+#define TRAFSTAT_SHARE_USERS	1
+#define TRAFSTAT_SHARES		2
 
 struct trafstat_volume {
 	u64 packets;
@@ -72,6 +80,7 @@ bool trafstat_rule_is_valid(const struct xt_trafstat_tginfo *info, u8 family);
 /* Both return 0 or -ENOMEM and may sleep. @random is 64 random bytes. */
 int trafstat_account_init(struct trafstat_account_core *account,
 			  const struct xt_trafstat_tginfo *info, u8 family,
+			  const struct trafstat_payer *payer,
 			  const u8 *random, u64 now_ns, u32 cpu_ids);
 int trafstat_rule_init(struct trafstat_rule_core *rule,
 		       const struct trafstat_account_core *account,
@@ -100,8 +109,8 @@ u32 trafstat_count(const struct trafstat_rule_core *rule, u32 cpu,
 		   const u8 *header, u32 header_len, u32 len,
 		   const struct trafstat_gso *gso);
 
-/* The worker; one at a time, may sleep. */
-void trafstat_prepare(const struct trafstat_account_core *account);
+/* The worker; one at a time, may sleep. Returns whether there was memory. */
+bool trafstat_prepare(const struct trafstat_account_core *account);
 
 /* The reader; one at a time, may sleep. @context is handed to trafstat_wait_for_writers(). */
 u64 trafstat_close(const struct trafstat_account_core *account, u64 now_ns, void *context);
@@ -127,10 +136,11 @@ u64 trafstat_open_epoch(const struct trafstat_account_core *account);
 
 /* @cpu: near that CPU, may sleep; TRAFSTAT_ATOMIC: anywhere, must not. NULL without memory. */
 #define TRAFSTAT_ATOMIC		0xffffffffU
-void *trafstat_alloc(size_t size, u32 cpu);
-void trafstat_free(void *memory, size_t size);
+void *trafstat_alloc(size_t size, u32 cpu, const struct trafstat_payer *payer);
+/* @share is that of who paid for @memory. */
+void trafstat_free(void *memory, size_t size, u32 share);
 /* Frees after a grace period; may sleep. */
-void trafstat_free_deferred(void *memory, size_t size);
+void trafstat_free_deferred(void *memory, size_t size, u32 share);
 bool trafstat_has_cpu(u32 cpu);
 void trafstat_wait_for_writers(void *context);
 void trafstat_reschedule(void);

@@ -9,11 +9,14 @@
  *
  * /proc/trafstat, the original's folder, is a symbolic link to csv/ipv4.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/capability.h>
 #include <linux/err.h>
 #include <linux/fs.h>
 #include <linux/kstrtox.h>
 #include <linux/module.h>
+#include <linux/namei.h>
 #include <linux/rcupdate.h>
 #include <linux/seq_file.h>
 #include <linux/seq_file_net.h>
@@ -298,6 +301,8 @@ int trafstat_proc_account_add(struct trafstat_account *account)
 {
 	struct trafstat_net *tn = account->tn;
 
+	/* A user namespace that was made together with its network knew no root by then. */
+	trafstat_set_owner(tn->accounts_file, tn);
 	account->snapshot_file = proc_create_data(account->name, 0600,
 						  tn->snapshot_dirs[account->family],
 						  &trafstat_snapshot_ops, account);
@@ -345,20 +350,19 @@ static bool trafstat_family_dirs(const char *name, struct proc_dir_entry *parent
 
 int trafstat_proc_net_init(struct trafstat_net *tn)
 {
-	struct proc_dir_entry *accounts;
-
 	tn->dir = proc_net_mkdir(tn->net, "trafstat", tn->net->proc_net);
 	if (!tn->dir)
 		return -ENOMEM;
-	accounts = proc_create_net_single("accounts", 0400, tn->dir, trafstat_accounts_show, NULL);
-	if (!accounts ||
+	tn->accounts_file = proc_create_net_single("accounts", 0400, tn->dir,
+						   trafstat_accounts_show, NULL);
+	if (!tn->accounts_file ||
 	    !trafstat_family_dirs("snapshot", tn->dir, tn->snapshot_dirs) ||
 	    !trafstat_family_dirs("csv", tn->dir, tn->csv_dirs) ||
 	    !trafstat_family_dirs("live", tn->dir, tn->live_dirs)) {
 		trafstat_proc_net_exit(tn);
 		return -ENOMEM;
 	}
-	trafstat_set_owner(accounts, tn);
+	trafstat_set_owner(tn->accounts_file, tn);
 	return 0;
 }
 
@@ -369,6 +373,14 @@ void trafstat_proc_net_exit(struct trafstat_net *tn)
 
 int trafstat_proc_init(void)
 {
+	struct path path;
+
+	/* The original module may be there; a second entry of the name makes a WARNING. */
+	if (!kern_path("/proc/trafstat", 0, &path)) {
+		path_put(&path);
+		pr_notice("/proc/trafstat is another's: csv files are below /proc/net/trafstat only\n");
+		return 0;
+	}
 	original_dir = proc_symlink("trafstat", NULL, "self/net/trafstat/csv/ipv4");
 	return original_dir ? 0 : -ENOMEM;
 }

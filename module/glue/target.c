@@ -4,16 +4,20 @@
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/build_bug.h>
 #include <linux/err.h>
+#include <linux/jiffies.h>
 #include <linux/module.h>
 #include <linux/netfilter/x_tables.h>
 #include <linux/sctp.h>
 #include <linux/skbuff.h>
 #include <linux/slab.h>
+#include <linux/stddef.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
 
 #include "compat.h"
+#include "layout.h"
 #include "trafstat.h"
 
 TRAFSTAT_DEFINE_PERCPU(trafstat_percpu);
@@ -78,6 +82,12 @@ static noinline u32 trafstat_count_nonlinear(const struct xt_trafstat_rule *rule
 	return trafstat_count_skb(rule, cpu, skb, header, len);
 }
 
+static void trafstat_queue_prepare(struct trafstat_account *account)
+{
+	if (time_after_eq(jiffies, READ_ONCE(account->prepare_after)))
+		queue_work(trafstat_workqueue, &account->prepare);
+}
+
 static unsigned int trafstat_tg(struct sk_buff *skb, const struct xt_action_param *par)
 {
 	const struct xt_trafstat_tginfo *info = par->targinfo;
@@ -92,7 +102,7 @@ static unsigned int trafstat_tg(struct sk_buff *skb, const struct xt_action_para
 		if (done == TRAFSTAT_NEED_MORE)
 			done = trafstat_count_nonlinear(rule, cpu, skb);
 		if (done == TRAFSTAT_COUNTED_PREPARE)
-			queue_work(trafstat_workqueue, &rule->account->prepare);
+			trafstat_queue_prepare(rule->account);
 	}
 	trafstat_percpu_leave(trafstat_percpu, entered);
 	return rule->verdict;

@@ -44,6 +44,7 @@ struct trafstat_net {
 	bool dead;			/* the namespace is gone */
 	struct work_struct reap;
 	struct proc_dir_entry *dir;	/* /proc/net/trafstat */
+	struct proc_dir_entry *accounts_file;
 	struct proc_dir_entry *snapshot_dirs[TRAFSTAT_FAMILIES];
 	struct proc_dir_entry *csv_dirs[TRAFSTAT_FAMILIES];
 	struct proc_dir_entry *live_dirs[TRAFSTAT_FAMILIES];
@@ -57,10 +58,12 @@ struct trafstat_account {
 	char local_net[64];
 	unsigned int rules;
 	struct work_struct prepare;
+	unsigned long prepare_after;	/* in jiffies */
 	unsigned long reader;		/* bit 0: snapshot or csv is open */
 	struct proc_dir_entry *snapshot_file;
 	struct proc_dir_entry *csv_file;
 	struct proc_dir_entry *live_file;
+	struct trafstat_payer payer;
 	struct trafstat_account_core *core;
 };
 
@@ -85,6 +88,9 @@ void trafstat_account_exit_module(void);
 
 /* memory.c */
 extern struct workqueue_struct *trafstat_workqueue;
+/* Until the payer ends, everything that it paid for is freed. */
+void trafstat_payer_init(struct trafstat_payer *payer, const struct user_namespace *user_ns);
+void trafstat_payer_exit(struct trafstat_payer *payer);
 int trafstat_memory_init(void);
 void trafstat_memory_exit(void);
 

@@ -60,7 +60,20 @@ impl KernelLog {
     /// # Errors
     ///
     /// The log cannot be read, or grew faster than it was read.
-    pub fn trouble(mut self) -> Result<Vec<String>> {
+    pub fn trouble(self) -> Result<Vec<String>> {
+        self.select(is_trouble)
+    }
+
+    /// Whether a line since then contains `text`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`KernelLog::trouble`].
+    pub fn says(self, text: &str) -> Result<bool> {
+        Ok(!self.select(|_, line| line.contains(text))?.is_empty())
+    }
+
+    fn select(mut self, is_wanted: impl Fn(u32, &str) -> bool) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let mut buffer = [0; 8192];
         loop {
@@ -78,7 +91,7 @@ impl KernelLog {
                 .and_then(|priority| priority.parse().ok())
                 .with_context(|| format!("no priority in {record:?}"))?;
             let line = message.lines().next().unwrap_or_default();
-            if is_trouble(priority, line) {
+            if is_wanted(priority, line) {
                 found.push(line.to_owned());
             }
         }

@@ -56,6 +56,7 @@ impl Flows {
 /// The generator, for one kind of packet.
 pub struct Generator<'a> {
     topology: &'a Topology,
+    cpu: usize,
 }
 
 impl<'a> Generator<'a> {
@@ -69,7 +70,12 @@ impl<'a> Generator<'a> {
         if protocol == Protocol::Tcp {
             make_tcp(topology)?;
         }
-        Ok(Self { topology })
+        Ok(Self { topology, cpu: 0 })
+    }
+
+    /// The same, on the CPU with this id.
+    pub fn on_cpu(self, cpu: usize) -> Self {
+        Self { cpu, ..self }
     }
 
     /// Sends `packets`, the flows in turn; returns the nanoseconds of one on average.
@@ -107,16 +113,18 @@ impl<'a> Generator<'a> {
             commands.push("src_max 10.255.255.255".to_owned());
         }
         let shown = self.topology.remote.enter(|| {
-            // Without a device nothing is left of an earlier run.
-            write("kpktgend_0", "rem_device_all")?;
-            write("kpktgend_0", &format!("add_device {PEER}"))?;
+            let thread = format!("kpktgend_{}", self.cpu);
+            write(&thread, &format!("add_device {PEER}"))?;
             for command in &commands {
                 write(PEER, command)?;
             }
             // Returns when all are sent.
             write("pgctrl", "start")?;
             let path = format!("{ROOT}/{PEER}");
-            fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
+            let shown = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+            // Nothing is left for a later run, on whichever CPU.
+            write(&thread, "rem_device_all")?;
+            Ok(shown)
         })?;
         let microseconds = elapsed(&shown).with_context(|| format!("pktgen says {shown}"))?;
         Ok(microseconds as f64 * 1000.0 / f64::from(packets))

@@ -154,9 +154,36 @@ impl Netns {
         Ok(netns)
     }
 
+    /// Names the network namespace of process `pid`, to be used like any other until it goes.
+    ///
+    /// # Errors
+    ///
+    /// `ip` fails.
+    pub fn attach(name: &'static str, pid: u32) -> Result<Self> {
+        ip(&format!("netns attach {name} {pid}"))?;
+        Ok(Self { name })
+    }
+
     /// Runs `ip` on the namespace's devices, with `arguments` separated by spaces.
-    fn ip(&self, arguments: &str) -> Result<String> {
+    ///
+    /// # Errors
+    ///
+    /// It fails.
+    pub fn ip(&self, arguments: &str) -> Result<String> {
         ip(&format!("-n {} {arguments}", self.name))
+    }
+
+    /// Runs `tc` on the namespace's devices, with `arguments` separated by spaces.
+    ///
+    /// # Errors
+    ///
+    /// It fails.
+    pub fn tc(&self, arguments: &str) -> Result<String> {
+        process::succeed(
+            Command::new("tc")
+                .args(["-n", self.name])
+                .args(arguments.split_whitespace()),
+        )
     }
 
     /// What `ip` says about a device.

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -154,6 +155,39 @@ impl EchoServer {
         };
         Ok((client.local_addr()?.port(), volume))
     }
+}
+
+/// Downloads and echoes go on, again and again, until `work` has ended.
+///
+/// # Errors
+///
+/// Those of `work`, or something is lost.
+pub fn during<T>(topology: &Topology, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let http = HttpServer::listen(topology, 80)?;
+    let echo = EchoServer::bind(topology, 5000)?;
+    let rounds: [&(dyn Fn() -> Result<()> + Sync); 2] =
+        [&|| http.download(topology, 500_000).map(drop), &|| {
+            echo.exchange(topology, 50, 200).map(drop)
+        }];
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let stop = &stop;
+        let traffic = rounds.map(|round| {
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    round()?;
+                }
+                anyhow::Ok(())
+            })
+        });
+        let result = work();
+        stop.store(true, Ordering::Relaxed);
+        for kind in traffic {
+            kind.join()
+                .map_err(|_| anyhow!("a traffic thread panicked"))??;
+        }
+        result
+    })
 }
 
 /// Sends a datagram to each of the local side's ports from `first` on, on which nobody waits.

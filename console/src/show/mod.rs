@@ -199,7 +199,7 @@ fn parse_protocol(text: &str) -> Result<u8, String> {
 }
 
 /// An address alone is the net of just it; host bits do not matter.
-fn parse_net(text: &str) -> Result<IpNet, String> {
+pub fn parse_net(text: &str) -> Result<IpNet, String> {
     text.parse()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| "expected an address or a net, such as 192.0.2.7 or 192.0.2.0/24".to_owned())

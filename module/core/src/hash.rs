@@ -1,14 +1,19 @@
 //! The keyed hash of flows.
 //!
 //! Words are XORed with random key words and multiplied in pairs, upper half XORed onto
-//! the lower one. Whoever does not know the key cannot choose flows that collide more
-//! often than random ones; whoever does meets the bounded probe.
+//! the lower one, and the result is multiplied once more: without that, addresses or ports
+//! in sequence stay a sequence of a stride that the key chooses, and with one key in
+//! twenty they crowd together. Whoever does not know the key cannot choose flows that
+//! collide more often than random ones; whoever does meets the bounded probe.
 
 use crate::classify::FlowKey;
 
 /// Random words, drawn once for an account.
 #[derive(Clone, Copy, Debug)]
 pub struct HashKey(pub [u64; 6]);
+
+/// 2^64 over the golden ratio, odd: spreads neighbouring numbers evenly.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[inline]
 fn fold(a: u64, b: u64) -> u64 {
@@ -22,10 +27,11 @@ impl HashKey {
     pub fn hash<const W: usize>(&self, FlowKey(words): &FlowKey<W>) -> u64 {
         const { assert!(W <= 6) };
         let pairs = words.chunks(2).zip(self.0.chunks_exact(2));
-        pairs.fold(0, |hash, (words, keys)| match (words, keys) {
+        let hash = pairs.fold(0, |hash, (words, keys)| match (words, keys) {
             ([a, b], [k, l]) => fold(hash ^ a ^ k, b ^ l),
             ([a], [k, l]) => fold(hash ^ a ^ k, *l),
             _ => hash,
-        })
+        });
+        hash.wrapping_mul(SPREAD)
     }
 }

@@ -12,8 +12,11 @@ pub trait Memory: 'static {
     /// read-side section in the kernel.
     type Guard;
 
+    /// Who pays for memory, wherever and whenever it is allocated.
+    type Payer: Copy + Send + Sync;
+
     /// A place for one slice of `T`.
-    type Slot<T: Blank>: Slot<T, Self::Guard> + Blank;
+    type Slot<T: Blank>: Slot<T, Self> + Blank;
 }
 
 /// What a slot can hold: it starts as its default and can be made so again in place.
@@ -41,13 +44,13 @@ pub enum Allocation {
 }
 
 /// A place that is empty, then holds one slice of `T`, then may be emptied again.
-pub trait Slot<T, Guard> {
+pub trait Slot<T, M: Memory + ?Sized> {
     /// The slice, or `None` where the slot is empty.
-    fn get<'a>(&'a self, guard: &'a Guard) -> Option<&'a [T]>;
+    fn get<'a>(&'a self, guard: &'a M::Guard) -> Option<&'a [T]>;
 
-    /// Fills an empty slot with `len` default values and says whether it now holds a
-    /// slice. A slot that was filled stays as it is.
-    fn fill(&self, len: usize, how: Allocation) -> bool;
+    /// Fills an empty slot with `len` default values, at `payer`'s expense, and says
+    /// whether it now holds a slice. A slot that was filled stays as it is.
+    fn fill(&self, len: usize, how: Allocation, payer: M::Payer) -> bool;
 
     /// Empties the slot; what it held is freed once no guard is left that saw it.
     fn retire(&self);
@@ -74,6 +77,7 @@ mod std_memory {
 
     impl Memory for StdMemory {
         type Guard = ();
+        type Payer = ();
         type Slot<T: Blank> = StdSlot<T>;
     }
 
@@ -99,14 +103,14 @@ mod std_memory {
         }
     }
 
-    impl<T: Blank> Slot<T, ()> for StdSlot<T> {
+    impl<T: Blank> Slot<T, StdMemory> for StdSlot<T> {
         #[inline]
         fn get<'a>(&'a self, _: &'a ()) -> Option<&'a [T]> {
             let slice = self.slice.get()?;
             self.filled.load(Ordering::Acquire).then_some(slice)
         }
 
-        fn fill(&self, len: usize, _: Allocation) -> bool {
+        fn fill(&self, len: usize, _: Allocation, (): ()) -> bool {
             if !self.filled.load(Ordering::Acquire) {
                 let slice = self
                     .slice

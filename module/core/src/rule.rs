@@ -74,16 +74,19 @@ const MODE_LISTED: u16 = trafstat_abi::PORTS_LISTED as u16;
 impl<M: Memory> PortSet<M> {
     /// The set that a list of a rule describes, or `None` without memory. `pool` is the
     /// rule's pool of ranges; what a list names beyond its end is ignored.
-    pub fn new(list: &PortList, pool: &[PortRange], guard: &M::Guard) -> Option<Self> {
+    pub fn new(
+        list: &PortList,
+        pool: &[PortRange],
+        payer: M::Payer,
+        guard: &M::Guard,
+    ) -> Option<Self> {
         let set = Self {
             mode: list.mode,
             bitmap: Default::default(),
         };
         if list.mode == MODE_LISTED {
-            if !set
-                .bitmap
-                .fill(BITMAP_WORDS, Allocation::Sleeping { cpu: 0 })
-            {
+            let how = Allocation::Sleeping { cpu: 0 };
+            if !set.bitmap.fill(BITMAP_WORDS, how, payer) {
                 return None;
             }
             let words = set.bitmap.get(guard)?;
@@ -139,14 +142,15 @@ impl<M: Memory> Rule<M> {
         lists: &[PortList; trafstat_abi::LISTS as usize],
         pool: &[PortRange],
         sampling: Sampling,
+        payer: M::Payer,
         guard: &M::Guard,
     ) -> Option<Self> {
         let [local_tcp, local_udp, remote_tcp, remote_udp] = lists;
         let ports = PortSets {
-            local_tcp: PortSet::new(local_tcp, pool, guard)?,
-            local_udp: PortSet::new(local_udp, pool, guard)?,
-            remote_tcp: PortSet::new(remote_tcp, pool, guard)?,
-            remote_udp: PortSet::new(remote_udp, pool, guard)?,
+            local_tcp: PortSet::new(local_tcp, pool, payer, guard)?,
+            local_udp: PortSet::new(local_udp, pool, payer, guard)?,
+            remote_tcp: PortSet::new(remote_tcp, pool, payer, guard)?,
+            remote_udp: PortSet::new(remote_udp, pool, payer, guard)?,
         };
         Some(Self { ports, sampling })
     }
@@ -239,7 +243,7 @@ mod tests {
             PortList::default(),
             PortList::default(),
         ];
-        let rule = Rule::<StdMemory>::new(&lists, &pool, Sampling::default(), &()).unwrap();
+        let rule = Rule::<StdMemory>::new(&lists, &pool, Sampling::default(), (), &()).unwrap();
         let ports = rule.ports(&());
         assert_eq!(ports.keep(Side::Local, 132, 22), 22);
         assert_eq!(ports.keep(Side::Local, 136, 55), 55);
@@ -259,7 +263,7 @@ mod tests {
                 .map(|&(a, b)| PortRange { first: a.min(b), last: a.max(b) })
                 .collect();
             let list = listed(0, pool.len() as u16);
-            let set = PortSet::<StdMemory>::new(&list, &pool, &()).unwrap();
+            let set = PortSet::<StdMemory>::new(&list, &pool, (), &()).unwrap();
             for port in ports.into_iter().chain(pool.iter().flat_map(|r| [r.first, r.last])) {
                 let listed = pool.iter().any(|r| (r.first..=r.last).contains(&port));
                 prop_assert_eq!(set.keep(port, &()), if listed { port } else { 0 });

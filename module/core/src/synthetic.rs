@@ -7,11 +7,11 @@ use trafstat_abi::PortList;
 use crate::account::{Account, Identity, Limits, Packet, Surroundings};
 use crate::classify::Ipv4;
 use crate::hash::HashKey;
-use crate::memory::StdMemory;
+use crate::memory::{Memory, StdMemory};
 use crate::rule::{Rule, Sampling};
 
-/// An IPv4 account over the standard library's memory.
-pub type Ipv4Account = Account<StdMemory, Ipv4, 2>;
+/// An IPv4 account.
+pub type Ipv4Account<M = StdMemory> = Account<M, Ipv4, 2>;
 
 /// Nobody else runs while an epoch is closed.
 #[derive(Debug)]
@@ -39,6 +39,18 @@ pub struct Flow {
 
 /// An account of 10.0.0.0/8 on CPUs 0 to `cpus` - 1.
 pub fn account(limits: Limits, cpus: u32) -> Ipv4Account {
+    let key = HashKey([0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 3, 4, 5, 6]);
+    account_on(limits, key, (), cpus, |_| true)
+}
+
+/// The same with this hash key and payer, on those CPUs for which `has_cpu` says so.
+pub fn account_on<M: Memory<Guard = ()>>(
+    limits: Limits,
+    key: HashKey,
+    payer: M::Payer,
+    cpus: u32,
+    has_cpu: impl Fn(u32) -> bool,
+) -> Ipv4Account<M> {
     let mut local_addr = [0; 16];
     local_addr[0] = 10;
     let identity = Identity {
@@ -47,19 +59,18 @@ pub fn account(limits: Limits, cpus: u32) -> Ipv4Account {
         local_addr,
         prefix_len: 8,
     };
-    let key = HashKey([0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 3, 4, 5, 6]);
-    let account = Account::new(identity, key, limits, 1);
-    account.allocate(cpus, |_| true, &());
+    let account = Account::new(identity, key, limits, payer, 1);
+    account.allocate(cpus, has_cpu, &());
     account
 }
 
 /// A rule that tells all ports apart.
-pub fn rule(sampling: Sampling) -> Option<Rule<StdMemory>> {
+pub fn rule<M: Memory<Guard = ()>>(sampling: Sampling, payer: M::Payer) -> Option<Rule<M>> {
     let all = PortList {
         mode: trafstat_abi::PORTS_ALL as u16,
         ..Default::default()
     };
-    Rule::new(&[all; 4], &[], sampling, &())
+    Rule::new(&[all; 4], &[], sampling, payer, &())
 }
 
 /// `n` different flows of 10.0.0.0/8, a third of them UDP, the others TCP.

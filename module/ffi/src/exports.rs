@@ -6,7 +6,7 @@
 //! guards true.
 
 use core::ffi::{c_char, c_int, c_void};
-use core::mem::size_of;
+use core::mem::{align_of, offset_of, size_of};
 use core::slice;
 
 use trafstat_abi::{NAME_LEN, POLICY_DROP, RULE_FAST_AGGREGATE, RuleInfo};
@@ -14,11 +14,25 @@ use trafstat_core::account::{Account, Identity, Limits, NeedMore, Packet, Stats,
 use trafstat_core::classify::{Family, Ipv4, Ipv6};
 use trafstat_core::csv::Csv;
 use trafstat_core::hash::HashKey;
+use trafstat_core::parse::HEADER_BYTES;
 use trafstat_core::rule::{Rule, Sampling, lists_are_valid};
 use trafstat_core::snapshot::{self, Binary, Cursor, Format};
 use trafstat_core::wire::{Gso, Volume};
 
-use crate::memory::{Guard, KernelMemory};
+use crate::glue::{
+    self, trafstat_cursor, trafstat_gso, trafstat_has_cpu, trafstat_payer, trafstat_reschedule,
+    trafstat_stats, trafstat_volume, trafstat_wait_for_writers,
+};
+use crate::memory::{Guard, KernelMemory, Payer};
+
+// What core has by itself is the same as what C has.
+const _: () = assert!(HEADER_BYTES == glue::HEADER_BYTES as usize);
+const _: () = assert!(size_of::<Cursor>() == size_of::<trafstat_cursor>());
+const _: () = assert!(align_of::<Cursor>() == align_of::<trafstat_cursor>());
+const _: () = assert!(size_of::<Gso>() == size_of::<trafstat_gso>());
+const _: () = assert!(offset_of!(Gso, size) == offset_of!(trafstat_gso, size));
+const _: () = assert!(offset_of!(Gso, segs) == offset_of!(trafstat_gso, segs));
+const _: () = assert!(offset_of!(Gso, header_len) == offset_of!(trafstat_gso, header_len));
 
 /// `struct trafstat_account_core`: an account of either family.
 pub enum AccountCore {
@@ -42,19 +56,8 @@ pub struct RuleCore {
     account: &'static AccountCore,
 }
 
-unsafe extern "C" {
-    fn trafstat_has_cpu(cpu: u32) -> bool;
-    fn trafstat_wait_for_writers(context: *mut c_void);
-    fn trafstat_reschedule();
-}
-
 const ENOMEM: c_int = 12;
 const ESTALE: isize = 116;
-
-/// `TRAFSTAT_COUNTED` and so on of `glue/ffi.h`.
-const COUNTED: u32 = 0;
-const COUNTED_PREPARE: u32 = 1;
-const NEED_MORE: u32 = 2;
 
 /// Bytes of `struct trafstat_account_core`.
 #[unsafe(no_mangle)]
@@ -92,6 +95,7 @@ pub unsafe extern "C" fn trafstat_account_init(
     account: *mut AccountCore,
     info: &RuleInfo,
     family: u8,
+    payer: &'static trafstat_payer,
     random: &[u8; 64],
     now_ns: u64,
     cpu_ids: u32,
@@ -108,10 +112,12 @@ pub unsafe extern "C" fn trafstat_account_init(
         local_addr: info.local_addr,
         prefix_len: info.prefix_len,
     };
+    // SAFETY: C keeps the payer as it is as long as the account.
+    let payer = unsafe { Payer::new(payer) };
     let made = if family == Ipv6::NUMBER {
-        AccountCore::Ipv6(Account::new(identity, key, limits(info), now_ns))
+        AccountCore::Ipv6(Account::new(identity, key, limits(info), payer, now_ns))
     } else {
-        AccountCore::Ipv4(Account::new(identity, key, limits(info), now_ns))
+        AccountCore::Ipv4(Account::new(identity, key, limits(info), payer, now_ns))
     };
     // SAFETY: the caller gives this memory for the account.
     unsafe { account.write(made) };
@@ -142,7 +148,8 @@ pub unsafe extern "C" fn trafstat_rule_init(
     };
     // SAFETY: the port sets are being built and nobody else knows them.
     let guard = unsafe { Guard::new() };
-    let Some(made) = Rule::new(&info.lists, &info.ranges, sampling, &guard) else {
+    let payer = with_account!(account, account => account.payer());
+    let Some(made) = Rule::new(&info.lists, &info.ranges, sampling, payer, &guard) else {
         return -ENOMEM;
     };
     // SAFETY: the caller gives this memory for the rule.
@@ -209,20 +216,9 @@ pub extern "C" fn trafstat_account_is_idle(account: &AccountCore) -> bool {
     with_account!(account, account => account.is_idle(&reading()))
 }
 
-/// `struct trafstat_stats` of `glue/ffi.h`.
-#[repr(C)]
-pub struct StatsOut {
-    epoch: u64,
-    unread: u64,
-    volumes: [[u64; 2]; 7],
-    records: u64,
-    max_entries: u64,
-    memory_bytes: u64,
-}
-
 /// What monitoring shows of an account.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_account_stats(account: &AccountCore, out: &mut StatsOut) {
+pub extern "C" fn trafstat_account_stats(account: &AccountCore, out: &mut trafstat_stats) {
     let Stats {
         epoch,
         unread,
@@ -231,19 +227,17 @@ pub extern "C" fn trafstat_account_stats(account: &AccountCore, out: &mut StatsO
         max_entries,
         memory_bytes,
     } = with_account!(account, account => account.stats(&reading()));
-    let volumes = [
-        totals.seen,
-        totals.extrapolated,
-        totals.recorded,
-        totals.outside,
-        totals.skipped,
-        totals.gso_extra,
-        totals.folded,
-    ];
-    *out = StatsOut {
+    let volume = |Volume { packets, bytes }| trafstat_volume { packets, bytes };
+    *out = trafstat_stats {
         epoch,
         unread,
-        volumes: volumes.map(|Volume { packets, bytes }| [packets, bytes]),
+        seen: volume(totals.seen),
+        extrapolated: volume(totals.extrapolated),
+        recorded: volume(totals.recorded),
+        outside: volume(totals.outside),
+        skipped: volume(totals.skipped),
+        gso_extra: volume(totals.gso_extra),
+        folded: volume(totals.folded),
         records,
         max_entries,
         memory_bytes,
@@ -273,18 +267,18 @@ pub unsafe extern "C" fn trafstat_count(
         gso: gso.copied(),
     };
     match with_account!(rule.account, account => account.count(&rule.rule, cpu, packet, &guard)) {
-        Ok(false) => COUNTED,
-        Ok(true) => COUNTED_PREPARE,
-        Err(NeedMore) => NEED_MORE,
+        Ok(false) => glue::COUNTED,
+        Ok(true) => glue::COUNTED_PREPARE,
+        Err(NeedMore) => glue::NEED_MORE,
     }
 }
 
-/// Prepares memory for the flows to come.
+/// Prepares memory for the flows to come; says whether there was any.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_prepare(account: &AccountCore) {
+pub extern "C" fn trafstat_prepare(account: &AccountCore) -> bool {
     // SAFETY: slots of the open epoch are retired by the worker alone, which this is.
     let guard = unsafe { Guard::new() };
-    with_account!(account, account => account.prepare(&guard));
+    with_account!(account, account => account.prepare(&guard))
 }
 
 /// Closes the open epoch and returns the one to be read.

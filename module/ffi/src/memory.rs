@@ -1,26 +1,37 @@
 //! Core's slots over the kernel's allocator and RCU.
 
-use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::mem::{needs_drop, size_of};
 use core::ptr;
 use core::slice;
 use core::sync::atomic::{
-    AtomicPtr, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    AtomicPtr, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 
 use trafstat_core::memory::{Allocation, Blank, Memory, Slot};
 
-unsafe extern "C" {
-    fn trafstat_alloc(size: usize, cpu: u32) -> *mut c_void;
-    fn trafstat_free(memory: *mut c_void, size: usize);
-    fn trafstat_free_deferred(memory: *mut c_void, size: usize);
-}
+use crate::glue::{ATOMIC, trafstat_alloc, trafstat_free, trafstat_free_deferred, trafstat_payer};
 
-/// `TRAFSTAT_ATOMIC` of `glue/ffi.h`.
-const ATOMIC: u32 = u32::MAX;
 /// The kernel's memory.
 pub struct KernelMemory;
+
+/// Who pays for an account's memory.
+#[derive(Clone, Copy)]
+pub struct Payer(&'static trafstat_payer);
+
+// SAFETY: nobody writes a payer after it was handed over, and whose memory cgroup it
+// points to is a matter for C, which holds a reference to that.
+unsafe impl Send for Payer {}
+// SAFETY: as above.
+unsafe impl Sync for Payer {}
+
+impl Payer {
+    /// # Safety
+    /// Nobody writes `payer` any more, and its memory cgroup stays as long as it does.
+    pub unsafe fn new(payer: &'static trafstat_payer) -> Self {
+        Self(payer)
+    }
+}
 
 /// Proof of an RCU read-side section, or that nobody retires what is read.
 pub struct Guard {
@@ -40,16 +51,19 @@ impl Guard {
 
 impl Memory for KernelMemory {
     type Guard = Guard;
+    type Payer = Payer;
     type Slot<T: Blank> = KernelSlot<T>;
 }
 
 /// An RCU-protected pointer to a slice that the slot owns; null is empty.
 ///
-/// The length is set once, before the first slice is published, and never changes: a
-/// reader that sees a pointer sees the length that belongs to it.
+/// Length and share are set before the first slice is published and never change: a
+/// reader that sees a pointer sees the length that belongs to it, and what is freed is
+/// given back to the share that it was taken from.
 pub struct KernelSlot<T> {
     first: AtomicPtr<T>,
-    len: AtomicUsize,
+    len: AtomicU32,
+    share: AtomicU32,
     owns: PhantomData<T>,
 }
 
@@ -59,7 +73,8 @@ impl<T> Default for KernelSlot<T> {
         let first = AtomicPtr::new(ptr::null_mut());
         Self {
             first,
-            len: AtomicUsize::new(0),
+            len: AtomicU32::new(0),
+            share: AtomicU32::new(0),
             owns: PhantomData,
         }
     }
@@ -71,7 +86,7 @@ impl<T: Blank> Blank for KernelSlot<T> {
     }
 }
 
-impl<T: Blank> Slot<T, Guard> for KernelSlot<T> {
+impl<T: Blank> Slot<T, KernelMemory> for KernelSlot<T> {
     #[inline]
     fn get<'a>(&'a self, _: &'a Guard) -> Option<&'a [T]> {
         let first = self.first.load(Acquire);
@@ -81,20 +96,25 @@ impl<T: Blank> Slot<T, Guard> for KernelSlot<T> {
         // SAFETY: `first` was published by `fill` after it had written `len` values
         // there, and `len` never changes. The guard keeps the allocation: `retire` frees
         // after a grace period, and `drop` has the slot to itself. T is Sync.
-        Some(unsafe { slice::from_raw_parts(first, self.len.load(Relaxed)) })
+        Some(unsafe { slice::from_raw_parts(first, self.len()) })
     }
 
     #[inline(never)]
-    fn fill(&self, len: usize, how: Allocation) -> bool {
+    fn fill(&self, len: usize, how: Allocation, payer: Payer) -> bool {
         if !self.first.load(Relaxed).is_null() {
             return true;
         }
-        match self.len.compare_exchange(0, len, Relaxed, Relaxed) {
+        let Ok(wanted) = u32::try_from(len) else {
+            return false;
+        };
+        match self.len.compare_exchange(0, wanted, Relaxed, Relaxed) {
             Ok(_) => {}
-            Err(present) if present == len => {}
+            Err(present) if present == wanted => {}
             Err(_) => return false,
         }
-        let Some(first) = allocate::<T>(len, how) else {
+        // One account's slots have one payer.
+        self.share.store(payer.0.share, Relaxed);
+        let Some(first) = allocate::<T>(len, how, payer) else {
             return false;
         };
         let published = self
@@ -104,7 +124,7 @@ impl<T: Blank> Slot<T, Guard> for KernelSlot<T> {
         if !published {
             // SAFETY: `first` comes from `allocate` with this length and nobody else
             // knows it.
-            unsafe { free(first, len) };
+            unsafe { free(first, len, payer.0.share) };
         }
         true
     }
@@ -114,10 +134,11 @@ impl<T: Blank> Slot<T, Guard> for KernelSlot<T> {
         const { assert!(!needs_drop::<T>()) };
         let first = self.first.swap(ptr::null_mut(), Relaxed);
         if !first.is_null() {
-            let size = self.len.load(Relaxed).wrapping_mul(size_of::<T>());
+            let size = self.len().wrapping_mul(size_of::<T>());
+            let share = self.share.load(Relaxed);
             // SAFETY: `first` comes from `trafstat_alloc` with this size, and after the
             // swap only readers with a guard know it, for whom the kernel waits.
-            unsafe { trafstat_free_deferred(first.cast(), size) };
+            unsafe { trafstat_free_deferred(first.cast(), size, share) };
         }
     }
 
@@ -125,7 +146,14 @@ impl<T: Blank> Slot<T, Guard> for KernelSlot<T> {
         if self.first.load(Relaxed).is_null() {
             return 0;
         }
-        self.len.load(Relaxed).wrapping_mul(size_of::<T>())
+        self.len().wrapping_mul(size_of::<T>())
+    }
+}
+
+impl<T> KernelSlot<T> {
+    #[inline]
+    fn len(&self) -> usize {
+        self.len.load(Relaxed) as usize
     }
 }
 
@@ -135,13 +163,13 @@ impl<T> Drop for KernelSlot<T> {
         if !first.is_null() {
             // SAFETY: `first` comes from `allocate` with this length, and `&mut self`
             // says that nobody reads it any more.
-            unsafe { free(first, *self.len.get_mut()) };
+            unsafe { free(first, self.len(), *self.share.get_mut()) };
         }
     }
 }
 
 /// Memory for `len` values, each made its default.
-fn allocate<T: Blank>(len: usize, how: Allocation) -> Option<*mut T> {
+fn allocate<T: Blank>(len: usize, how: Allocation, payer: Payer) -> Option<*mut T> {
     let size = len.checked_mul(size_of::<T>()).filter(|size| *size != 0)?;
     let cpu = match how {
         Allocation::Atomic => ATOMIC,
@@ -149,14 +177,14 @@ fn allocate<T: Blank>(len: usize, how: Allocation) -> Option<*mut T> {
     };
     // SAFETY: any size and any CPU id may be asked for; `how` says whether the caller may
     // sleep.
-    let memory = unsafe { trafstat_alloc(size, cpu) };
+    let memory = unsafe { trafstat_alloc(size, cpu, payer.0) };
     if memory.is_null() {
         return None;
     }
     let first: *mut T = memory.cast();
     if !first.is_aligned() {
         // SAFETY: `memory` was allocated above with this size.
-        unsafe { trafstat_free(memory, size) };
+        unsafe { trafstat_free(memory, size, payer.0.share) };
         return None;
     }
     for at in 0..len {
@@ -171,8 +199,9 @@ fn allocate<T: Blank>(len: usize, how: Allocation) -> Option<*mut T> {
 /// Drops `len` values and frees their memory.
 ///
 /// # Safety
-/// `first` comes from [`allocate`] with this `len`, and nobody else uses it any more.
-unsafe fn free<T>(first: *mut T, len: usize) {
+/// `first` comes from [`allocate`] with this `len` and a payer of this `share`, and
+/// nobody else uses it any more.
+unsafe fn free<T>(first: *mut T, len: usize, share: u32) {
     if needs_drop::<T>() {
         for at in 0..len {
             // SAFETY: `at` is below the `len` of the allocation.
@@ -182,5 +211,5 @@ unsafe fn free<T>(first: *mut T, len: usize) {
         }
     }
     // SAFETY: the allocation has this size, and the caller owns it.
-    unsafe { trafstat_free(first.cast(), len.wrapping_mul(size_of::<T>())) };
+    unsafe { trafstat_free(first.cast(), len.wrapping_mul(size_of::<T>()), share) };
 }

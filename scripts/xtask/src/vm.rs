@@ -264,9 +264,11 @@ impl<'a> Guest<'a> {
                 "local,path={},mount_tag=rootfs,security_model=none,readonly=on",
                 root.display()
             ));
-        if machine == Machine::Counting {
-            command.args(["-icount", "shift=0,sleep=off"]);
-        }
+        command.args(match machine {
+            // As many CPUs again are possible and never there.
+            Machine::Kvm | Machine::Emulated => ["-smp", "2,maxcpus=4"],
+            Machine::Counting => ["-icount", "shift=0,sleep=off"],
+        });
         command
     }
 }

@@ -3,14 +3,19 @@
 mod access;
 mod conservation;
 mod counters_agree;
+mod cpus;
 mod csv;
 mod flood;
 mod killed_collector;
 mod lifecycle;
 mod live;
+mod max_entries;
+mod memory_cgroup;
+mod proc_name;
 mod readers;
 mod reload_under_traffic;
 mod rules;
+mod userns_flood;
 
 use std::fmt::Debug;
 use std::io;
@@ -84,6 +89,26 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "readers",
         scenario: readers::run,
+    },
+    Scenario {
+        name: "proc_name",
+        scenario: proc_name::run,
+    },
+    Scenario {
+        name: "memory_cgroup",
+        scenario: memory_cgroup::run,
+    },
+    Scenario {
+        name: "userns_flood",
+        scenario: userns_flood::run,
+    },
+    Scenario {
+        name: "max_entries",
+        scenario: max_entries::run,
+    },
+    Scenario {
+        name: "cpus",
+        scenario: cpus::run,
     },
 ];
 

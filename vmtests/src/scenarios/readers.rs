@@ -1,11 +1,12 @@
 //! Whatever a reader does short of acknowledging, the same epoch is served to the next one, byte for byte.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rustix::io::Errno;
 
 use crate::family::Family;
@@ -13,6 +14,7 @@ use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Iptables};
 use crate::module;
 use crate::proc::{self, ACCOUNT, Reader, Snapshot};
+use crate::process;
 use crate::topology::Topology;
 use crate::traffic;
 
@@ -49,11 +51,14 @@ pub fn run(guest: &Guest) -> Result<()> {
         "{} records",
         epoch.records.len()
     );
-    let scenarios: [(&str, Misuse); 7] = [
+    let scenarios: [(&str, Misuse); 10] = [
         ("stopping half way", stops_half_way),
         ("reading at odd offsets", reads_at_odd_offsets),
         ("reading byte by byte", reads_byte_by_byte),
+        ("seeking", seeks),
         ("passing the descriptor on", passes_its_descriptor_on),
+        ("sharing the descriptor", shares_its_descriptor),
+        ("mapping and reading to nowhere", asks_for_what_is_not_there),
         ("acknowledging wrongly", acknowledges_wrongly),
         ("being killed", is_killed),
         ("reading csv half way", reads_csv_half_way),
@@ -127,6 +132,118 @@ fn reads_byte_by_byte(epoch: &[u8]) -> Result<()> {
         ensure!(byte[0] == *expected, "another byte");
     }
     ensure!(file.read(&mut byte)? == 0, "it goes on behind its end");
+    Ok(())
+}
+
+fn seeks(epoch: &[u8]) -> Result<()> {
+    let mut file = open("snapshot")?;
+    let mut buffer = [0; 500];
+    for (to, expected) in [
+        (SeekFrom::Start(777), 777),
+        (SeekFrom::Current(-100), 1177),
+        (SeekFrom::Current(321), 1998),
+        (SeekFrom::Start(0), 0),
+    ] {
+        let offset = file.seek(to)?;
+        ensure!(offset == expected, "{to:?} leads to {offset}");
+        file.read_exact(&mut buffer)?;
+        let at = usize::try_from(offset)?;
+        ensure!(epoch[at..].starts_with(&buffer), "another part at {offset}");
+    }
+    let what = "seeking before the start";
+    super::fails_with(file.seek(SeekFrom::Current(-1000)), Errno::INVAL, what)?;
+    ensure!(file.stream_position()? == 500, "a failed seek moves");
+    for kind in ["csv", "live"] {
+        drop(file);
+        file = open(kind)?;
+        super::fails_with(file.seek(SeekFrom::Start(0)), Errno::SPIPE, kind)?;
+    }
+    Ok(())
+}
+
+/// Two threads read through one open file: what one has the other has not.
+fn shares_its_descriptor(epoch: &[u8]) -> Result<()> {
+    let file = open("snapshot")?;
+    let read_all = |mut file: &File| -> Result<Vec<Vec<u8>>> {
+        let mut pieces = Vec::new();
+        loop {
+            let mut piece = vec![0; 333];
+            match file.read(&mut piece)? {
+                0 => return Ok(pieces),
+                length => piece.truncate(length),
+            }
+            pieces.push(piece);
+        }
+    };
+    let pieces = thread::scope(|scope| -> Result<_> {
+        let other = scope.spawn(|| read_all(&file));
+        let mut pieces = read_all(&file)?;
+        pieces.extend(
+            other
+                .join()
+                .map_err(|_| anyhow!("the other thread panicked"))??,
+        );
+        Ok(pieces)
+    })?;
+    let mut expected: Vec<_> = epoch.chunks(333).map(<[u8]>::to_vec).collect();
+    let mut pieces = pieces;
+    expected.sort();
+    pieces.sort();
+    ensure!(pieces == expected, "the pieces of both are not the epoch");
+    Ok(())
+}
+
+/// What safe Rust cannot ask for: maps the files, reads them to addresses that are not there or end,
+/// and lets the kernel move their bytes itself.
+const ODD_WAYS: &str = r#"
+import ctypes, errno, mmap, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+libc.read.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+fd = os.open(sys.argv[1], os.O_RDONLY)
+os.read(fd, 100)
+pages = mmap.mmap(-1, 2 * mmap.PAGESIZE)
+start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+libc.mprotect(start + mmap.PAGESIZE, mmap.PAGESIZE, 0)
+def name(failed): return errno.errorcode[ctypes.get_errno()] if failed else "done"
+def attempt(way):
+    try:
+        way()
+        return "done"
+    except OSError as error:
+        return errno.errorcode[error.errno]
+print("mmap", name(libc.mmap(None, 4096, 1, 2, fd, 0) == 2**64 - 1))
+print("nowhere", name(libc.read(fd, 8, 4096) < 0))
+print("kernel", name(libc.read(fd, 2**64 - 2**30, 4096) < 0))
+print("end", name(libc.read(fd, start + mmap.PAGESIZE - 10, 4096) < 0))
+out, into = os.pipe()
+print("sendfile", attempt(lambda: os.sendfile(into, fd, None, 100)))
+print("splice", attempt(lambda: os.splice(fd, into, 100)))
+print("left", len(b"".join(iter(lambda: os.read(fd, 1000), b""))) if sys.argv[2] == "read" else "")
+"#;
+
+fn asks_for_what_is_not_there(epoch: &[u8]) -> Result<()> {
+    for kind in ["snapshot", "csv", "live"] {
+        // The end of csv would acknowledge it.
+        let rest = if kind == "csv" { "leave" } else { "read" };
+        let mut python = Command::new("python3");
+        python
+            .args(["-c", ODD_WAYS])
+            .arg(proc::path(kind, ACCOUNT))
+            .arg(rest);
+        let answers = process::succeed(&mut python)?;
+        let expected = "mmap EIO\nnowhere EFAULT\nkernel EFAULT\nend EFAULT\n\
+                        sendfile EINVAL\nsplice EINVAL\nleft ";
+        let left = answers.strip_prefix(expected);
+        let left = left.with_context(|| format!("{kind}: {answers}"))?.trim();
+        ensure!(
+            kind != "snapshot" || left == (epoch.len() - 100).to_string(),
+            "{left} bytes of {} are left after 100 and failures",
+            epoch.len()
+        );
+    }
     Ok(())
 }
 

@@ -126,13 +126,19 @@ struct AcknowledgedTotals {
 
 impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     /// An account whose first epoch opened at `now_ns`. It counts once
-    /// [`Account::allocate`] has succeeded.
-    pub fn new(identity: Identity, hash_key: HashKey, limits: Limits, now_ns: u64) -> Self {
+    /// [`Account::allocate`] has succeeded. `payer` pays for all its memory.
+    pub fn new(
+        identity: Identity,
+        hash_key: HashKey,
+        limits: Limits,
+        payer: M::Payer,
+        now_ns: u64,
+    ) -> Self {
         let account = Self {
             net: F::net(&identity.local_addr, identity.prefix_len),
             hash_key,
             epoch: AtomicU64::new(1),
-            sides: Default::default(),
+            sides: [Side::new(payer), Side::new(payer)],
             unread: AtomicU64::new(0),
             max_entries: AtomicU32::new(limits.max_entries),
             min_pkt_spoof: AtomicU32::new(limits.min_pkt_spoof),
@@ -147,8 +153,9 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     /// there is such a CPU. Returns whether there was memory.
     pub fn allocate(&self, cpus: u32, has_cpu: impl Fn(u32) -> bool, guard: &M::Guard) -> bool {
         self.sides.iter().all(|side| {
-            side.tables
-                .fill(cpus as usize, Allocation::Sleeping { cpu: 0 })
+            let payer = side.budgets.payer;
+            let how = Allocation::Sleeping { cpu: 0 };
+            side.tables.fill(cpus as usize, how, payer)
                 && side
                     .tables
                     .get(guard)
@@ -156,9 +163,15 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
                     .iter()
                     .zip(0..)
                     .all(|(table, cpu)| {
-                        !has_cpu(cpu) || table.fill(1, Allocation::Sleeping { cpu })
+                        !has_cpu(cpu) || table.fill(1, Allocation::Sleeping { cpu }, payer)
                     })
         })
+    }
+
+    /// Who pays for its memory.
+    pub fn payer(&self) -> M::Payer {
+        let [side, _] = &self.sides;
+        side.budgets.payer
     }
 
     /// What the account is.
@@ -235,14 +248,17 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         }))
     }
 
-    /// Allocates ahead what the open epoch's flow tables will need.
-    pub fn prepare(&self, guard: &M::Guard) {
+    /// Allocates ahead what the open epoch's flow tables will need; says whether there was
+    /// memory. Without it [`Account::count`] goes on asking for the worker.
+    pub fn prepare(&self, guard: &M::Guard) -> bool {
+        let mut had_memory = true;
         let side = self.side(self.epoch.load(Acquire));
         for (table, cpu) in side.tables.get(guard).unwrap_or_default().iter().zip(0..) {
             if let Some([table]) = table.get(guard) {
-                table.prepare(cpu);
+                had_memory &= table.prepare(cpu, side.budgets.payer);
             }
         }
+        had_memory
     }
 
     /// Closes the open epoch at `now_ns` and merges what its CPUs counted, unless an

@@ -22,7 +22,7 @@ pub(super) struct Side<M: Memory, const W: usize> {
     pub tables: M::Slot<M::Slot<FlowTable<M, W>>>,
     /// Flows that lost their remote side to min-pkt-spoof.
     spoofed: M::Slot<FlowTable<M, W>>,
-    pub budgets: Budgets,
+    pub budgets: Budgets<M>,
     max_entries: AtomicU32,
     min_pkt_spoof: AtomicU32,
     pub opened_ns: AtomicU64,
@@ -42,12 +42,13 @@ pub struct Place {
     pub record: u32,
 }
 
-impl<M: Memory, const W: usize> Default for Side<M, W> {
-    fn default() -> Self {
+impl<M: Memory, const W: usize> Side<M, W> {
+    /// A side without flow tables, whose memory `payer` pays for.
+    pub fn new(payer: M::Payer) -> Self {
         Self {
             tables: Default::default(),
             spoofed: Default::default(),
-            budgets: Default::default(),
+            budgets: Budgets::new(payer),
             max_entries: Default::default(),
             min_pkt_spoof: Default::default(),
             opened_ns: Default::default(),
@@ -56,9 +57,7 @@ impl<M: Memory, const W: usize> Default for Side<M, W> {
             recorded: Default::default(),
         }
     }
-}
 
-impl<M: Memory, const W: usize> Side<M, W> {
     /// Makes the side, which is empty, ready to count.
     pub fn open(&self, limits: Limits, now_ns: u64) {
         self.max_entries.store(limits.max_entries, Relaxed);
@@ -177,7 +176,9 @@ impl<M: Memory, const W: usize> Side<M, W> {
         guard: &M::Guard,
     ) {
         let min_packets = u64::from(self.min_pkt_spoof.load(Relaxed));
-        if min_packets == 0 || !self.spoofed.fill(1, Allocation::Sleeping { cpu: 0 }) {
+        let payer = self.budgets.payer;
+        let how = Allocation::Sleeping { cpu: 0 };
+        if min_packets == 0 || !self.spoofed.fill(1, how, payer) {
             return;
         }
         let Some([spoofed]) = self.spoofed.get(guard) else {
@@ -200,7 +201,8 @@ impl<M: Memory, const W: usize> Side<M, W> {
                     .tables(guard)
                     .chain([spoofed])
                     .find_map(|table| table.find(&local, hash, guard));
-                let target = present.or_else(|| spoofed.insert_sleeping(&local, hash, guard));
+                let target =
+                    present.or_else(|| spoofed.insert_sleeping(&local, hash, payer, guard));
                 if let Some(target) = target {
                     target.take_from(record);
                 }

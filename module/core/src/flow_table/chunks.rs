@@ -61,12 +61,17 @@ impl<M: Memory, const W: usize> Chunks<M, W> {
 
     /// The record at a place, with its chunk allocated now if it is small enough for the
     /// packet path.
-    pub fn get_or_allocate<'a>(&'a self, place: u32, guard: &'a M::Guard) -> Option<&'a Record<W>> {
+    pub fn get_or_allocate<'a>(
+        &'a self,
+        place: u32,
+        payer: M::Payer,
+        guard: &'a M::Guard,
+    ) -> Option<&'a Record<W>> {
         let (chunk, within) = locate(place);
         let slot = self.slots.get(chunk)?;
         if slot.get(guard).is_none() {
             let len = chunk_len(chunk);
-            if len > MAX_ATOMIC || !slot.fill(len, Allocation::Atomic) {
+            if len > MAX_ATOMIC || !slot.fill(len, Allocation::Atomic, payer) {
                 return None;
             }
         }
@@ -74,12 +79,12 @@ impl<M: Memory, const W: usize> Chunks<M, W> {
     }
 
     /// Allocates the chunks up to that of `place`, and says whether all are there.
-    pub fn prepare(&self, place: u32, cpu: u32) -> bool {
+    pub fn prepare(&self, place: u32, cpu: u32, payer: M::Payer) -> bool {
         let (last, _) = locate(place.min(MAX_RECORDS + BIAS - 1));
         let how = Allocation::Sleeping { cpu };
         (0..=last)
             .zip(&self.slots)
-            .all(|(chunk, slot)| slot.fill(chunk_len(chunk), how))
+            .all(|(chunk, slot)| slot.fill(chunk_len(chunk), how, payer))
     }
 
     /// The first `len` records.

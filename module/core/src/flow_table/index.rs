@@ -78,17 +78,35 @@ impl<M: Memory> Index<M> {
     /// The probe sequence of a tag: the entries from its home on, in the level that has
     /// its home.
     #[inline]
-    fn probe<'a>(&'a self, tag: u32, guard: &'a M::Guard) -> Option<&'a [AtomicU64]> {
+    fn probe<'a>(
+        &'a self,
+        tag: u32,
+        guard: &'a M::Guard,
+    ) -> Option<impl Iterator<Item = &'a AtomicU64>> {
         let mut level = self.level.load(Relaxed);
         let mut at = home(tag, level);
         if at < self.cursor.load(Relaxed) {
             level += 1;
             at = home(tag, level);
         }
-        self.levels
-            .get(level as usize)?
-            .get(guard)?
-            .get(at as usize..)
+        let entries = self.levels.get(level as usize)?.get(guard)?;
+        Some(entries.get(at as usize..)?.iter().take(PROBE))
+    }
+
+    /// How many entries a search for this hash looks at where nothing matches.
+    #[cfg(any(test, feature = "std"))]
+    pub fn probe_len(&self, hash: u64, guard: &M::Guard) -> usize {
+        let Some(probe) = self.probe(tag(hash), guard) else {
+            return 0;
+        };
+        let mut looked_at = 0;
+        for entry in probe {
+            looked_at += 1;
+            if entry.load(Relaxed) == 0 {
+                break;
+            }
+        }
+        looked_at
     }
 
     /// The first place with this hash's tag for which `matches` returns something.
@@ -100,7 +118,7 @@ impl<M: Memory> Index<M> {
         matches: impl Fn(u32) -> Option<T>,
     ) -> Option<T> {
         let tag = tag(hash);
-        for entry in self.probe(tag, guard)?.iter().take(PROBE) {
+        for entry in self.probe(tag, guard)? {
             let entry = entry.load(Relaxed);
             if entry == 0 {
                 return None;
@@ -115,21 +133,22 @@ impl<M: Memory> Index<M> {
     }
 
     /// An empty entry for this hash; `None` where the probe finds none.
-    pub fn vacancy<'a>(&'a self, hash: u64, guard: &'a M::Guard) -> Option<Vacancy<'a>> {
-        if self.levels.first()?.get(guard).is_none()
+    pub fn vacancy<'a>(
+        &'a self,
+        hash: u64,
+        payer: M::Payer,
+        guard: &'a M::Guard,
+    ) -> Option<Vacancy<'a>> {
+        let first = self.levels.first()?;
+        if first.get(guard).is_none()
             && self.level.load(Relaxed) == 0
-            && !self
-                .levels
-                .first()?
-                .fill(MIN_ENTRIES as usize, Allocation::Atomic)
+            && !first.fill(MIN_ENTRIES as usize, Allocation::Atomic, payer)
         {
             return None;
         }
         let tag = tag(hash);
-        let entries = self.probe(tag, guard)?;
-        let entry = entries
-            .iter()
-            .take(PROBE)
+        let entry = self
+            .probe(tag, guard)?
             .find(|entry| entry.load(Relaxed) == 0)?;
         Some(Vacancy { entry, tag })
     }
@@ -148,9 +167,9 @@ impl<M: Memory> Index<M> {
         homes(level) / 16 * 9
     }
 
-    /// Allocates what an index of `len` entries needs and frees what growth left behind.
-    /// Called in process context, while the writer goes on.
-    pub fn prepare(&self, len: u32, cpu: u32) {
+    /// Allocates what an index of `len` entries needs and frees what growth left behind;
+    /// says whether all is there. Called in process context, while the writer goes on.
+    pub fn prepare(&self, len: u32, cpu: u32, payer: M::Payer) -> bool {
         let how = Allocation::Sleeping { cpu };
         let level = self.level.load(Relaxed);
         let wanted = if len == 0 {
@@ -158,13 +177,15 @@ impl<M: Memory> Index<M> {
         } else {
             level + u32::from(self.wants_next(len))
         };
+        let mut is_there = true;
         for (at, slot) in (0..).zip(&self.levels) {
             if at < level {
                 slot.retire();
             } else if at <= wanted {
-                slot.fill(entries(at) as usize, how);
+                is_there &= slot.fill(entries(at) as usize, how, payer);
             }
         }
+        is_there
     }
 
     /// Moves the next few homes where the index is growing. Called by the writer at an

@@ -59,12 +59,24 @@ impl Budget {
 }
 
 /// The budgets of an epoch: flows, and the records that flows are folded into.
-#[derive(Debug, Default)]
-pub struct Budgets {
+pub struct Budgets<M: Memory> {
     /// Records of flows.
     pub flows: Budget,
     /// Fold records, in room of their own.
     pub folds: Budget,
+    /// Who pays for all of them.
+    pub payer: M::Payer,
+}
+
+impl<M: Memory> Budgets<M> {
+    /// No record yet, at `payer`'s expense.
+    pub fn new(payer: M::Payer) -> Self {
+        Self {
+            flows: Budget::default(),
+            folds: Budget::default(),
+            payer,
+        }
+    }
 }
 
 /// A flow and what a packet adds to it.
@@ -130,7 +142,7 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
     pub fn count(
         &self,
         seen: &Observation<W>,
-        budgets: &Budgets,
+        budgets: &Budgets<M>,
         guard: &M::Guard,
         fold: impl FnOnce(FlowKey<W>) -> (FlowKey<W>, u64),
     ) -> bool {
@@ -147,7 +159,7 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
     fn count_new(
         &self,
         seen: &Observation<W>,
-        budgets: &Budgets,
+        budgets: &Budgets<M>,
         guard: &M::Guard,
         fold: impl FnOnce(FlowKey<W>) -> (FlowKey<W>, u64),
     ) -> bool {
@@ -155,15 +167,18 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
             .insert(
                 &seen.key,
                 seen.hash,
-                &budgets.flows,
-                &self.flow_credit,
+                (&budgets.flows, &self.flow_credit),
+                budgets.payer,
                 guard,
             )
             .unwrap_or_else(|| {
                 self.totals.folded.add(seen.volume);
                 let (key, hash) = fold(seen.key);
                 self.find(&key, hash, guard)
-                    .or_else(|| self.insert(&key, hash, &budgets.folds, &self.fold_credit, guard))
+                    .or_else(|| {
+                        let budget = (&budgets.folds, &self.fold_credit);
+                        self.insert(&key, hash, budget, budgets.payer, guard)
+                    })
                     .unwrap_or(&self.last)
             });
         record.count(seen.direction, seen.volume, seen.syn);
@@ -189,8 +204,8 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         &'a self,
         key: &FlowKey<W>,
         hash: u64,
-        budget: &Budget,
-        credit: &AtomicU32,
+        (budget, credit): (&Budget, &AtomicU32),
+        payer: M::Payer,
         guard: &'a M::Guard,
     ) -> Option<&'a Record<W>> {
         let len = self.len.load(Relaxed);
@@ -202,8 +217,8 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
             credit.store(budget.take(), Relaxed);
         }
         let left = credit.load(Relaxed).checked_sub(1)?;
-        let record = self.chunks.get_or_allocate(len + BIAS, guard)?;
-        let vacancy = self.index.vacancy(hash, guard)?;
+        let record = self.chunks.get_or_allocate(len + BIAS, payer, guard)?;
+        let vacancy = self.index.vacancy(hash, payer, guard)?;
         record.set_key(key, hash);
         vacancy.occupy(len + BIAS);
         credit.store(left, Relaxed);
@@ -216,14 +231,15 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         &'a self,
         key: &FlowKey<W>,
         hash: u64,
+        payer: M::Payer,
         guard: &'a M::Guard,
     ) -> Option<&'a Record<W>> {
         if self.len() >= self.watermark.load(Relaxed) {
-            self.prepare(0);
+            self.prepare(0, payer);
         }
         let plenty = Budget::default();
         plenty.set(1);
-        self.insert(key, hash, &plenty, &AtomicU32::new(0), guard)
+        self.insert(key, hash, (&plenty, &AtomicU32::new(0)), payer, guard)
     }
 
     /// Whether this packet of its class is the one in `one_in` that counts.
@@ -237,19 +253,25 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         sampled
     }
 
-    /// Allocates ahead what the table will need soon and frees what growth left behind.
-    /// Called in process context, by one caller at a time, while the writer goes on.
-    pub fn prepare(&self, cpu: u32) {
+    /// Allocates ahead what the table will need soon and frees what growth left behind;
+    /// says whether there was memory. Called in process context, by one caller at a time,
+    /// while the writer goes on.
+    pub fn prepare(&self, cpu: u32, payer: M::Payer) -> bool {
         let len = self.len.load(Acquire);
-        if len == 0 {
-            return;
+        if len == 0 && self.totals.folded.load().packets == 0 {
+            return true;
         }
         // Half as much again while the table is small and a burst soon outgrows it, an
         // eighth later; and called again half way there.
         let headroom = (len.min(1 << 16) / 2).max(len / 8) + 128;
-        self.chunks
-            .prepare(len.saturating_add(headroom).saturating_add(BIAS), cpu);
-        self.index.prepare(len, cpu);
+        let place = len.saturating_add(headroom).saturating_add(BIAS);
+        let has_chunks = self.chunks.prepare(place, cpu, payer);
+        let has_index = self.index.prepare(len, cpu, payer);
+        if !(has_chunks && has_index) {
+            // The table may never grow as far as the next watermark: ask again.
+            self.watermark.store(len, Relaxed);
+            return false;
+        }
         let growth = self.index.next_growth();
         let half_way = len.saturating_add(headroom / 2);
         self.watermark.store(
@@ -260,6 +282,13 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
             },
             Relaxed,
         );
+        true
+    }
+
+    /// How many index entries a search for this hash looks at where nothing matches.
+    #[cfg(any(test, feature = "std"))]
+    pub fn probe_len(&self, hash: u64, guard: &M::Guard) -> usize {
+        self.index.probe_len(hash, guard)
     }
 
     /// Records, without the last one.
@@ -304,8 +333,10 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         self.last.set_folded();
     }
 
-    /// Bytes that index and records hold.
+    /// Bytes of the table with its index and records.
     pub fn bytes(&self) -> usize {
-        self.index.bytes().wrapping_add(self.chunks.bytes())
+        size_of::<Self>()
+            .wrapping_add(self.index.bytes())
+            .wrapping_add(self.chunks.bytes())
     }
 }

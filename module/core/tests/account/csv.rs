@@ -15,7 +15,7 @@ fn fields_and_order_are_the_originals() {
         },
         1,
     );
-    let rule = rule(Sampling::default()).expect("memory");
+    let rule = rule(Sampling::default(), ()).expect("memory");
     let flow = Flow {
         protocol: 6,
         local: [10, 1, 2, 3],

@@ -1,5 +1,8 @@
 //! Accounts in user space, from packets to snapshots.
 
+mod cpus;
 mod csv;
+mod hostile;
 mod model;
+mod scarce;
 mod support;

@@ -12,7 +12,7 @@ use trafstat_core::synthetic::{Alone, Flow, account, flows, header, packet};
 use crate::support::{Counts, Snapshot, read_all};
 
 fn rule(sampling: Sampling) -> Rule<StdMemory> {
-    trafstat_core::synthetic::rule(sampling).expect("memory")
+    trafstat_core::synthetic::rule(sampling, ()).expect("memory")
 }
 
 #[derive(Clone, Debug)]
@@ -174,7 +174,7 @@ fn run(steps: Vec<Step>, max_entries: u32) {
                     totals[1] += u64::from(len);
                 }
             }
-            Step::Worker => account.prepare(&()),
+            Step::Worker => assert!(account.prepare(&())),
             Step::Epoch => {
                 let snapshot = Snapshot::close_and_read(&account);
                 check(&snapshot, &model);
@@ -223,7 +223,7 @@ fn growth_loses_no_flow() {
                 .count(&rule, cpu, packet(&bytes, 100), &())
                 .expect("enough bytes")
             {
-                account.prepare(&());
+                assert!(account.prepare(&()));
             }
         }
     }

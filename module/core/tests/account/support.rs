@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use trafstat_abi::{RecordIpv4, SnapshotHeader};
+use trafstat_core::memory::Memory;
 use trafstat_core::snapshot::{self, Binary, Cursor};
 use trafstat_core::synthetic::{Alone, Flow, Ipv4Account};
 use zerocopy::FromBytes;
@@ -17,7 +18,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub fn close_and_read(account: &Ipv4Account) -> Self {
+    pub fn close_and_read<M: Memory<Guard = ()>>(account: &Ipv4Account<M>) -> Self {
         account.close(2, &Alone, &());
         Self::decode(&read_all(account, 4096))
     }
@@ -80,7 +81,7 @@ impl Snapshot {
 }
 
 /// The closed epoch, read by `step` bytes at a time.
-pub fn read_all(account: &Ipv4Account, step: usize) -> Vec<u8> {
+pub fn read_all<M: Memory<Guard = ()>>(account: &Ipv4Account<M>, step: usize) -> Vec<u8> {
     let closed = account.closed(&()).expect("a closed epoch");
     let mut cursor = Cursor::default();
     let mut bytes = Vec::new();

@@ -1,0 +1,171 @@
+//! `trafstat setup`: from a host with the package installed to one whose traffic is counted,
+//! collected and kept, and back.
+
+mod host;
+mod journal;
+mod plan;
+mod rules;
+mod step;
+
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use ipnet::IpNet;
+use rustix::fs::FlockOperation;
+
+use host::Host;
+
+use crate::system::{System, ThisHost};
+use journal::Journal;
+use plan::{PortChoice, RULES_PATH, RuleSet, Wish};
+use step::Step;
+
+/// What to set up.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  trafstat setup --dry-run                       say what would be done
+  trafstat setup                                 count this host's own traffic
+  trafstat setup --ports 22,443,8000:8099        tell these local ports apart
+  trafstat setup --router --local-net 10.0.0.0/24
+                                                 count what is forwarded for a net
+  trafstat setup --undo                          take all of it away again
+
+Setup loads the module, sets rules at the beginning of their chains, sees to it that they come
+back after a reboot, and starts the collector. Run again it changes what has to be changed;
+interrupted, it is simply run again. The database stays whatever it does.")]
+pub struct SetupOptions {
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Take away what setup did, all of it and nothing else.
+    #[arg(long, conflicts_with_all = ["local_net", "router", "ports", "restore"])]
+    undo: bool,
+
+    /// The local nets, separated by commas [default: this host's addresses].
+    #[arg(long, value_name = "ADDRESS[/PREFIX]", value_delimiter = ',', value_parser = crate::show::parse_net)]
+    local_net: Vec<IpNet>,
+
+    /// Count what this host forwards for the local nets.
+    #[arg(long)]
+    router: bool,
+
+    /// Local ports that are told apart: auto (those that listen), all, none, or ports and ranges.
+    #[arg(long, value_name = "PORTS", default_value = "auto", value_parser = parse_ports)]
+    ports: PortChoice,
+
+    /// Set the rules that setup wrote down, as at boot.
+    #[arg(long, hide = true)]
+    restore: bool,
+}
+
+impl SetupOptions {
+    /// Does it, or says what would be done.
+    ///
+    /// # Errors
+    /// Not root, the host cannot be served, or a step failed.
+    pub fn run(self) -> Result<()> {
+        if !rustix::process::geteuid().is_root() {
+            bail!("setup needs root: run it with sudo");
+        }
+        let system = ThisHost;
+        let _lock = lock()?;
+        if self.undo {
+            return undo(&system, self.dry_run);
+        }
+        if self.restore {
+            return restore(&system);
+        }
+        let host = Host::of(&system)?;
+        let wish = Wish {
+            local_nets: self.local_net,
+            router: self.router,
+            ports: self.ports,
+        };
+        let steps = plan::steps(&host, &wish)?;
+        if self.dry_run {
+            for step in &steps {
+                match step.is_taken(&system)? {
+                    true => println!("done already: {step}"),
+                    false => println!("would {step}"),
+                }
+            }
+            return Ok(());
+        }
+        Journal::read(&system)?.bring_about(&steps, &system, |step, did| match did {
+            true => println!("done: {step}"),
+            false => println!("done already: {step}"),
+        })?;
+        println!("Traffic is counted. In five minutes, trafstat show tells what used the network.");
+        Ok(())
+    }
+}
+
+fn undo(system: &dyn System, dry_run: bool) -> Result<()> {
+    let mut journal = Journal::read(system)?;
+    if journal.is_empty() {
+        println!("Setup has done nothing here that could be undone.");
+        return Ok(());
+    }
+    if dry_run {
+        for step in journal.steps() {
+            println!("would undo: {step}");
+        }
+        return Ok(());
+    }
+    journal.undo(system, |step| println!("undone: {step}"))
+}
+
+/// Sets the rules again, after whatever else sets rules at boot.
+fn restore(system: &dyn System) -> Result<()> {
+    let Some(text) = system.read(RULES_PATH)? else {
+        return Ok(());
+    };
+    let sets: Vec<RuleSet> =
+        serde_json::from_str(&text).with_context(|| format!("{RULES_PATH} is damaged"))?;
+    Step::Module.take(system)?;
+    for RuleSet { program, rules } in sets {
+        step::replace(system, &program, &rules)?;
+    }
+    Ok(())
+}
+
+/// One setup at a time.
+fn lock() -> Result<File> {
+    let path = "/run/trafstat";
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let folder = File::open(path)?;
+    rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive)
+        .context("another setup is running")?;
+    Ok(folder)
+}
+
+fn parse_ports(text: &str) -> Result<PortChoice, String> {
+    match text {
+        "auto" => return Ok(PortChoice::Auto),
+        "all" => return Ok(PortChoice::All),
+        "none" => return Ok(PortChoice::None),
+        _ => {}
+    }
+    let wrong =
+        || "expected auto, all, none, or ports and ranges such as 22,443,8000:8099".to_owned();
+    let port = |text: &str| match text.parse() {
+        Ok(port @ 1..=u16::MAX) => Ok(port),
+        _ => Err(wrong()),
+    };
+    let mut ports = Vec::new();
+    for element in text.split(',') {
+        let (first, last) = element.split_once(':').unwrap_or((element, element));
+        let range = port(first)?..=port(last)?;
+        if range.is_empty() {
+            return Err(wrong());
+        }
+        ports.extend(range);
+    }
+    Ok(PortChoice::Listed(ports))
+}
+
+#[cfg(test)]
+mod tests;

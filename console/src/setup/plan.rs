@@ -1,0 +1,386 @@
+//! From what the host is like and what the user wants to the steps that bring it about.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::host::Host;
+use super::rules::{self, Ports, Rule};
+use super::step::Step;
+
+/// What `--restore` sets, where nothing else restores the rules.
+pub const RULES_PATH: &str = "/etc/trafstat/rules.json";
+/// The collector's file where cron runs it.
+pub const CRON_PATH: &str = "/etc/cron.d/trafstat";
+
+const CRON: &str = include_str!("../../../scripts/dist/trafstat.cron");
+
+/// What the user wants.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// The local nets; none means the host's own addresses.
+    pub local_nets: Vec<IpNet>,
+    /// The nets lie behind this host, which forwards for them.
+    pub router: bool,
+    /// Which local ports keep their number.
+    pub ports: PortChoice,
+}
+
+/// Which local ports keep their number.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum PortChoice {
+    /// Those that listen; none on a router.
+    #[default]
+    Auto,
+    /// All.
+    All,
+    /// None.
+    None,
+    /// These, for TCP and UDP.
+    Listed(Vec<u16>),
+}
+
+/// The rules of one program of iptables.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleSet {
+    /// `iptables`, `ip6tables`, or one with `-nft` or `-legacy`.
+    pub program: String,
+    /// Its rules.
+    pub rules: Vec<Rule>,
+}
+
+/// The steps, in their order.
+///
+/// # Errors
+/// The host cannot be served; the error says what to do instead.
+pub fn steps(host: &Host, wish: &Wish) -> Result<Vec<Step>> {
+    let sets = rule_sets(host, wish)?;
+    if host.firewalld {
+        bail!(
+            "firewalld runs here and would take the rules away at its next reload. Have it set \
+             them itself:\n\n{}    firewall-cmd --reload\n    systemctl enable --now {COLLECT_TIMER}\n",
+            firewalld_commands(&sets)
+        );
+    }
+    if host.ufw_manages_builtins {
+        bail!(
+            "ufw flushes the chains INPUT, OUTPUT and FORWARD here: set MANAGE_BUILTINS=no in \
+             /etc/default/ufw, run \"ufw reload\", and then this again"
+        );
+    }
+    let mut steps = vec![Step::Module];
+    steps.extend(sets.iter().map(|set| Step::Rules {
+        program: set.program.clone(),
+        rules: set.rules.clone(),
+    }));
+    steps.extend(persistence(host, &sets)?);
+    steps.extend(collection(host)?);
+    Ok(steps)
+}
+
+const COLLECT_TIMER: &str = "trafstat-collect.timer";
+
+fn rule_sets(host: &Host, wish: &Wish) -> Result<Vec<RuleSet>> {
+    let Some(iptables) = &host.iptables else {
+        bail!("there is no iptables here: install it (apt-get install iptables)");
+    };
+    if wish.router && wish.local_nets.is_empty() {
+        bail!("--router needs --local-net: the nets behind this host, such as 192.168.1.0/24");
+    }
+    let nets = match wish.local_nets.is_empty() {
+        true => &host.addresses,
+        false => &wish.local_nets,
+    };
+    if nets.is_empty() {
+        bail!("no address with a default route is found: give --local-net ADDRESS");
+    }
+    let ports = ports(host, wish);
+    let mut sets = Vec::new();
+    for (program, ipv6) in [(Some(iptables), false), (host.ip6tables.as_ref(), true)] {
+        let mut names = Vec::new();
+        let mut rules = Vec::new();
+        for net in nets.iter().filter(|net| net.addr().is_ipv6() == ipv6) {
+            let name = rules::account_name(*net, &names);
+            rules.extend(rules_for(
+                *net,
+                name.as_deref(),
+                wish.router,
+                host.docker,
+                &ports,
+            ));
+            names.extend(name);
+        }
+        match program {
+            Some(program) if !rules.is_empty() => sets.push(RuleSet {
+                program: program.clone(),
+                rules,
+            }),
+            None if !rules.is_empty() => {
+                bail!("--local-net has an IPv6 net, but this host has no IPv6 or no ip6tables")
+            }
+            _ => {}
+        }
+    }
+    Ok(sets)
+}
+
+/// Both directions, no packet twice: what a host sends to itself passes both its chains, and what
+/// one host of a net sends to another is sent and received by the net.
+fn rules_for(
+    net: IpNet,
+    name: Option<&str>,
+    router: bool,
+    docker: bool,
+    ports: &Ports,
+) -> [Rule; 2] {
+    let rule = |chain: &str, matches: String| Rule::new(chain, &matches, net, name, ports);
+    if router {
+        // Docker puts its own chains before all others, but this one before its own.
+        let chain = if docker { "DOCKER-USER" } else { "FORWARD" };
+        [
+            rule(chain, format!("-s {net}")),
+            rule(chain, format!("! -s {net} -d {net}")),
+        ]
+    } else {
+        [
+            rule("INPUT", format!("-d {net} ! -i lo")),
+            rule("OUTPUT", format!("-s {net}")),
+        ]
+    }
+}
+
+fn ports(host: &Host, wish: &Wish) -> Ports {
+    match &wish.ports {
+        PortChoice::Auto if wish.router => Ports::None,
+        PortChoice::Auto => Ports::Listed {
+            tcp: host.tcp_ports.iter().copied().collect(),
+            udp: host.udp_ports.iter().copied().collect(),
+        },
+        PortChoice::All => Ports::All,
+        PortChoice::None => Ports::None,
+        PortChoice::Listed(ports) => {
+            let ports: BTreeSet<_> = ports.iter().copied().collect();
+            let ports: Vec<_> = ports.into_iter().collect();
+            Ports::Listed {
+                tcp: ports.clone(),
+                udp: ports,
+            }
+        }
+    }
+}
+
+/// How the rules come back after a reboot.
+fn persistence(host: &Host, sets: &[RuleSet]) -> Result<Vec<Step>> {
+    // It restores with the alternative that is chosen, and knows nothing of another one.
+    let is_chosen = |set: &RuleSet| !set.program.contains('-');
+    if host.netfilter_persistent && sets.iter().all(is_chosen) {
+        return Ok(sets
+            .iter()
+            .map(|set| Step::SavedRules {
+                path: match set.program.starts_with("ip6") {
+                    true => "/etc/iptables/rules.v6".to_owned(),
+                    false => "/etc/iptables/rules.v4".to_owned(),
+                },
+                rules: set.rules.clone(),
+            })
+            .collect());
+    }
+    let mut steps = vec![Step::File {
+        path: RULES_PATH.to_owned(),
+        text: serde_json::to_string_pretty(sets)? + "\n",
+    }];
+    if host.systemd {
+        steps.push(unit("trafstat-rules.service"));
+    }
+    Ok(steps)
+}
+
+/// What collects, and deletes what is old.
+fn collection(host: &Host) -> Result<Vec<Step>> {
+    if host.systemd {
+        return Ok(vec![
+            unit(COLLECT_TIMER),
+            unit("trafstat-last-collect.service"),
+            unit("trafstat-prune.timer"),
+        ]);
+    }
+    if !host.cron {
+        bail!("neither systemd nor cron is here to run the collector: install cron");
+    }
+    Ok(vec![Step::File {
+        path: CRON_PATH.to_owned(),
+        text: CRON.to_owned(),
+    }])
+}
+
+fn unit(name: &str) -> Step {
+    Step::Unit {
+        name: name.to_owned(),
+    }
+}
+
+fn firewalld_commands(sets: &[RuleSet]) -> String {
+    let mut commands = String::new();
+    for set in sets {
+        let family = match set.program.starts_with("ip6") {
+            true => "ipv6",
+            false => "ipv4",
+        };
+        for Rule { chain, words } in &set.rules {
+            commands.push_str(&format!(
+                "    firewall-cmd --permanent --direct --add-rule {family} filter {chain} 0 {words}\n"
+            ));
+        }
+    }
+    commands
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> Host {
+        Host {
+            addresses: vec![
+                "192.0.2.1/32".parse().unwrap(),
+                "2001:db8::1/128".parse().unwrap(),
+            ],
+            tcp_ports: [22, 80, 443].into(),
+            udp_ports: [123].into(),
+            iptables: Some("iptables".to_owned()),
+            ip6tables: Some("ip6tables".to_owned()),
+            systemd: true,
+            ..Host::default()
+        }
+    }
+
+    fn keys(steps: &[Step]) -> Vec<String> {
+        steps.iter().map(Step::key).collect()
+    }
+
+    fn all_rules(steps: &[Step]) -> Vec<String> {
+        steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Rules { rules, .. } => Some(rules),
+                _ => None,
+            })
+            .flatten()
+            .map(|rule| format!("{} {}", rule.chain, rule.words))
+            .collect()
+    }
+
+    #[test]
+    fn host_with_systemd_gets_rules_units_and_a_timer() {
+        let steps = steps(&host(), &Wish::default()).unwrap();
+        assert_eq!(
+            keys(&steps),
+            [
+                "module",
+                "rules iptables",
+                "rules ip6tables",
+                "file /etc/trafstat/rules.json",
+                "unit trafstat-rules.service",
+                "unit trafstat-collect.timer",
+                "unit trafstat-last-collect.service",
+                "unit trafstat-prune.timer",
+            ]
+        );
+        let rules = all_rules(&steps);
+        assert_eq!(rules.len(), 4);
+        assert!(rules[0].starts_with("INPUT -d 192.0.2.1/32 ! -i lo -m comment"));
+        assert!(rules[0].ends_with("--local-tcp-ports 22,80,443 --local-udp-ports 123"));
+        assert!(rules[3].starts_with("OUTPUT -s 2001:db8::1/128 "));
+    }
+
+    #[test]
+    fn host_without_systemd_gets_a_cron_file() {
+        let mut host = Host {
+            systemd: false,
+            cron: true,
+            ..host()
+        };
+        let planned = steps(&host, &Wish::default()).unwrap();
+        assert_eq!(keys(&planned).last().unwrap(), "file /etc/cron.d/trafstat");
+        assert!(!keys(&planned).iter().any(|key| key.starts_with("unit")));
+        host.cron = false;
+        assert!(steps(&host, &Wish::default()).is_err());
+    }
+
+    #[test]
+    fn host_without_ipv6_gets_rules_for_ipv4_only() {
+        let mut host = host();
+        host.ip6tables = None;
+        host.addresses.truncate(1);
+        assert_eq!(all_rules(&steps(&host, &Wish::default()).unwrap()).len(), 2);
+    }
+
+    #[test]
+    fn netfilter_persistent_keeps_the_rules_where_it_is() {
+        let mut host = Host {
+            netfilter_persistent: true,
+            ..host()
+        };
+        let planned = keys(&steps(&host, &Wish::default()).unwrap());
+        assert!(planned.contains(&"file /etc/iptables/rules.v4".to_owned()));
+        assert!(planned.contains(&"file /etc/iptables/rules.v6".to_owned()));
+        assert!(!planned.contains(&"unit trafstat-rules.service".to_owned()));
+        // It does not restore rules of the alternative that is not chosen.
+        host.iptables = Some("iptables-legacy".to_owned());
+        let planned = keys(&steps(&host, &Wish::default()).unwrap());
+        assert!(planned.contains(&"unit trafstat-rules.service".to_owned()));
+    }
+
+    #[test]
+    fn router_counts_both_ways_and_nothing_twice() {
+        let wish = Wish {
+            local_nets: vec!["10.0.0.0/24".parse().unwrap()],
+            router: true,
+            ..Wish::default()
+        };
+        let rules = all_rules(&steps(&host(), &wish).unwrap());
+        assert!(rules[0].starts_with("FORWARD -s 10.0.0.0/24 -m"));
+        assert!(rules[1].starts_with("FORWARD ! -s 10.0.0.0/24 -d 10.0.0.0/24 -m"));
+        assert!(!rules[0].contains("ports"));
+        let docker = Host {
+            docker: true,
+            ..host()
+        };
+        let rules = all_rules(&steps(&docker, &wish).unwrap());
+        assert!(rules.iter().all(|rule| rule.starts_with("DOCKER-USER ")));
+        let nowhere = Wish {
+            router: true,
+            ..Wish::default()
+        };
+        assert!(steps(&host(), &nowhere).is_err());
+    }
+
+    #[test]
+    fn firewalls_that_clear_others_rules_are_refused_with_instructions() {
+        let firewalld = Host {
+            firewalld: true,
+            ..host()
+        };
+        let error = steps(&firewalld, &Wish::default()).unwrap_err().to_string();
+        assert!(error.contains("--direct --add-rule ipv4 filter INPUT 0 -d 192.0.2.1/32"));
+        assert!(error.contains("--direct --add-rule ipv6 filter OUTPUT 0"));
+        let ufw = Host {
+            ufw_manages_builtins: true,
+            ..host()
+        };
+        let error = steps(&ufw, &Wish::default()).unwrap_err().to_string();
+        assert!(error.contains("MANAGE_BUILTINS=no"));
+    }
+
+    #[test]
+    fn listed_ports_are_sorted_and_single() {
+        let wish = Wish {
+            ports: PortChoice::Listed(vec![443, 22, 443]),
+            ..Wish::default()
+        };
+        let rules = all_rules(&steps(&host(), &wish).unwrap());
+        assert!(rules[0].contains("--local-tcp-ports 22,443 --local-udp-ports 22,443"));
+    }
+}

@@ -1,0 +1,384 @@
+//! Setup on a made-up host: a folder for its files, and programs that do what the real ones do to
+//! a filter table, to units and to the module.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use super::host::Host;
+use super::journal::{self, Journal};
+use super::plan::{self, PortChoice, Wish};
+use super::step::Step;
+use crate::system::{Ended, System};
+
+const OTHERS: &str = "-A INPUT -i lo -j ACCEPT";
+
+struct MadeUp {
+    root: tempfile::TempDir,
+    /// Filter tables as lines of iptables-save, by program.
+    tables: RefCell<BTreeMap<String, Vec<String>>>,
+    units: RefCell<BTreeSet<String>>,
+    /// How many changes are let through before the host "loses power".
+    changes_left: Cell<usize>,
+    changes: Cell<usize>,
+}
+
+impl MadeUp {
+    fn new() -> Self {
+        let tables =
+            ["iptables", "ip6tables"].map(|program| (program.to_owned(), vec![OTHERS.to_owned()]));
+        let made_up = Self {
+            root: tempfile::tempdir().unwrap(),
+            tables: RefCell::new(tables.into()),
+            units: RefCell::default(),
+            changes_left: Cell::new(usize::MAX),
+            changes: Cell::new(0),
+        };
+        made_up
+            .write(
+                "/etc/iptables/rules.v4",
+                &saved(&[OTHERS.to_owned()]),
+                0o640,
+            )
+            .unwrap();
+        made_up.changes.set(0);
+        made_up
+    }
+
+    /// Counts a change; those past the limit do not happen.
+    fn change(&self) -> Result<()> {
+        if self.changes_left.get() == 0 {
+            bail!("the power is gone");
+        }
+        self.changes_left.set(self.changes_left.get() - 1);
+        self.changes.set(self.changes.get() + 1);
+        Ok(())
+    }
+
+    fn restore(&self, program: &str, input: &str) -> Result<Ended> {
+        self.change()?;
+        let mut tables = self.tables.borrow_mut();
+        let table = tables.get_mut(program).unwrap();
+        for line in input.lines() {
+            if let Some(rule) = line.strip_prefix("-D ") {
+                let position = table.iter().position(|other| other[3..] == *rule);
+                table.remove(position.expect("a rule that is not there is deleted"));
+            } else if let Some(rule) = line.strip_prefix("-I ") {
+                let (chain, words) = rule.split_once(" 1 ").unwrap();
+                table.insert(0, format!("-A {chain} {words}"));
+            }
+        }
+        Ok(well(""))
+    }
+
+    /// All that can be told of the host.
+    fn state(&self) -> String {
+        let mut files = BTreeMap::new();
+        let mut folders = vec![self.root.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if !path.to_string_lossy().contains("backups") {
+                    files.insert(path.clone(), fs::read_to_string(path).unwrap());
+                }
+            }
+        }
+        format!(
+            "{:#?}\n{:#?}\n{files:#?}",
+            self.tables.borrow(),
+            self.units.borrow()
+        )
+    }
+
+    fn set_up(&self, wish: &Wish, host: &Host) -> Result<()> {
+        let steps = plan::steps(host, wish)?;
+        Journal::read(self)?.bring_about(&steps, self, |_, _| ())
+    }
+
+    fn undo(&self) -> Result<()> {
+        Journal::read(self)?.undo(self, |_| ())
+    }
+}
+
+impl System for MadeUp {
+    fn run(&self, words: &[&str], input: &str) -> Result<Ended> {
+        let module = self.path("/proc/net/trafstat/accounts");
+        match words {
+            [program, "-t", "filter"] => {
+                let program = program.strip_suffix("-save").unwrap();
+                Ok(well(&saved(&self.tables.borrow()[program])))
+            }
+            [program, "--noflush", _] => {
+                self.restore(program.strip_suffix("-restore").unwrap(), input)
+            }
+            ["systemctl", "is-enabled" | "is-active", unit] => Ok(Ended {
+                code: Some(i32::from(!self.units.borrow().contains(*unit))),
+                ..Ended::default()
+            }),
+            ["systemctl", "enable", "--now", unit] => {
+                self.change()?;
+                self.units.borrow_mut().insert((*unit).to_owned());
+                Ok(well(""))
+            }
+            ["systemctl", "disable", "--now", unit] => {
+                self.change()?;
+                self.units.borrow_mut().remove(*unit);
+                Ok(well(""))
+            }
+            ["modprobe", "xt_TRAFSTAT"] => {
+                self.change()?;
+                fs::create_dir_all(module.parent().unwrap())?;
+                fs::write(module, "")?;
+                Ok(well(""))
+            }
+            ["modprobe", "-r", "xt_TRAFSTAT"] => {
+                self.change()?;
+                fs::remove_dir_all(module.parent().unwrap())?;
+                Ok(well(""))
+            }
+            ["trafstat-store", ..] => Ok(well("")),
+            _ => panic!("nothing here runs {words:?}"),
+        }
+    }
+
+    fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    fn write(&self, absolute: &str, text: &str, _mode: u32) -> Result<()> {
+        self.change()?;
+        let path = self.path(absolute);
+        fs::create_dir_all(path.parent().unwrap())?;
+        Ok(fs::write(path, text)?)
+    }
+
+    fn remove(&self, absolute: &str) -> Result<()> {
+        self.change()?;
+        let path = self.path(absolute);
+        match path.exists() {
+            true => Ok(fs::remove_file(path)?),
+            false => Ok(()),
+        }
+    }
+}
+
+fn well(stdout: &str) -> Ended {
+    Ended {
+        code: Some(0),
+        stdout: stdout.to_owned(),
+        stderr: String::new(),
+    }
+}
+
+fn saved(rules: &[String]) -> String {
+    format!(
+        "*filter\n:INPUT ACCEPT [0:0]\n{}\nCOMMIT\n",
+        rules.join("\n")
+    )
+}
+
+fn host() -> Host {
+    Host {
+        addresses: vec![
+            "192.0.2.1/32".parse().unwrap(),
+            "2001:db8::1/128".parse().unwrap(),
+        ],
+        tcp_ports: [22].into(),
+        iptables: Some("iptables".to_owned()),
+        ip6tables: Some("ip6tables".to_owned()),
+        systemd: true,
+        ..Host::default()
+    }
+}
+
+/// Every way in which rules persist and the collector runs.
+fn hosts() -> [Host; 3] {
+    [
+        host(),
+        Host {
+            netfilter_persistent: true,
+            ..host()
+        },
+        Host {
+            systemd: false,
+            cron: true,
+            ..host()
+        },
+    ]
+}
+
+#[test]
+fn second_setup_changes_nothing() {
+    for host in hosts() {
+        let made_up = MadeUp::new();
+        made_up.set_up(&Wish::default(), &host).unwrap();
+        let (state, changes) = (made_up.state(), made_up.changes.get());
+        made_up.set_up(&Wish::default(), &host).unwrap();
+        assert_eq!(made_up.state(), state);
+        assert_eq!(made_up.changes.get(), changes);
+    }
+}
+
+#[test]
+fn undo_leaves_the_host_as_it_was() {
+    for host in hosts() {
+        let made_up = MadeUp::new();
+        made_up
+            .units
+            .borrow_mut()
+            .insert("trafstat-collect.timer".to_owned());
+        let before = made_up.state();
+        made_up.set_up(&Wish::default(), &host).unwrap();
+        assert_ne!(made_up.state(), before);
+        made_up.undo().unwrap();
+        assert_eq!(made_up.state(), before);
+        // Once more has nothing left to do.
+        made_up.undo().unwrap();
+    }
+}
+
+#[test]
+fn setup_interrupted_anywhere_is_finished_by_the_next_and_undone_by_undo() {
+    for host in hosts() {
+        let whole = MadeUp::new();
+        let before = whole.state();
+        whole.set_up(&Wish::default(), &host).unwrap();
+        let after = comparable(&whole, &whole.state());
+        for limit in 0..whole.changes.get() {
+            let made_up = MadeUp::new();
+            made_up.changes_left.set(limit);
+            assert!(made_up.set_up(&Wish::default(), &host).is_err());
+            made_up.changes_left.set(usize::MAX);
+            made_up.set_up(&Wish::default(), &host).unwrap();
+            assert_eq!(
+                comparable(&made_up, &made_up.state()),
+                after,
+                "after {limit} changes"
+            );
+            made_up.undo().unwrap();
+            assert_eq!(
+                comparable(&made_up, &made_up.state()),
+                comparable(&whole, &before),
+                "after {limit} changes"
+            );
+        }
+    }
+}
+
+#[test]
+fn undo_interrupted_anywhere_is_finished_by_the_next() {
+    for host in hosts() {
+        for limit in 0.. {
+            let made_up = MadeUp::new();
+            let before = made_up.state();
+            made_up.set_up(&Wish::default(), &host).unwrap();
+            made_up.changes_left.set(limit);
+            let undone = made_up.undo();
+            made_up.changes_left.set(usize::MAX);
+            made_up.undo().unwrap();
+            assert_eq!(made_up.state(), before, "after {limit} changes");
+            if undone.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn others_rules_keep_their_order_and_ours_come_first() {
+    let made_up = MadeUp::new();
+    made_up.set_up(&Wish::default(), &host()).unwrap();
+    let table = made_up.tables.borrow()["iptables"].clone();
+    assert_eq!(table.len(), 3);
+    assert!(table[0].starts_with("-A INPUT -d 192.0.2.1/32"));
+    assert_eq!(table[2], OTHERS);
+}
+
+#[test]
+fn other_ports_replace_the_rules_and_undo_still_takes_all() {
+    let made_up = MadeUp::new();
+    let before = made_up.state();
+    made_up.set_up(&Wish::default(), &host()).unwrap();
+    let other = Wish {
+        ports: PortChoice::All,
+        ..Wish::default()
+    };
+    made_up.set_up(&other, &host()).unwrap();
+    let table = made_up.tables.borrow()["iptables"].clone();
+    assert_eq!(table.len(), 3);
+    assert!(table[0].ends_with("--local-udp-ports all"));
+    made_up.undo().unwrap();
+    assert_eq!(made_up.state(), before);
+}
+
+#[test]
+fn step_that_is_no_longer_wanted_is_taken_back() {
+    let made_up = MadeUp::new();
+    let [with_units, with_files, _] = hosts();
+    made_up.set_up(&Wish::default(), &with_units).unwrap();
+    made_up.set_up(&Wish::default(), &with_files).unwrap();
+    assert!(!made_up.units.borrow().contains("trafstat-rules.service"));
+    assert!(!made_up.path(plan::RULES_PATH).exists());
+}
+
+#[test]
+fn file_that_was_there_is_copied_away_and_comes_back() {
+    let made_up = MadeUp::new();
+    let host = &hosts()[2];
+    made_up.write(plan::CRON_PATH, "# mine\n", 0o644).unwrap();
+    made_up.set_up(&Wish::default(), host).unwrap();
+    let journal = made_up.read(journal::PATH).unwrap().unwrap();
+    assert!(journal.contains("/var/lib/trafstat/backups/etc-cron.d-trafstat."));
+    made_up.undo().unwrap();
+    assert_eq!(made_up.read(plan::CRON_PATH).unwrap().unwrap(), "# mine\n");
+}
+
+#[test]
+fn others_edits_of_the_saved_rules_survive_undo() {
+    let made_up = MadeUp::new();
+    made_up.set_up(&Wish::default(), &hosts()[1]).unwrap();
+    let path = "/etc/iptables/rules.v4";
+    let edited = made_up
+        .read(path)
+        .unwrap()
+        .unwrap()
+        .replace(OTHERS, "-A INPUT -j DROP");
+    made_up.write(path, &edited, 0o640).unwrap();
+    made_up.undo().unwrap();
+    assert_eq!(
+        made_up.read(path).unwrap().unwrap(),
+        saved(&["-A INPUT -j DROP".to_owned()])
+    );
+}
+
+#[test]
+fn damaged_journal_is_refused() {
+    let made_up = MadeUp::new();
+    made_up.write(journal::PATH, "{", 0o600).unwrap();
+    let error = made_up.undo().unwrap_err().to_string();
+    assert!(error.contains("is damaged"), "{error}");
+}
+
+#[test]
+fn module_that_does_not_load_stops_setup_before_any_rule() {
+    let steps = plan::steps(&host(), &Wish::default()).unwrap();
+    assert_eq!(steps[0], Step::Module);
+}
+
+/// The state without what is another one on each host: its folder, and the time in copies' names.
+fn comparable(made_up: &MadeUp, state: &str) -> String {
+    const TIME: &str = "20260131T120000";
+    let mut state = state.replace(&*made_up.root.path().to_string_lossy(), "");
+    let mut searched = 0;
+    while let Some(found) = state[searched..].find("rules.v4.2") {
+        let time = searched + found + "rules.v4.".len();
+        state.replace_range(time..time + TIME.len(), TIME);
+        searched = time;
+    }
+    state
+}

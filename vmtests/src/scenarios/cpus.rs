@@ -1,0 +1,186 @@
+//! What a CPU counts is exact whatever else happens on it: the process's own packets with bottom
+//! halves enabled while others arrive, and its going offline and coming back.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use crate::family::Family;
+use crate::guest::Guest;
+use crate::iptables::{ALL_PORTS, Backend, Iptables, RuleCounters};
+use crate::module;
+use crate::proc::{ACCOUNT, Snapshot};
+use crate::topology::{PEER, Topology};
+use crate::traffic;
+
+/// The CPU that comes and goes.
+const CPU: usize = 1;
+
+const DATAGRAMS: u64 = 20_000;
+const PORTS: u16 = 500;
+const ROUNDS: u64 = 5;
+
+pub fn run(guest: &Guest) -> Result<()> {
+    println!(
+        "possible CPUs {}, online {}",
+        cpus("possible")?,
+        cpus("online")?
+    );
+    module::load(guest)?;
+    let topology = Topology::new(Family::Ipv4)?;
+    topology.fix_neighbours()?;
+    let iptables = Iptables::new(guest, &topology.local, topology.family).through(Backend::Nft);
+    iptables.count_local(ALL_PORTS)?;
+    process_and_softirq_share_a_cpu(&topology, &iptables)?;
+    offline_cpu_is_read(&topology, &iptables)?;
+    cpu_goes_and_comes_under_traffic(&topology, &iptables)
+}
+
+/// The local side sends from process context; what it receives is delayed, so that it comes in
+/// softirqs that interrupt that.
+fn process_and_softirq_share_a_cpu(topology: &Topology, iptables: &Iptables<'_>) -> Result<()> {
+    let before = iptables.counters()?;
+    topology.remote.tc(&format!(
+        "qdisc add dev {PEER} root netem delay 1ms limit 100000"
+    ))?;
+    let (local, remote) = (topology.family.local(), topology.family.remote());
+    thread::scope(|scope| {
+        let sides = [
+            (&topology.local, local, remote),
+            (&topology.remote, remote, local),
+        ]
+        .map(|(netns, from, to)| {
+            scope.spawn(move || {
+                netns.enter(|| {
+                    stay_on(CPU)?;
+                    let socket = UdpSocket::bind((from, 7000))?;
+                    for _ in 0..DATAGRAMS {
+                        // The other side may have no room; both count what was sent.
+                        socket.send_to(&[0; 100], (to, 7000))?;
+                    }
+                    Ok(())
+                })
+            })
+        });
+        sides.into_iter().try_for_each(|side| {
+            side.join()
+                .map_err(|_| anyhow!("a sending thread panicked"))?
+        })
+    })?;
+    let counted = super::settled(iptables)?;
+    topology.remote.tc(&format!("qdisc del dev {PEER} root"))?;
+    let snapshot = Snapshot::collect(&topology.local, ACCOUNT)?;
+    let seen = snapshot.as_rules_count();
+    ensure!(
+        seen == less(counted, before) && seen.packets > DATAGRAMS * 3 / 2,
+        "{before:?} before, {counted:?} counted, {seen:?} seen"
+    );
+    Ok(())
+}
+
+fn offline_cpu_is_read(topology: &Topology, iptables: &Iptables<'_>) -> Result<()> {
+    let before = iptables.counters()?;
+    let send = |first: u16| -> Result<()> {
+        topology.remote.enter(|| {
+            stay_on(CPU)?;
+            let socket = UdpSocket::bind((topology.family.remote(), 0))?;
+            for port in first..first + PORTS {
+                socket.send_to(b"?", (topology.family.local(), port))?;
+            }
+            Ok(())
+        })
+    };
+    // One epoch is closed, the next open, when the CPU goes.
+    send(20_000)?;
+    super::settled(iptables)?;
+    let closed = Snapshot::peek(&topology.local, ACCOUNT)?;
+    send(30_000)?;
+    let counted = super::settled(iptables)?;
+    let offline = Offline::new(CPU)?;
+    let again = Snapshot::collect(&topology.local, ACCOUNT)?;
+    ensure!(
+        again.bytes == closed.bytes,
+        "the closed epoch is another once its CPU is offline"
+    );
+    let open = Snapshot::collect(&topology.local, ACCOUNT)?;
+    drop(offline);
+    let mut seen = closed.as_rules_count();
+    seen.add(open.as_rules_count());
+    ensure!(
+        seen == less(counted, before)
+            && [&closed, &open]
+                .iter()
+                .all(|epoch| epoch.records.len() >= usize::from(PORTS)),
+        "{before:?} before, {counted:?} counted, {seen:?} seen"
+    );
+    Ok(())
+}
+
+fn cpu_goes_and_comes_under_traffic(topology: &Topology, iptables: &Iptables<'_>) -> Result<()> {
+    let before = iptables.counters()?;
+    let mut seen = RuleCounters::default();
+    traffic::during(topology, || {
+        for _ in 0..ROUNDS {
+            for offline in [Some(Offline::new(CPU)?), None] {
+                thread::sleep(Duration::from_millis(500));
+                seen.add(Snapshot::collect(&topology.local, ACCOUNT)?.as_rules_count());
+                drop(offline);
+            }
+        }
+        Ok(())
+    })?;
+    let counted = super::settled(iptables)?;
+    seen.add(Snapshot::collect(&topology.local, ACCOUNT)?.as_rules_count());
+    ensure!(
+        seen == less(counted, before) && seen.packets > 0,
+        "{before:?} before, {counted:?} counted, {seen:?} seen"
+    );
+    Ok(())
+}
+
+/// A CPU that is offline for as long as this lives.
+struct Offline {
+    cpu: usize,
+}
+
+impl Offline {
+    fn new(cpu: usize) -> Result<Self> {
+        switch(cpu, "0")?;
+        Ok(Self { cpu })
+    }
+}
+
+impl Drop for Offline {
+    fn drop(&mut self) {
+        if let Err(error) = switch(self.cpu, "1") {
+            eprintln!("CPU {} stays offline: {error:#}", self.cpu);
+        }
+    }
+}
+
+fn switch(cpu: usize, online: &str) -> Result<()> {
+    let path = format!("/sys/devices/system/cpu/cpu{cpu}/online");
+    fs::write(&path, online).with_context(|| format!("{online} to {path}"))
+}
+
+fn cpus(which: &str) -> Result<String> {
+    let text = fs::read_to_string(format!("/sys/devices/system/cpu/{which}"))?;
+    Ok(text.trim().to_owned())
+}
+
+fn stay_on(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).with_context(|| format!("no CPU {cpu}"))
+}
+
+fn less(counters: RuleCounters, part: RuleCounters) -> RuleCounters {
+    RuleCounters {
+        packets: counters.packets - part.packets,
+        bytes: counters.bytes - part.bytes,
+    }
+}

@@ -1,0 +1,226 @@
+//! An unprivileged user with namespaces of its own makes accounts and flows without end: it meets the
+//! cap, and the host's own accounts go on as if it were not there.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::process::{Child, Command};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::family::Family;
+use crate::guest::Guest;
+use crate::iptables::{ALL_PORTS, Iptables};
+use crate::kernel_log::KernelLog;
+use crate::module;
+use crate::proc::{self, ACCOUNT, AccountKey, Snapshot};
+use crate::process::{self, Ended};
+use crate::topology::{Netns, Topology};
+use crate::traffic;
+
+/// Half of it is for users.
+const MAX_MEMORY: u64 = 8 << 20;
+
+/// What the user's flows would take twenty times the room for.
+const TENANT_FLOWS: u32 = 100_000;
+const TENANT: AccountKey<'static> = AccountKey {
+    family: Family::Ipv4,
+    name: "flood",
+};
+
+/// No more than a user's socket to the kernel has room for.
+const RULES_AT_ONCE: usize = 40;
+/// Accounts for which there is no room, each with some kilobytes a CPU.
+const TENANT_ACCOUNTS: usize = 4000;
+
+/// Flows that the host has to itself.
+const HOST_FLOWS: u16 = 4000;
+
+/// Namespaces are made in no time, but on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn run(guest: &Guest) -> Result<()> {
+    module::load_with(guest, &[&format!("max_memory={MAX_MEMORY}")])?;
+    let topology = Topology::new(Family::Ipv4)?;
+    let iptables = Iptables::new(guest, &topology.local, topology.family);
+    iptables.count_local(ALL_PORTS)?;
+
+    let tenant = Tenant::new(guest)?;
+    let log = KernelLog::from_now()?;
+    let accounts = tenant.make_accounts()?;
+    println!("the user has {accounts} accounts");
+    ensure!(
+        accounts > 0 && log.says("no memory for account")?,
+        "the kernel does not say why an account is refused"
+    );
+    tenant.restore("*filter\n-F FORWARD\nCOMMIT\n")?;
+
+    // Room for flows again, but not for so many.
+    tenant.restore(
+        "*filter\n-A OUTPUT -o lo -p udp -j TRAFSTAT --local-net 127.0.0.0/8 --name flood \
+         --local-udp-ports all --remote-udp-ports all\nCOMMIT\n",
+    )?;
+    tenant.netns.enter(flood)?;
+    let held = tenant_memory(&tenant)?;
+    ensure!(
+        held > MAX_MEMORY / 4 && held <= MAX_MEMORY / 2,
+        "the user holds {held} bytes of {MAX_MEMORY}"
+    );
+
+    // The host makes one more account, and all of its flows have a record of their own.
+    iptables.succeed("-A INPUT -j TRAFSTAT --local-net 192.0.2.0/24 --name late")?;
+    traffic::scan(&topology, 10_000, HOST_FLOWS)?;
+    let counted = super::settled(&iptables)?;
+    let host = Snapshot::collect(&topology.local, ACCOUNT)?;
+    let late = Snapshot::collect(
+        &topology.local,
+        AccountKey {
+            name: "late",
+            ..ACCOUNT
+        },
+    )?;
+    let mut seen = host.as_rules_count();
+    seen.add(late.as_rules_count());
+    ensure!(seen == counted, "counted {counted:?}, seen {seen:?}");
+    ensure!(
+        host.header.folded_packets == 0 && host.records.len() >= usize::from(HOST_FLOWS),
+        "the host's flows were folded: {:?}",
+        host.header
+    );
+
+    // The user's own flows were folded, and none was lost.
+    let flooded = Snapshot::collect(&tenant.netns, TENANT)?;
+    ensure!(
+        flooded.header.folded_packets > 0 && flooded.header.seen_packets == u64::from(TENANT_FLOWS),
+        "{:?}",
+        flooded.header
+    );
+    tenant.sees_its_own_accounts_only()
+}
+
+/// A datagram of each flow, to itself.
+fn flood() -> Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    for flow in 0..TENANT_FLOWS {
+        let [_, a, b, c] = flow.to_be_bytes();
+        socket.send_to(
+            b"?",
+            (Ipv4Addr::new(127, a, b, c.max(1)), 1000 + u16::from(c)),
+        )?;
+    }
+    Ok(())
+}
+
+/// What the accounts of the user say that they hold, all together.
+fn tenant_memory(tenant: &Tenant) -> Result<u64> {
+    proc::accounts(&tenant.netns)?
+        .iter()
+        .map(|account| proc::number(account, "memory_bytes"))
+        .sum()
+}
+
+/// User 65534 with a user and a network namespace of its own, for as long as this lives.
+struct Tenant {
+    // Before the process that holds it: namespaces end when nothing is left in them.
+    netns: Netns,
+    holder: Holder,
+    plugin_path: std::ffi::OsString,
+}
+
+struct Holder(Child);
+
+const HOLDER: &str = "--mount=/proc/1/ns/mnt \
+                      setpriv --reuid 65534 --regid 65534 --clear-groups \
+                      unshare --user --map-root-user --net sleep 3600";
+
+impl Tenant {
+    fn new(guest: &Guest) -> Result<Self> {
+        // Who lives in a chroot, as this guest does, may make no user namespace.
+        let mut unshare = Command::new("nsenter");
+        unshare.args(HOLDER.split_whitespace());
+        let holder = Holder(unshare.spawn()?);
+        let pid = holder.0.id();
+        let deadline = Instant::now() + PATIENCE;
+        // All are in place once the last program runs.
+        while std::fs::read_to_string(format!("/proc/{pid}/comm"))?.trim() != "sleep" {
+            ensure!(Instant::now() < deadline, "no namespaces were made");
+            thread::sleep(Duration::from_millis(50));
+        }
+        let tenant = Self {
+            netns: Netns::attach("trafstat-tenant", pid)?,
+            holder,
+            plugin_path: guest.plugin_path(),
+        };
+        let up = tenant.end(&["ip", "link", "set", "lo", "up"], "")?;
+        ensure!(up.code == Some(0), "{up:?}");
+        Ok(tenant)
+    }
+
+    /// Runs a program as the namespaces' own root, who is user 65534 to everybody else.
+    fn end(&self, arguments: &[&str], input: &str) -> Result<Ended> {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &self.holder.0.id().to_string()])
+            .args(["--user", "--net", "--setuid", "0", "--setgid", "0"])
+            .args(arguments)
+            .env("XTABLES_LIBDIR", &self.plugin_path);
+        process::end_with_input(&mut command, input)
+    }
+
+    fn restore(&self, rules: &str) -> Result<()> {
+        let ended = self.end(&["iptables-nft-restore", "--noflush"], rules)?;
+        ensure!(ended.code == Some(0), "{ended:?}");
+        Ok(())
+    }
+
+    /// Makes accounts until one is refused; returns how many there are.
+    fn make_accounts(&self) -> Result<usize> {
+        for first in (0..TENANT_ACCOUNTS).step_by(RULES_AT_ONCE) {
+            let mut rules = String::from("*filter\n");
+            for number in first..first + RULES_AT_ONCE {
+                rules.push_str(&format!(
+                    "-A FORWARD -j TRAFSTAT --local-net 10.0.0.0/8 --name a{number}\n"
+                ));
+            }
+            rules.push_str("COMMIT\n");
+            let ended = self.end(&["iptables-nft-restore", "--noflush"], &rules)?;
+            if ended.code != Some(0) {
+                ensure!(
+                    ended.stderr.contains("Cannot allocate memory"),
+                    "refused for another reason: {ended:?}"
+                );
+                return Ok(first);
+            }
+        }
+        anyhow::bail!("{TENANT_ACCOUNTS} accounts are not too many")
+    }
+
+    fn sees_its_own_accounts_only(&self) -> Result<()> {
+        let listed = self.end(&["cat", "/proc/self/net/trafstat/accounts"], "")?;
+        ensure!(
+            listed.code == Some(0)
+                && listed.stdout.contains("ipv4 flood 127.0.0.0/8")
+                && !listed.stdout.contains(ACCOUNT.name),
+            "the user sees {listed:?}"
+        );
+        let snapshot = self.end(&["cat", "/proc/self/net/trafstat/snapshot/ipv4/flood"], "")?;
+        ensure!(snapshot.code == Some(0), "{snapshot:?}");
+        for of_host in ["accounts", "snapshot/ipv4"] {
+            let path = format!("/proc/1/net/trafstat/{of_host}");
+            let refused = self.end(&["cat", &path], "")?;
+            ensure!(
+                refused.code == Some(1) && refused.stdout.is_empty(),
+                "the user reads {path}: {refused:?}"
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
+            eprintln!("the user's namespaces are left over: {error}");
+        }
+    }
+}
