@@ -147,7 +147,7 @@ fn full_spool_leaves_the_epoch_with_the_kernel() {
             error.contains("it holds the 256.0 KiB that it may"),
             "{error}"
         );
-        assert!(error.contains("stays with the kernel"), "{error}");
+        assert!(error.contains("stays at its source"), "{error}");
         assert_eq!(host.proc.commands("lan", &large(epoch)), "");
         true
     });

@@ -14,16 +14,16 @@ use std::{
 
 use trafstat_abi::{REVISION, RuleInfo};
 
-use crate::{
-    local_net::{Family, Ipv4, Ipv6},
-    options::{self, ENTRIES},
-    ports::Transport,
-    render,
-};
 use bindings::{
     NFPROTO_IPV4, NFPROTO_IPV6, OTHER_PROBLEM, PARAMETER_PROBLEM, XTABLES_VERSION, XTOPT_MAND,
     XTOPT_MULTI, XTTYPE_NONE, XTTYPE_STRING, xt_entry_target, xt_fcheck_call, xt_option_call,
     xt_option_entry, xt_option_type, xtables_target,
+};
+use trafstat_rule::{
+    local_net::{Family, Ipv4, Ipv6},
+    options::{self, ENTRIES},
+    ports::Transport,
+    render,
 };
 
 #[allow(

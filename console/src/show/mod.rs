@@ -11,9 +11,12 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 use trafstat_store::account::Name;
+use trafstat_store::backend::{Sqlite, Store};
 use trafstat_store::options::StoreOptions;
+use trafstat_store::origin::Origin;
 use trafstat_store::output::{Format, to_stdout};
 use trafstat_store::query::{Answer, Field, Filter, GroupRecord, Order, Query};
+use trafstat_store::source::capture::{Capture, CaptureName, CaptureOptions};
 use trafstat_store::{protocol, time};
 
 /// What to show, and how.
@@ -26,6 +29,8 @@ use trafstat_store::{protocol, time};
   trafstat show --by remote-ip,remote-port --protocol tcp --sort syn-packets
                                                    where connections go
   trafstat show --since 2026-01-01 --until 2026-02-01 --format csv
+  trafstat show --source pcap:day.pcap --local-net 192.0.2.0/24 --local-tcp-ports all
+                                                   what is in a capture, without a store
 
 Times are \"2026-01-31 12:00\" in the local time zone, \"2026-01-31T12:00:00Z\", or so long
 ago: 30m, 2h, 7d, 4w. What was counted belongs to the time at which it was collected.")]
@@ -57,6 +62,9 @@ pub struct ShowOptions {
 
     #[command(flatten)]
     store: StoreOptions,
+
+    #[command(flatten)]
+    capture: CaptureOptions,
 }
 
 /// Which records count; where several values stand, one must fit.
@@ -106,6 +114,9 @@ impl ShowOptions {
         if self.by.iter().enumerate().any(twice) {
             return Err("--by names a field twice".to_owned());
         }
+        if self.capture.source.is_some() {
+            self.capture.rules()?;
+        }
         match (self.filter.since, self.filter.until) {
             (Some(since), Some(until)) if since >= until => {
                 Err("--since must be before --until".to_owned())
@@ -119,7 +130,33 @@ impl ShowOptions {
     /// # Errors
     /// The store's, or that standard output cannot be written.
     pub fn run(self) -> Result<()> {
-        let mut store = self.store.open_read_only()?;
+        match self.capture.source.clone() {
+            Some(name) => self.run_on_capture(&name),
+            None => {
+                let mut store = self.store.open_read_only()?;
+                self.show(store.as_mut())
+            }
+        }
+    }
+
+    /// Counts a capture into a store that lasts as long as the question.
+    fn run_on_capture(self, name: &CaptureName) -> Result<()> {
+        let rules = self.capture.rules().map_err(anyhow::Error::msg)?;
+        let mut capture = Capture::open(name, &rules, &self.capture)?;
+        let folder = tempfile::tempdir().context("cannot make a folder for the records")?;
+        let mut store = Sqlite::open(&folder.path().join("capture.db"))?;
+        store.migrate()?;
+        for outcome in capture.collect(&mut store, &Origin::of_this_process()?) {
+            outcome.result?;
+        }
+        self.show(&mut store)?;
+        for remark in capture.remarks() {
+            eprintln!("trafstat: {remark}");
+        }
+        Ok(capture.finish()?)
+    }
+
+    fn show(self, store: &mut dyn Store) -> Result<()> {
         let query = Query {
             by: self.by,
             filter: self.filter.into(),

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use trafstat_abi::{PortList, PortRange};
+use trafstat_abi::{PortList, PortRange, RuleInfo};
 
 use crate::memory::{Allocation, Memory, Slot};
 use crate::parse::transport::{PortClass, TCP, UDP, port_class};
@@ -45,6 +45,15 @@ pub enum SampleClass {
 }
 
 impl Sampling {
+    /// The sampling that a rule asks for.
+    pub fn of_rule(info: &RuleInfo) -> Self {
+        Self {
+            tcp_syn: info.sample_tcp_syn,
+            tcp_any: info.sample_tcp_any,
+            udp_any: info.sample_udp_any,
+        }
+    }
+
     /// One in how many packets counts, with the class that is counted through; `None`
     /// where all do.
     #[inline]

@@ -23,6 +23,13 @@ pub struct Cursor {
     place: Place,
 }
 
+impl Cursor {
+    /// Where the next byte stands that follows what was read.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+}
+
 /// The bytes of one header or record.
 #[derive(Clone, Copy, Debug)]
 pub struct Piece {

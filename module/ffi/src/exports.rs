@@ -106,18 +106,14 @@ pub unsafe extern "C" fn trafstat_account_init(
         let word = words.next().and_then(|word| word.first_chunk::<8>());
         u64::from_ne_bytes(*word.unwrap_or(&[0; 8]))
     }));
-    let identity = Identity {
-        id: *id,
-        name: info.name.map(|byte| byte as u8),
-        local_addr: info.local_addr,
-        prefix_len: info.prefix_len,
-    };
+    let identity = Identity::of_rule(info, *id);
+    let limits = Limits::of_rule(info);
     // SAFETY: C keeps the payer as it is as long as the account.
     let payer = unsafe { Payer::new(payer) };
     let made = if family == Ipv6::NUMBER {
-        AccountCore::Ipv6(Account::new(identity, key, limits(info), payer, now_ns))
+        AccountCore::Ipv6(Account::new(identity, key, limits, payer, now_ns))
     } else {
-        AccountCore::Ipv4(Account::new(identity, key, limits(info), payer, now_ns))
+        AccountCore::Ipv4(Account::new(identity, key, limits, payer, now_ns))
     };
     // SAFETY: the caller gives this memory for the account.
     unsafe { account.write(made) };
@@ -141,11 +137,7 @@ pub unsafe extern "C" fn trafstat_rule_init(
     account: &'static AccountCore,
     info: &RuleInfo,
 ) -> c_int {
-    let sampling = Sampling {
-        tcp_syn: info.sample_tcp_syn,
-        tcp_any: info.sample_tcp_any,
-        udp_any: info.sample_udp_any,
-    };
+    let sampling = Sampling::of_rule(info);
     // SAFETY: the port sets are being built and nobody else knows them.
     let guard = unsafe { Guard::new() };
     let payer = with_account!(account, account => account.payer());
@@ -207,7 +199,7 @@ pub extern "C" fn trafstat_account_has_net(account: &AccountCore, info: &RuleInf
 /// Sets the limits of the next epoch.
 #[unsafe(no_mangle)]
 pub extern "C" fn trafstat_account_set_limits(account: &AccountCore, info: &RuleInfo) {
-    with_account!(account, account => account.set_limits(limits(info)));
+    with_account!(account, account => account.set_limits(Limits::of_rule(info)));
 }
 
 /// Whether the account has nothing to be read.
@@ -403,17 +395,6 @@ impl Surroundings for Kernel {
     fn reschedule(&self) {
         // SAFETY: readers are in process context and hold no spinlock.
         unsafe { trafstat_reschedule() };
-    }
-}
-
-fn limits(info: &RuleInfo) -> Limits {
-    let max_entries = match info.max_entries {
-        0 => trafstat_abi::DEFAULT_MAX_ENTRIES,
-        thousands => thousands.saturating_mul(1000),
-    };
-    Limits {
-        max_entries,
-        min_pkt_spoof: info.min_pkt_spoof,
     }
 }
 

@@ -7,6 +7,9 @@ use anyhow::{Result, ensure};
 use crate::tally::Tally;
 use crate::{abi, build, command, packages, paths, vmtest};
 
+/// What judges how captures are counted: tshark and capinfos.
+const CAPTURE_PACKAGES: &[&str] = &["tshark"];
+
 /// Runs all tests; the closing line has their numbers.
 ///
 /// # Errors
@@ -37,6 +40,7 @@ pub fn cargo_test() -> Result<Tally> {
     packages::install(abi::PACKAGES)?;
     packages::install(build::PLUGIN_PACKAGES)?;
     packages::install(STORE_PACKAGES)?;
+    packages::install(CAPTURE_PACKAGES)?;
     let mut tally = Tally::default();
     let status = command::stream(
         Command::new(paths::cargo())

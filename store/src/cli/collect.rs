@@ -16,10 +16,11 @@ use trafstat_store::options::StoreOptions;
 use trafstat_store::options::config::{CollectConfig, parse_duration};
 use trafstat_store::origin::Origin;
 use trafstat_store::output::{Format, to_stdout};
+use trafstat_store::source::capture::CaptureOptions;
 use trafstat_store::source::{Namespace, PROC_ROOT, Proc, Source};
 
-use super::Settings;
 use super::progress::Progress;
+use super::{Settings, capture};
 
 #[derive(Debug, Args)]
 pub(super) struct CollectOptions {
@@ -58,6 +59,9 @@ pub(super) struct CollectOptions {
     /// Where the kernel module shows its accounts.
     #[arg(long, value_name = "PATH", default_value = PROC_ROOT, hide = true, global = true)]
     proc_root: PathBuf,
+
+    #[command(flatten)]
+    capture: CaptureOptions,
 }
 
 pub(super) fn run(
@@ -65,6 +69,9 @@ pub(super) fn run(
     store: &StoreOptions,
     settings: Settings,
 ) -> Result<ExitCode> {
+    if let Some(name) = &options.capture.source {
+        return capture::run(name, &options.capture, options.format, &settings);
+    }
     match options.every.or(settings.config.collect.every) {
         Some(every) if !options.once => serve(options, store, settings, every),
         _ => once(options, &settings),

@@ -1,6 +1,7 @@
 //! The command line of `trafstat-store`, a file a subcommand.
 
 mod backup;
+mod capture;
 mod collect;
 mod progress;
 mod prune;
@@ -29,6 +30,8 @@ use trafstat_store::output::to_stdout;
   trafstat-store --netns all             collect from every network namespace
   trafstat-store --url mysql://trafstat@db1,db2/trafstat
                                          collect into MySQL, password in ~/.my.cnf
+  trafstat-store --source pcap:day.pcap.gz --local-net 192.0.2.0/24 --epoch 5m
+                                         count a capture, as the module would have
   trafstat-store prune --before 400d     delete what is older
   trafstat-store backup /mnt/trafstat.db copy the database while it is in use
 

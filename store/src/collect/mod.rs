@@ -92,26 +92,26 @@ pub enum CollectError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The snapshot is not what it says.
-    #[error("{0}. The snapshot is refused and stays with the kernel")]
+    #[error("{0}. The snapshot is refused and stays at its source")]
     Snapshot(#[from] SnapshotError),
     /// The snapshot is of another account than the one asked for.
-    #[error("the snapshot is of another account, {0}; it is refused and stays with the kernel")]
+    #[error("the snapshot is of another account, {0}; it is refused and stays at its source")]
     OtherAccount(Account),
     /// The store failed.
-    #[error("{0}. The snapshot stays with the kernel")]
+    #[error("{0}. The snapshot stays at its source")]
     Store(#[from] StoreError),
     /// The store is away, and there is no spool; why it is away.
-    #[error("{0}. The snapshot stays with the kernel")]
+    #[error("{0}. The snapshot stays at its source")]
     Away(String),
     /// The store is away, and the spool failed.
-    #[error("{spool}. The snapshot stays with the kernel, since the database is away")]
+    #[error("{spool}. The snapshot stays at its source, since the database is away")]
     Spool {
         /// What is wrong with the spool.
         #[source]
         spool: SpoolError,
     },
     /// The records are safe, but the source keeps them too.
-    #[error("the snapshot is stored, but the kernel still has it, which does no harm: {0}")]
+    #[error("the snapshot is stored, but its source still has it, which does no harm: {0}")]
     Acknowledge(#[source] SourceError),
 }
 

@@ -1,5 +1,6 @@
 //! Where snapshots come from.
 
+pub mod capture;
 mod netns;
 mod proc;
 

@@ -21,12 +21,14 @@ use core::sync::atomic::{
     AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 
+use trafstat_abi::RuleInfo;
+
 use crate::classify::{Family, classify};
 use crate::flow_table::Observation;
 use crate::flow_table::totals::{Totals, TotalsSum, VolumeCounter};
 use crate::hash::HashKey;
 use crate::memory::{Allocation, Memory, Slot};
-use crate::parse::{HEADER_BYTES, ParseError};
+use crate::parse::{HEADER_BYTES, ParseError, Tuple};
 use crate::rule::Rule;
 use crate::wire::{Gso, Volume};
 
@@ -54,6 +56,32 @@ pub struct Limits {
     pub max_entries: u32,
     /// Flows that received fewer packets lose their remote side; 0 keeps all.
     pub min_pkt_spoof: u32,
+}
+
+impl Identity {
+    /// The account that a rule names, known by `id`.
+    pub fn of_rule(info: &RuleInfo, id: [u8; 16]) -> Self {
+        Self {
+            id,
+            name: info.name.map(|byte| byte as u8),
+            local_addr: info.local_addr,
+            prefix_len: info.prefix_len,
+        }
+    }
+}
+
+impl Limits {
+    /// The limits that a rule gives, or the defaults.
+    pub fn of_rule(info: &RuleInfo) -> Self {
+        let max_entries = match info.max_entries {
+            0 => trafstat_abi::DEFAULT_MAX_ENTRIES,
+            thousands => thousands.saturating_mul(1000),
+        };
+        Self {
+            max_entries,
+            min_pkt_spoof: info.min_pkt_spoof,
+        }
+    }
 }
 
 /// What closing an epoch asks of its surroundings.
@@ -204,9 +232,23 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             Err(ParseError::NeedMore) if packet.bytes.len() < HEADER_BYTES => return Err(NeedMore),
             tuple => tuple.ok(),
         };
+        Ok(self.count_tuple(rule, cpu, tuple, packet, guard))
+    }
+
+    /// Counts a packet that was parsed already; without a tuple it is outside. The rest is
+    /// as with [`Account::count`].
+    #[inline]
+    pub fn count_tuple(
+        &self,
+        rule: &Rule<M>,
+        cpu: u32,
+        tuple: Option<Tuple<F::Address>>,
+        packet: Packet<'_>,
+        guard: &M::Guard,
+    ) -> bool {
         let side = self.side(self.epoch.load(Acquire));
         let Some(table) = side.table(cpu, guard) else {
-            return Ok(false);
+            return false;
         };
         let mut volume = Volume {
             packets: 1,
@@ -224,12 +266,12 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         });
         let Some((tuple, key, direction)) = flow else {
             table.totals.outside.add(volume);
-            return Ok(false);
+            return false;
         };
         if let Some((one_in, class)) = rule.sampling.one_in(tuple.protocol, tuple.syn) {
             if !table.is_sampled(class, one_in) {
                 table.totals.skipped.add(volume);
-                return Ok(false);
+                return false;
             }
             table.totals.extrapolated.add(volume.times(one_in - 1));
             volume = volume.times(one_in);
@@ -242,10 +284,10 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             volume,
             syn: tuple.syn,
         };
-        Ok(table.count(&seen, &side.budgets, guard, |key| {
+        table.count(&seen, &side.budgets, guard, |key| {
             let folded = F::folded(key);
             (folded, self.hash_key.hash(&folded))
-        }))
+        })
     }
 
     /// Allocates ahead what the open epoch's flow tables will need; says whether there was

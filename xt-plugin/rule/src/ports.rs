@@ -12,16 +12,22 @@ use crate::decimal;
 /// One of a rule's port lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum List {
+    /// `--local-tcp-ports`.
     LocalTcp = LOCAL_TCP as isize,
+    /// `--local-udp-ports`.
     LocalUdp = LOCAL_UDP as isize,
+    /// `--remote-tcp-ports`.
     RemoteTcp = REMOTE_TCP as isize,
+    /// `--remote-udp-ports`.
     RemoteUdp = REMOTE_UDP as isize,
 }
 
 /// The protocol that a service's port is looked up for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
+    /// TCP, and for SCTP and DCCP too.
     Tcp,
+    /// UDP, and for UDP-Lite too.
     Udp,
 }
 
@@ -31,8 +37,11 @@ pub type ServiceLookup = fn(&str, Transport) -> Option<u16>;
 /// What one port option says.
 #[derive(Clone, Debug)]
 pub enum Ports {
+    /// No port keeps its number.
     None,
+    /// Every port does.
     All,
+    /// Ports in these ranges do, as typed.
     Listed(Vec<PortRange>),
 }
 
@@ -46,6 +55,9 @@ impl List {
 }
 
 /// Reads `all`, `none`, or ports, services and ranges `FIRST:LAST` between commas.
+///
+/// # Errors
+/// One line that says what is wrong with which element.
 pub fn parse(list: List, text: &str, lookup: ServiceLookup) -> Result<Ports, String> {
     if text.eq_ignore_ascii_case("none") {
         return Ok(Ports::None);
@@ -72,6 +84,9 @@ pub fn is_listed(info: &RuleInfo, list: List) -> bool {
 ///
 /// The pool keeps the lists in the order of their indexes, whatever the order of the
 /// options, so that equal rules are equal in every byte and `iptables -D` finds them.
+///
+/// # Errors
+/// One line: the pool is full.
 pub fn insert(info: &mut RuleInfo, list: List, ports: &Ports) -> Result<(), String> {
     let index = list as usize;
     let (mode, ranges) = match ports {
@@ -197,7 +212,7 @@ fn format_range(range: &PortRange) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::tests::{empty, services};
+    use crate::options::{empty, tests::services};
 
     fn listed(text: &str) -> Vec<(u16, u16)> {
         match parse(List::LocalTcp, text, services) {

@@ -2,7 +2,10 @@
 
 use std::ffi::CStr;
 
-use trafstat_abi::{POLICY_ACCEPT, POLICY_CONTINUE, POLICY_DROP, RULE_FAST_AGGREGATE, RuleInfo};
+use trafstat_abi::{
+    ADDR_LEN, LISTS, MAX_RANGES, NAME_LEN, POLICY_ACCEPT, POLICY_CONTINUE, POLICY_DROP, PortList,
+    PortRange, RULE_FAST_AGGREGATE, RuleInfo,
+};
 
 use crate::{
     decimal,
@@ -14,25 +17,40 @@ use crate::{
 /// An option of the target, without its dashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetOption {
+    /// `--local-net`.
     LocalNet,
+    /// `--local-tcp-ports` and its three sisters.
     Ports(List),
+    /// `--max-entries`.
     MaxEntries,
+    /// `--traf-policy`.
     TrafPolicy,
+    /// `--min-pkt-spoof`.
     MinPktSpoof,
+    /// `--sample-tcp-syn`.
     SampleTcpSyn,
+    /// `--sample-tcp-any`.
     SampleTcpAny,
+    /// `--sample-udp-any`.
     SampleUdpAny,
+    /// `--fast-aggregate`.
     FastAggregate,
+    /// `--dump-priority`.
     DumpPriority,
+    /// `--name`.
     Name,
 }
 
 /// One line of the option table.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
+    /// What it sets.
     pub option: TargetOption,
+    /// Its name, without dashes.
     pub name: &'static CStr,
+    /// Whether a value follows it.
     pub takes_value: bool,
+    /// Whether no rule goes without it.
     pub mandatory: bool,
     /// May be given again, each time adding to what is there.
     pub repeatable: bool,
@@ -99,10 +117,32 @@ impl Entry {
     }
 }
 
+/// A rule before its first option.
+pub fn empty() -> RuleInfo {
+    RuleInfo {
+        name: [0; NAME_LEN as usize],
+        local_addr: [0; ADDR_LEN as usize],
+        prefix_len: 0,
+        policy: 0,
+        flags: 0,
+        dump_priority: 0,
+        max_entries: 0,
+        min_pkt_spoof: 0,
+        sample_tcp_syn: 0,
+        sample_tcp_any: 0,
+        sample_udp_any: 0,
+        lists: [PortList::default(); LISTS as usize],
+        ranges: [PortRange::default(); MAX_RANGES as usize],
+        rule: std::ptr::null_mut(),
+    }
+}
+
 /// Puts one option into the rule, which was all zeros before the first option.
 ///
-/// `repeated` says that the option stood on this command line before. The error is one
-/// line that names the option and what would be right.
+/// `repeated` says that the option stood on this command line before.
+///
+/// # Errors
+/// One line that names the option and what would be right.
 pub fn parse<F: Family>(
     info: &mut RuleInfo,
     entry: &Entry,
@@ -116,7 +156,8 @@ pub fn parse<F: Family>(
 
 /// Completes the rule after its last option: the name that was not given.
 ///
-/// The error is one line, for a local net that is too long to make a name of.
+/// # Errors
+/// One line, for a local net that is too long to make a name of.
 pub fn complete<F: Family>(info: &mut RuleInfo) -> Result<(), String> {
     if info.name[0] == 0 {
         info.name = name::default_for::<F>(info)
@@ -174,31 +215,10 @@ fn parse_policy(text: &str) -> Result<u8, String> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::local_net::{Ipv4, Ipv6};
     use crate::ports::Transport;
-    use trafstat_abi::{ADDR_LEN, LISTS, MAX_RANGES, NAME_LEN, PortList, PortRange};
-
-    /// A rule before its first option.
-    pub fn empty() -> RuleInfo {
-        RuleInfo {
-            name: [0; NAME_LEN as usize],
-            local_addr: [0; ADDR_LEN as usize],
-            prefix_len: 0,
-            policy: 0,
-            flags: 0,
-            dump_priority: 0,
-            max_entries: 0,
-            min_pkt_spoof: 0,
-            sample_tcp_syn: 0,
-            sample_tcp_any: 0,
-            sample_udp_any: 0,
-            lists: [PortList::default(); LISTS as usize],
-            ranges: [PortRange::default(); MAX_RANGES as usize],
-            rule: std::ptr::null_mut(),
-        }
-    }
 
     /// A small `/etc/services`.
     pub fn services(name: &str, transport: Transport) -> Option<u16> {

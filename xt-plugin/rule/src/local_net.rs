@@ -16,7 +16,9 @@ pub type AddrField = [u8; ADDR_LEN as usize];
 /// An address, with its host bits, and the length of the prefix that makes it a net.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalNet {
+    /// The address, host bits as typed.
     pub addr: AddrField,
+    /// Bits of the net.
     pub prefix_len: u8,
 }
 
@@ -27,14 +29,18 @@ pub trait Family {
     /// The family whose addresses are most likely given in place of this one's.
     type Other: Family;
 
+    /// `IPv4` or `IPv6`.
     const NAME: &'static str;
     /// The program that makes rules of this family.
     const PROGRAM: &'static str;
     /// What an address looks like, for those who gave something else.
     const ADDR_FORM: &'static str;
+    /// Bits of an address, the longest prefix.
     const ADDR_BITS: u8;
 
+    /// The address as it stands in a rule.
     fn to_field(addr: &Self::Addr) -> AddrField;
+    /// The address that stands in a rule.
     fn from_field(field: &AddrField) -> Self::Addr;
 }
 
@@ -83,6 +89,9 @@ impl Family for Ipv6 {
 }
 
 /// Reads `ADDRESS`, `ADDRESS/PREFIX` or `ADDRESS/MASK`; a bare address is a host.
+///
+/// # Errors
+/// One line that says what would be right.
 pub fn parse<F: Family>(text: &str) -> Result<LocalNet, String> {
     let (host, prefix) = match text.split_once('/') {
         Some((host, prefix)) => (host, Some(prefix)),

@@ -14,6 +14,9 @@ const MAX_LEN: usize = NAME_LEN as usize - 1;
 /// Reads a name of 1 to 31 characters `A-Z a-z 0-9 _ . : -`, the first no dot.
 ///
 /// The name is a file name under `/proc`, and dot files would be hidden there.
+///
+/// # Errors
+/// One line that says what would be right.
 pub fn parse(text: &str) -> Result<NameField, String> {
     let quoted = text.escape_debug();
     if text.is_empty() || text.len() > MAX_LEN {
@@ -38,7 +41,6 @@ pub fn parse(text: &str) -> Result<NameField, String> {
 /// The name that a rule without `--name` counts into: address, `_`, prefix length.
 ///
 /// # Errors
-///
 /// It would be longer than a name can be, as that of most IPv6 hosts is.
 pub fn default_for<F: Family>(info: &RuleInfo) -> Result<NameField, String> {
     let addr = F::from_field(&info.local_addr);
@@ -75,7 +77,7 @@ fn field(text: &str) -> NameField {
 mod tests {
     use super::*;
     use crate::local_net::{Ipv4, Ipv6};
-    use crate::options::tests::empty;
+    use crate::options::empty;
 
     fn default_of<F: Family>(addr: F::Addr, prefix_len: u8) -> Result<String, String> {
         let info = RuleInfo {

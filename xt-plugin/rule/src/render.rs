@@ -115,13 +115,13 @@ mod tests {
 
     use super::*;
     use crate::local_net::{AddrField, Ipv4, Ipv6};
-    use crate::options::tests::{empty, parse_words};
+    use crate::options::{empty, tests::parse_words};
     use crate::t_file;
 
     /// The rule tests of iptables and those of ip6tables.
     const T_FILES: [&str; 2] = [
-        include_str!("../libxt_TRAFSTAT.t"),
-        include_str!("../libxt_TRAFSTAT.ip6.t"),
+        include_str!("../../libxt_TRAFSTAT.t"),
+        include_str!("../../libxt_TRAFSTAT.ip6.t"),
     ];
 
     fn saved<F: Family>(rule: &str) -> String {
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn help_and_manual_name_every_option() {
-        let manual = include_str!("../libxt_TRAFSTAT.man").replace("\\-", "-");
+        let manual = include_str!("../../libxt_TRAFSTAT.man").replace("\\-", "-");
         for entry in &ENTRIES {
             let option = format!("--{}", entry.name());
             assert!(HELP.contains(&option), "help lacks {option}");

@@ -1,0 +1,374 @@
+//! Counts frames into accounts, as the kernel module counts what its rules see.
+//!
+//! An engine has the accounts of one rule for each address family that it was given a
+//! local net of. An epoch closes when a frame comes whose time is past its end, and at
+//! the end of the capture; times are the frames' own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use trafstat_abi::RuleInfo;
+use trafstat_core::account::{self, Account, Identity, Limits, Surroundings, WrongEpoch};
+use trafstat_core::classify::{Family, Ipv4, Ipv6};
+use trafstat_core::hash::HashKey;
+use trafstat_core::memory::StdMemory;
+use trafstat_core::rule::{Rule, Sampling};
+use trafstat_core::snapshot::{self, Binary, Cursor};
+use trafstat_core::wire::Gso;
+
+use crate::Frame;
+use crate::link::{self, Network};
+
+/// The rules to count by, one for each address family.
+#[derive(Clone, Copy, Default)]
+pub struct Rules<'a> {
+    /// The rule for IPv4 packets; none leaves them out.
+    pub ipv4: Option<&'a RuleInfo>,
+    /// The rule for IPv6 packets; none leaves them out.
+    pub ipv6: Option<&'a RuleInfo>,
+}
+
+/// Where accounts have their ids from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identities {
+    /// From the first frame with its time, and from what names the account. So a capture
+    /// that is counted again, grown, or compressed meanwhile has the same epochs of the
+    /// same accounts, and a store does not take them twice.
+    OfFirstFrame,
+    /// Drawn at random, as in the kernel: no other capture has seen these frames.
+    Random,
+}
+
+/// What became of the frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// All of them.
+    pub frames: u64,
+    /// Their bytes on the wire.
+    pub bytes: u64,
+    /// Counted as IPv4 packets.
+    pub ipv4: u64,
+    /// Counted as IPv6 packets.
+    pub ipv6: u64,
+    /// IPv4 packets without a local net of IPv4.
+    pub ipv4_without_rule: u64,
+    /// IPv6 packets without a local net of IPv6.
+    pub ipv6_without_rule: u64,
+    /// No IP: ARP and the like.
+    pub other: u64,
+    /// Of interfaces whose link type is not supported.
+    pub unknown_link: u64,
+}
+
+/// Counts frames.
+pub struct Engine {
+    ipv4: Option<Counter<Ipv4, 2>>,
+    ipv6: Option<Counter<Ipv6, 5>>,
+    identities: Identities,
+    clock: Clock,
+    tally: Tally,
+}
+
+/// The account of one family, made at the first frame.
+struct Counter<F: Family<W>, const W: usize> {
+    info: Box<RuleInfo>,
+    rule: Rule<StdMemory>,
+    account: Option<Arc<Account<StdMemory, F, W>>>,
+    /// Whether the open epoch saw a packet.
+    saw: bool,
+}
+
+/// A closed epoch, served in the layout of `uapi/xt_TRAFSTAT.h`.
+pub struct Served {
+    account: AnyAccount,
+    cursor: Cursor,
+}
+
+#[derive(Clone)]
+enum AnyAccount {
+    Ipv4(Arc<Account<StdMemory, Ipv4, 2>>),
+    Ipv6(Arc<Account<StdMemory, Ipv6, 5>>),
+}
+
+/// The accounts have one CPU, which is the caller.
+const CPU: u32 = 0;
+
+/// The caller counts and closes, one after the other.
+struct OneThread;
+
+impl Surroundings for OneThread {
+    fn wait_for_writers(&self) {}
+    fn reschedule(&self) {}
+}
+
+impl Engine {
+    /// An engine that closes epochs every so often, at multiples of the time, or never by
+    /// itself.
+    pub fn new(rules: Rules<'_>, epoch: Option<Duration>, identities: Identities) -> Self {
+        Self {
+            ipv4: rules.ipv4.map(Counter::new),
+            ipv6: rules.ipv6.map(Counter::new),
+            identities,
+            clock: Clock::new(epoch),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Whether the frame belongs to a later epoch: [`Engine::close`] is to come first.
+    #[inline]
+    pub fn is_past_epoch(&self, frame: &Frame<'_>) -> bool {
+        frame.time_ns.is_some_and(|time| time >= self.clock.end_ns)
+    }
+
+    /// Counts a frame in the open epoch.
+    #[inline]
+    pub fn count(&mut self, frame: &Frame<'_>) {
+        if self.tally.frames == 0 {
+            self.begin(frame);
+        }
+        self.clock.see(frame.time_ns);
+        let tally = &mut self.tally;
+        tally.frames += 1;
+        tally.bytes += u64::from(frame.wire_len);
+        let Some(link) = frame.link else {
+            tally.unknown_link += 1;
+            return;
+        };
+        match (
+            link::network(link, frame.bytes, frame.wire_len),
+            &mut self.ipv4,
+            &mut self.ipv6,
+        ) {
+            (Network::Ipv4(packet), Some(counter), _) => {
+                tally.ipv4 += 1;
+                counter.count(packet, frame);
+            }
+            (Network::Ipv6(packet), _, Some(counter)) => {
+                tally.ipv6 += 1;
+                counter.count(packet, frame);
+            }
+            (Network::Ipv4(_), None, _) => tally.ipv4_without_rule += 1,
+            (Network::Ipv6(_), _, None) => tally.ipv6_without_rule += 1,
+            (Network::Other, ..) => tally.other += 1,
+        }
+    }
+
+    /// Closes the open epoch, whose time is over, and opens that of `next_ns`.
+    pub fn close(&mut self, next_ns: u64) {
+        let closed_ns = self.clock.end_ns;
+        self.close_at(closed_ns);
+        self.clock.begin(next_ns);
+    }
+
+    /// Closes the open epoch at the last time that a frame had.
+    pub fn close_last(&mut self) {
+        self.close_at(self.clock.last_ns);
+    }
+
+    fn close_at(&mut self, now_ns: u64) {
+        if let Some(counter) = &mut self.ipv4 {
+            counter.close(now_ns);
+        }
+        if let Some(counter) = &mut self.ipv6 {
+            counter.close(now_ns);
+        }
+    }
+
+    /// The closed epochs, at most one for each family, each until it is acknowledged.
+    pub fn closed(&self) -> impl Iterator<Item = Served> + '_ {
+        let ipv4 = self.ipv4.as_ref().and_then(Counter::closed);
+        let ipv6 = self.ipv6.as_ref().and_then(Counter::closed);
+        let accounts = [ipv4.map(AnyAccount::Ipv4), ipv6.map(AnyAccount::Ipv6)];
+        accounts.into_iter().flatten().map(|account| Served {
+            account,
+            cursor: Cursor::default(),
+        })
+    }
+
+    /// What became of the frames so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    #[cold]
+    fn begin(&mut self, frame: &Frame<'_>) {
+        let now_ns = frame.time_ns.unwrap_or_default();
+        self.clock.begin(now_ns);
+        let first = (self.identities == Identities::OfFirstFrame).then_some(frame);
+        if let Some(counter) = &mut self.ipv4 {
+            counter.begin(first, now_ns);
+        }
+        if let Some(counter) = &mut self.ipv6 {
+            counter.begin(first, now_ns);
+        }
+    }
+}
+
+impl<F: Family<W>, const W: usize> Counter<F, W> {
+    fn new(info: &RuleInfo) -> Self {
+        let rule = Rule::new(&info.lists, &info.ranges, Sampling::of_rule(info), (), &());
+        Self {
+            info: Box::new(*info),
+            // The standard library's memory does not fail to be there.
+            rule: rule.unwrap_or_else(|| unreachable!("memory of the standard library")),
+            account: None,
+            saw: false,
+        }
+    }
+
+    fn begin(&mut self, first: Option<&Frame<'_>>, now_ns: u64) {
+        let id = first.map_or_else(random, |frame| self.id_of(frame));
+        let identity = Identity::of_rule(&self.info, id);
+        let key = HashKey(std::array::from_fn(|_| u64::from_ne_bytes(random())));
+        let limits = Limits::of_rule(&self.info);
+        let account = Account::new(identity, key, limits, (), now_ns);
+        account.allocate(1, |_| true, &());
+        self.account = Some(Arc::new(account));
+    }
+
+    /// 128 bits of a hash over the frame and what names the account. Ports, limits and
+    /// sampling are no part of it: the same frames must not count twice in one account,
+    /// however they were told apart.
+    fn id_of(&self, frame: &Frame<'_>) -> [u8; 16] {
+        let mut hash = Sha256::new();
+        hash.update(b"trafstat capture 1\0");
+        hash.update([F::NUMBER, self.info.prefix_len]);
+        hash.update(self.info.local_addr);
+        hash.update(self.info.name.map(|byte| byte as u8));
+        hash.update(frame.time_ns.unwrap_or_default().to_be_bytes());
+        hash.update(frame.wire_len.to_be_bytes());
+        hash.update(frame.bytes);
+        let digest: [u8; 32] = hash.finalize().into();
+        digest.first_chunk().copied().unwrap_or_default()
+    }
+
+    #[inline]
+    fn count(&mut self, packet: link::Packet<'_>, frame: &Frame<'_>) {
+        let Some(account) = &self.account else {
+            return;
+        };
+        self.saw = true;
+        // What was captured of the packet is all that there is to parse.
+        let tuple = F::parse(packet.bytes, packet.bytes.len()).ok();
+        let gso = frame.segments.map(|segments| Gso {
+            size: segments.size,
+            segs: 0,
+            header_len: segments.header_len.saturating_sub(packet.offset as u16),
+        });
+        let link::Packet { bytes, len, .. } = packet;
+        let packet = account::Packet { bytes, len, gso };
+        if account.count_tuple(&self.rule, CPU, tuple, packet, &()) {
+            account.prepare(&());
+        }
+    }
+
+    fn close(&mut self, now_ns: u64) {
+        if let (Some(account), true) = (&self.account, self.saw) {
+            account.close(now_ns, &OneThread, &());
+            self.saw = false;
+        }
+    }
+
+    fn closed(&self) -> Option<Arc<Account<StdMemory, F, W>>> {
+        let account = self.account.as_ref()?;
+        account.closed(&()).is_some().then(|| Arc::clone(account))
+    }
+}
+
+impl Served {
+    /// The account's name as it stands in the snapshot, without its padding.
+    pub fn name(&self) -> &[u8] {
+        let name = match &self.account {
+            AnyAccount::Ipv4(account) => &account.identity().name,
+            AnyAccount::Ipv6(account) => &account.identity().name,
+        };
+        name.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
+    /// `NFPROTO_*`.
+    pub fn family(&self) -> u8 {
+        match &self.account {
+            AnyAccount::Ipv4(_) => Ipv4::NUMBER,
+            AnyAccount::Ipv6(_) => Ipv6::NUMBER,
+        }
+    }
+
+    /// Frees the epoch: its records are safe elsewhere.
+    ///
+    /// # Errors
+    /// That it is not this epoch that waits.
+    pub fn acknowledge(&self, epoch: u64) -> Result<(), WrongEpoch> {
+        match &self.account {
+            AnyAccount::Ipv4(account) => account.acknowledge(epoch, &()),
+            AnyAccount::Ipv6(account) => account.acknowledge(epoch, &()),
+        }
+    }
+
+    fn serve<F: Family<W>, const W: usize>(
+        account: &Account<StdMemory, F, W>,
+        cursor: &mut Cursor,
+        out: &mut [u8],
+    ) -> usize {
+        account.closed(&()).map_or(0, |epoch| {
+            let offset = cursor.offset();
+            snapshot::read(&epoch, &Binary, cursor, offset, out)
+        })
+    }
+}
+
+impl std::io::Read for Served {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        Ok(match &self.account {
+            AnyAccount::Ipv4(account) => Self::serve(account, &mut self.cursor, out),
+            AnyAccount::Ipv6(account) => Self::serve(account, &mut self.cursor, out),
+        })
+    }
+}
+
+/// Says when an epoch is over.
+struct Clock {
+    interval_ns: Option<u64>,
+    /// When the open epoch ends.
+    end_ns: u64,
+    /// The latest time of a frame.
+    last_ns: u64,
+}
+
+impl Clock {
+    fn new(epoch: Option<Duration>) -> Self {
+        let nanoseconds = |epoch: Duration| u64::try_from(epoch.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            interval_ns: epoch.map(nanoseconds).filter(|interval| *interval > 0),
+            end_ns: u64::MAX,
+            last_ns: 0,
+        }
+    }
+
+    #[inline]
+    fn see(&mut self, time_ns: Option<u64>) {
+        self.last_ns = self.last_ns.max(time_ns.unwrap_or_default());
+    }
+
+    /// The epoch that has `now_ns` in it ends at the next multiple of the interval.
+    fn begin(&mut self, now_ns: u64) {
+        self.end_ns = self.interval_ns.map_or(u64::MAX, |interval| {
+            (now_ns / interval + 1).saturating_mul(interval)
+        });
+    }
+}
+
+fn random<const LEN: usize>() -> [u8; LEN] {
+    let mut bytes = [0; LEN];
+    let mut filled = 0;
+    while filled < LEN {
+        let rest = &mut bytes[filled..];
+        match rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty()) {
+            Ok(count) => filled += count,
+            Err(rustix::io::Errno::INTR) => {}
+            // Linux has had the call since 3.17, and it takes any buffer.
+            Err(error) => unreachable!("getrandom: {error}"),
+        }
+    }
+    bytes
+}

@@ -1,0 +1,12 @@
+//! Captures, held against what Wireshark's programs say of the same files.
+//!
+//! `TRAFSTAT_CAPTURES` names the folder of recorded captures; otherwise it is
+//! `../shared/captures` beside the repository.
+
+mod counted;
+mod files;
+mod generated;
+
+mod malformed;
+mod tshark;
+mod well_formed;

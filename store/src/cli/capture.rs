@@ -1,0 +1,50 @@
+//! `trafstat-store collect --source ...`: counts without the kernel module.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use trafstat_store::collect::Report;
+use trafstat_store::origin::Origin;
+use trafstat_store::output::{Format, to_stdout};
+use trafstat_store::source::capture::{Capture, CaptureName, CaptureOptions};
+
+use super::{Settings, WRONG_USAGE};
+
+/// Counts a capture to its end, into the store.
+pub(super) fn run(
+    name: &CaptureName,
+    options: &CaptureOptions,
+    format: Format,
+    settings: &Settings,
+) -> Result<ExitCode> {
+    let rules = match options.rules() {
+        Ok(rules) => rules,
+        Err(reason) => {
+            eprintln!("trafstat-store: {reason}");
+            return Ok(ExitCode::from(WRONG_USAGE));
+        }
+    };
+    let mut capture = Capture::open(name, &rules, options)?;
+    let origin = Origin::of_this_process()?;
+    let mut store = settings.location.open()?;
+    let outcomes = capture.collect(store.as_mut(), &origin);
+    for outcome in &outcomes {
+        if let Err(error) = &outcome.result {
+            eprintln!("trafstat-store: account {}: {error}", outcome.account);
+        }
+    }
+    if !outcomes.is_empty() || format != Format::Table {
+        let report = Report::new(&outcomes);
+        to_stdout(|writer| report.write(format, writer)).context("cannot write the report")?;
+    }
+    for remark in capture.remarks() {
+        eprintln!("trafstat-store: {remark}");
+    }
+    capture.finish()?;
+    Ok(
+        match outcomes.iter().all(|outcome| outcome.result.is_ok()) {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        },
+    )
+}

@@ -1,0 +1,269 @@
+//! The options of counting without the kernel module: a rule's, and when epochs close.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::SignedDuration;
+use trafstat_abi::RuleInfo;
+use trafstat_capture::engine::Rules;
+use trafstat_rule::local_net::{Family, Ipv4, Ipv6};
+use trafstat_rule::options::{self, ENTRIES};
+
+use super::services;
+
+/// What to count instead of the kernel module's accounts, and by which rule.
+///
+/// The rule's options read as they do for iptables and mean the same.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Counting without the kernel module")]
+pub struct CaptureOptions {
+    /// What to count: "pcap:FILE", a pcap or pcapng file, compressed or not, or "pcap:-"
+    /// for standard input.
+    #[arg(long, value_name = "SOURCE", value_parser = parse_source, global = true)]
+    pub source: Option<CaptureName>,
+
+    /// The local network; one of IPv4, one of IPv6, or both.
+    #[arg(long, value_name = "ADDR[/PREFIX]", requires = "source", global = true)]
+    local_net: Vec<String>,
+
+    /// Local TCP ports that keep their number: all, none, or such as 22,80,8000:8080,ssh.
+    #[arg(long, value_name = "PORTS", requires = "source", global = true)]
+    local_tcp_ports: Vec<String>,
+
+    /// Local UDP ports that keep their number.
+    #[arg(long, value_name = "PORTS", requires = "source", global = true)]
+    local_udp_ports: Vec<String>,
+
+    /// Remote TCP ports that keep their number.
+    #[arg(long, value_name = "PORTS", requires = "source", global = true)]
+    remote_tcp_ports: Vec<String>,
+
+    /// Remote UDP ports that keep their number.
+    #[arg(long, value_name = "PORTS", requires = "source", global = true)]
+    remote_udp_ports: Vec<String>,
+
+    /// Thousands of records in an epoch [default: 1000]; what finds no room is folded.
+    #[arg(long, value_name = "N", requires = "source", global = true)]
+    max_entries: Option<String>,
+
+    /// Flows that received fewer packets lose their remote side.
+    #[arg(long, value_name = "N", requires = "source", global = true)]
+    min_pkt_spoof: Option<String>,
+
+    /// Count one TCP SYN packet in N, N times.
+    #[arg(long, value_name = "N", requires = "source", global = true)]
+    sample_tcp_syn: Option<String>,
+
+    /// Count one TCP packet in N, N times.
+    #[arg(long, value_name = "N", requires = "source", global = true)]
+    sample_tcp_any: Option<String>,
+
+    /// Count one UDP packet in N, N times.
+    #[arg(long, value_name = "N", requires = "source", global = true)]
+    sample_udp_any: Option<String>,
+
+    /// The account's name [default: ADDR_PREFIX].
+    #[arg(long, value_name = "NAME", requires = "source", global = true)]
+    name: Option<String>,
+
+    /// Close an epoch every so often by the capture's clock, such as 5m or 1h, at whole
+    /// multiples of it; without it the capture is one epoch.
+    #[arg(long, value_name = "TIME", value_parser = parse_epoch, requires = "source", global = true)]
+    pub epoch: Option<Duration>,
+}
+
+/// Where frames come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CaptureName {
+    /// A capture file.
+    File(PathBuf),
+    /// A capture on standard input.
+    Stdin,
+}
+
+/// The rules that options make, one for each address family that has a local net.
+#[derive(Debug, Default)]
+pub struct OwnedRules {
+    ipv4: Option<Box<RuleInfo>>,
+    ipv6: Option<Box<RuleInfo>>,
+}
+
+impl CaptureOptions {
+    /// The rules that the options make.
+    ///
+    /// # Errors
+    /// One line that names the option and what would be right.
+    pub fn rules(&self) -> Result<OwnedRules, String> {
+        let (ipv6, ipv4): (Vec<&str>, Vec<&str>) = self
+            .local_net
+            .iter()
+            .map(String::as_str)
+            .partition(|net| net.split('/').any(|part| part.contains(':')));
+        if self.local_net.is_empty() {
+            return Err(
+                "--local-net must be given: it says which side of a packet is the local one, \
+                 such as --local-net 192.0.2.0/24"
+                    .to_owned(),
+            );
+        }
+        Ok(OwnedRules {
+            ipv4: self.rule::<Ipv4>(&ipv4)?,
+            ipv6: self.rule::<Ipv6>(&ipv6)?,
+        })
+    }
+
+    fn rule<F: Family>(&self, nets: &[&str]) -> Result<Option<Box<RuleInfo>>, String> {
+        let net = match nets {
+            [] => return Ok(None),
+            [net] => *net,
+            _ => {
+                return Err(format!(
+                    "--local-net: {} {} nets are given, an account has one; count the others \
+                     in runs of their own",
+                    nets.len(),
+                    F::NAME
+                ));
+            }
+        };
+        let mut info = Box::new(options::empty());
+        let of_list = |name, values: &[String]| {
+            let values = values.iter().cloned();
+            values.map(move |value| (name, value)).collect::<Vec<_>>()
+        };
+        let of_one = |name, value: &Option<String>| value.clone().map(|value| (name, value));
+        let given = [("local-net", net.to_owned())]
+            .into_iter()
+            .chain(of_list("local-tcp-ports", &self.local_tcp_ports))
+            .chain(of_list("local-udp-ports", &self.local_udp_ports))
+            .chain(of_list("remote-tcp-ports", &self.remote_tcp_ports))
+            .chain(of_list("remote-udp-ports", &self.remote_udp_ports))
+            .chain(of_one("max-entries", &self.max_entries))
+            .chain(of_one("min-pkt-spoof", &self.min_pkt_spoof))
+            .chain(of_one("sample-tcp-syn", &self.sample_tcp_syn))
+            .chain(of_one("sample-tcp-any", &self.sample_tcp_any))
+            .chain(of_one("sample-udp-any", &self.sample_udp_any))
+            .chain(of_one("name", &self.name));
+        let mut last = "";
+        for (name, value) in given {
+            let entry = ENTRIES.iter().find(|entry| entry.name() == name);
+            let entry = entry.ok_or_else(|| format!("--{name}: no option of a rule"))?;
+            options::parse::<F>(&mut info, entry, &value, name == last, services::port)?;
+            last = name;
+        }
+        options::complete::<F>(&mut info)?;
+        Ok(Some(info))
+    }
+}
+
+impl OwnedRules {
+    /// The rules, as the engine takes them.
+    pub fn as_rules(&self) -> Rules<'_> {
+        Rules {
+            ipv4: self.ipv4.as_deref(),
+            ipv6: self.ipv6.as_deref(),
+        }
+    }
+}
+
+fn parse_source(text: &str) -> Result<CaptureName, String> {
+    match text.split_once(':') {
+        Some(("pcap", "-")) => Ok(CaptureName::Stdin),
+        Some(("pcap", path)) if !path.is_empty() => Ok(CaptureName::File(path.into())),
+        _ => Err("expected \"pcap:FILE\", or \"pcap:-\" for standard input".to_owned()),
+    }
+}
+
+fn parse_epoch(text: &str) -> Result<Duration, String> {
+    let wrong = || "expected a length of time such as 30s, 5m or 1h".to_owned();
+    let span: SignedDuration = text.trim().parse().map_err(|_| wrong())?;
+    let epoch = Duration::try_from(span).map_err(|_| wrong())?;
+    if epoch < Duration::from_secs(1) {
+        return Err("an epoch has a second or more".to_owned());
+    }
+    Ok(epoch)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        capture: CaptureOptions,
+    }
+
+    fn rules(arguments: &str) -> Result<OwnedRules, String> {
+        let words = ["program"].into_iter().chain(arguments.split(' '));
+        let program = Program::try_parse_from(words).map_err(|error| error.to_string())?;
+        program.capture.rules()
+    }
+
+    #[test]
+    fn one_net_of_each_family_makes_two_rules() {
+        let rules =
+            rules("--source pcap:- --local-net 10.0.0.0/8 --local-net 2001:db8::/32").unwrap();
+        assert_eq!(rules.ipv4.unwrap().prefix_len, 8);
+        assert_eq!(rules.ipv6.unwrap().prefix_len, 32);
+    }
+
+    #[test]
+    fn lists_add_up_as_they_do_for_iptables() {
+        let rules = rules(
+            "--source pcap:- --local-net 10.0.0.1 --local-tcp-ports 22 --local-tcp-ports \
+             80,8000:8080 --local-udp-ports all",
+        )
+        .unwrap();
+        let info = rules.ipv4.unwrap();
+        assert_eq!(info.lists.map(|list| list.count), [3, 0, 0, 0]);
+        assert_eq!(info.lists.map(|list| list.mode), [2, 1, 0, 0]);
+    }
+
+    #[test]
+    fn rule_options_need_a_source_and_a_source_a_local_net() {
+        assert!(
+            rules("--local-net 10.0.0.1")
+                .unwrap_err()
+                .contains("--source")
+        );
+        let error = rules("--source pcap:a.pcap").unwrap_err();
+        assert!(error.starts_with("--local-net must be given"), "{error}");
+    }
+
+    #[test]
+    fn second_net_of_a_family_is_refused() {
+        let error =
+            rules("--source pcap:- --local-net 10.0.0.0/8 --local-net 192.0.2.0/24").unwrap_err();
+        assert!(error.contains("2 IPv4 nets"), "{error}");
+    }
+
+    #[test]
+    fn wrong_value_names_its_option() {
+        let error = rules("--source pcap:- --local-net 10.0.0.1 --sample-udp-any x").unwrap_err();
+        assert!(error.starts_with("--sample-udp-any: "), "{error}");
+    }
+
+    #[test]
+    fn source_is_a_kind_and_a_name() {
+        assert_eq!(parse_source("pcap:-"), Ok(CaptureName::Stdin));
+        assert_eq!(
+            parse_source("pcap:a:b.pcap"),
+            Ok(CaptureName::File("a:b.pcap".into()))
+        );
+        for text in ["pcap:", "a.pcap", "", "pcapng:a", "-"] {
+            assert!(parse_source(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn epoch_is_a_length_of_time_of_a_second_or_more() {
+        assert_eq!(parse_epoch("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(parse_epoch("1h 30m"), Ok(Duration::from_secs(5400)));
+        for text in ["", "5", "-5m", "0s", "500ms", "1d later"] {
+            assert!(parse_epoch(text).is_err(), "{text:?}");
+        }
+    }
+}

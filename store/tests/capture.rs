@@ -1,0 +1,152 @@
+//! Captures collected by the program `trafstat-store`, as users do.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use trafstat_store::backend::{Sqlite, Store};
+use trafstat_store::query::{Field, Filter, Order, Query};
+
+/// 2026-01-31T12:00:00Z.
+const NOON_SECS: u32 = 1_769_860_800;
+
+/// A capture of so many UDP packets of 28 bytes, one a second, of raw IPv4.
+fn capture(packets: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 262_144, 101] {
+        bytes.extend(word.to_le_bytes());
+    }
+    for number in 0..packets {
+        for word in [NOON_SECS + number, 0, 28, 28] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0]);
+        bytes.extend([192, 0, 2, 1, 198, 51, 100, 7]);
+        bytes.extend([0x9c, 0x40, 0, 53, 0, 8, 0, 0]);
+    }
+    bytes
+}
+
+fn collect(db: &Path, source: &str, arguments: &[&str]) -> Output {
+    program(db, source, arguments).output().unwrap()
+}
+
+fn program(db: &Path, source: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trafstat-store"));
+    command
+        .args(["--format", "json", "--db"])
+        .arg(db)
+        .args(["--source", source, "--local-net", "192.0.2.0/24"])
+        .args(arguments);
+    command
+}
+
+fn states(output: &Output) -> Vec<String> {
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let accounts = report["accounts"].as_array().unwrap();
+    let state = |account: &Value| account["state"].as_str().unwrap().to_owned();
+    accounts.iter().map(state).collect()
+}
+
+fn sent_packets(db: &Path) -> u64 {
+    let query = Query {
+        by: vec![Field::Protocol],
+        filter: Filter::default(),
+        order: Order::Bytes,
+        limit: None,
+    };
+    let mut store = Sqlite::open_read_only(db).unwrap();
+    store.query(&query).unwrap().total.sent_packets
+}
+
+#[test]
+fn capture_collected_again_is_not_counted_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (db, path) = (folder.path().join("a.db"), folder.path().join("a.pcap"));
+    std::fs::write(&path, capture(150)).unwrap();
+    let source = format!("pcap:{}", path.display());
+    let first = collect(&db, &source, &["--epoch", "1m"]);
+    assert!(first.status.success(), "{first:?}");
+    assert_eq!(states(&first), ["stored"; 3]);
+    let again = collect(&db, &source, &["--epoch", "1m"]);
+    assert!(again.status.success(), "{again:?}");
+    assert_eq!(states(&again), ["already stored"; 3]);
+    assert_eq!(sent_packets(&db), 150);
+}
+
+#[test]
+fn capture_that_grew_is_refused_from_the_epoch_on_that_grew() {
+    let folder = tempfile::tempdir().unwrap();
+    let (db, path) = (folder.path().join("a.db"), folder.path().join("a.pcap"));
+    let source = format!("pcap:{}", path.display());
+    std::fs::write(&path, capture(90)).unwrap();
+    assert!(collect(&db, &source, &["--epoch", "1m"]).status.success());
+    std::fs::write(&path, capture(150)).unwrap();
+    let grown = collect(&db, &source, &["--epoch", "1m"]);
+    assert_eq!(grown.status.code(), Some(1));
+    assert_eq!(states(&grown), ["already stored", "failed", "stored"]);
+    // Of the second minute, 30 packets were there at first.
+    assert_eq!(sent_packets(&db), 90 + 30);
+}
+
+#[test]
+fn standard_input_is_the_same_capture_as_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (db, path) = (folder.path().join("a.db"), folder.path().join("a.pcap"));
+    std::fs::write(&path, capture(10)).unwrap();
+    let mut child = program(&db, "pcap:-", &[])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&capture(10)).unwrap();
+    assert_eq!(states(&child.wait_with_output().unwrap()), ["stored"]);
+    let file = collect(&db, &format!("pcap:{}", path.display()), &[]);
+    assert_eq!(states(&file), ["already stored"]);
+}
+
+#[test]
+fn cut_capture_is_stored_as_far_as_it_goes_and_exits_with_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let (db, path) = (folder.path().join("a.db"), folder.path().join("a.pcap"));
+    let whole = capture(10);
+    std::fs::write(&path, &whole[..whole.len() - 5]).unwrap();
+    let output = collect(&db, &format!("pcap:{}", path.display()), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(states(&output), ["stored"]);
+    assert_eq!(sent_packets(&db), 9);
+    let error = String::from_utf8(output.stderr).unwrap();
+    let expected = "a.pcap: it is cut off at byte 420, 5 bytes before the end of the packet \
+                    there. The 9 packets before it are counted\n";
+    assert!(error.ends_with(expected), "{error}");
+}
+
+#[test]
+fn what_is_no_capture_makes_no_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let (db, path) = (folder.path().join("a.db"), folder.path().join("a.txt"));
+    std::fs::write(&path, "no capture").unwrap();
+    let output = collect(&db, &format!("pcap:{}", path.display()), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("it is no capture"));
+    assert!(!db.exists());
+    let missing = collect(&db, "pcap:/nonexistent/a.pcap", &[]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("cannot open /nonexistent/a.pcap"));
+}
+
+#[test]
+fn wrong_rule_option_is_wrong_usage() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("a.db");
+    for (arguments, what) in [
+        (&["--local-tcp-ports", "70000"][..], "--local-tcp-ports"),
+        (&["--local-net", "10.0.0.0/8"], "--local-net"),
+        (&["--epoch", "soon"], "--epoch"),
+    ] {
+        let output = collect(&db, "pcap:-", arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(what));
+    }
+}
