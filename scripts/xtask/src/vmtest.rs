@@ -15,7 +15,7 @@ use crate::tally::Tally;
 use crate::vm::{self, Guest};
 
 /// All scenarios together, under emulation on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20 * 60);
+const PATIENCE: Duration = Duration::from_secs(40 * 60);
 
 /// The option of the guest's program for scenarios that count instructions.
 const COUNTING: &str = "--counting";
