@@ -8,14 +8,16 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::progress::Step;
 use crate::{command, packages, paths};
 
 /// Counts changes of what a folder is made of; an older folder is then made anew.
-const RECIPE: u32 = 2;
+const RECIPE: u32 = 3;
 
 /// A kernel that the module is built for and tested on, with the Debian release it runs under.
 pub struct Platform {
@@ -45,7 +47,7 @@ pub const PLATFORMS: [Platform; 4] = [
     },
     Platform {
         kernel: "6.12",
-        always_tested: false,
+        always_tested: true,
         release: "trixie",
         backported: false,
         series: "6.12.",
@@ -53,7 +55,7 @@ pub const PLATFORMS: [Platform; 4] = [
     },
     Platform {
         kernel: "7.3",
-        always_tested: false,
+        always_tested: true,
         release: "trixie",
         backported: true,
         series: "7.3.",
@@ -96,6 +98,9 @@ const PACKAGES: &[&str] = &[
 
 const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
 const DEFAULT_SECURITY_MIRROR: &str = "http://deb.debian.org/debian-security";
+
+/// How long the archive is not asked again.
+const KERNELS_STAY_NEWEST: Duration = Duration::from_secs(24 * 3600);
 
 /// The folder's mount point for what a guest shares with this host.
 pub const SHARE: &str = "/trafstat";
@@ -147,7 +152,7 @@ pub struct Rootfs {
 }
 
 impl Rootfs {
-    /// Finds the folder of `platform`, or makes it.
+    /// Finds the folder with the newest kernel of `platform`, or makes it.
     ///
     /// # Errors
     ///
@@ -155,13 +160,21 @@ impl Rootfs {
     /// has a kernel of the series.
     pub fn ensure(platform: &Platform) -> Result<Self> {
         let release = platform.release;
-        let path = paths::cache()?.join(format!("{release}-{}-{RECIPE}", platform.kernel));
+        let cache = paths::cache()?;
+        fs::create_dir_all(&cache)
+            .with_context(|| format!("cannot make the folder {}", cache.display()))?;
+        // Another command may be making the same folder.
+        let lock = fs::File::create(cache.join("lock"))?;
+        flock(&lock, FlockOperation::LockExclusive)?;
+        let base = ensure_base(release)?;
+        let kernel = platform
+            .newest_kernel(&kernels(release, &base)?)?
+            .to_owned();
+        let path = cache.join(format!("{release}-{kernel}-{RECIPE}"));
         if !path.exists() {
-            packages::require_root("making the Debian folder", "build")?;
-            packages::install(&["debootstrap"])?;
-            make(platform, &path)?;
+            may_make_folders()?;
+            make(platform, &kernel, &base, &path)?;
         }
-        let kernel = installed_kernel(&path)?;
         let version = package_version(&path, &format!("linux-image-{kernel}"))?;
         eprintln!("Debian {release}: kernel {kernel} (linux-image {version})");
         Ok(Self { path, kernel })
@@ -191,33 +204,36 @@ impl Rootfs {
     }
 }
 
-fn make(platform: &Platform, path: &Path) -> Result<()> {
-    let base = ensure_base(platform.release)?;
+fn may_make_folders() -> Result<()> {
+    packages::require_root("making the Debian folder", "build")?;
+    packages::install(&["debootstrap"])
+}
+
+fn make(platform: &Platform, kernel: &str, base: &Path, path: &Path) -> Result<()> {
     let step = Step::begin(format!(
-        "Making a Debian {} folder with kernel {} in {}",
+        "Making a Debian {} folder with kernel {kernel} in {}",
         platform.release,
-        platform.kernel,
         path.display()
     ));
     let unfinished = unfinished(path)?;
     command::run(
         Command::new("cp")
             .args(["--archive", "--reflink=auto", "--no-target-directory"])
-            .arg(&base)
+            .arg(base)
             .arg(&unfinished),
         &step,
     )?;
-    let apt_get = |arguments: &[&str]| apt_get(&unfinished, arguments, &step);
     if platform.backported {
-        add_backports(platform.release, &unfinished)?;
+        prefer_backported_kernels(platform.release, &unfinished)?;
     }
-    apt_get(&["update"])?;
-    let listed = apt_cache_search(&unfinished, platform)?;
-    let kernel = platform.newest_kernel(&listed)?;
     let image = format!("linux-image-{kernel}");
     let headers = format!("linux-headers-{kernel}");
-    apt_get(&[&INSTALL[..], &[&image, &headers]].concat())?;
-    apt_get(&["clean"])?;
+    apt_get(
+        &unfinished,
+        &[&INSTALL[..], &[&image, &headers]].concat(),
+        &step,
+    )?;
+    apt_get(&unfinished, &["clean"], &step)?;
 
     // virtme-ng starts udev where it finds it, whose search for hardware takes longer under
     // emulation than the rest of the boot.
@@ -227,12 +243,53 @@ fn make(platform: &Platform, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The kernels that Debian's archive has for `release`, as `apt-cache search` lists them, asked for
+/// once a day; without the archive, as they were last listed.
+fn kernels(release: &str, base: &Path) -> Result<String> {
+    let remembered = paths::cache()?.join(format!("{release}-kernels-{RECIPE}"));
+    let listed = fs::read_to_string(&remembered);
+    let is_fresh = fs::metadata(&remembered)
+        .and_then(|metadata| metadata.modified())
+        .is_ok_and(|time| time.elapsed().is_ok_and(|age| age < KERNELS_STAY_NEWEST));
+    if is_fresh {
+        return Ok(listed?);
+    }
+    match list_kernels(release, base) {
+        Ok(now) => {
+            fs::write(&remembered, &now)?;
+            Ok(now)
+        }
+        Err(error) => {
+            let before = listed.map_err(|_| error)?;
+            eprintln!(
+                "Debian's archive does not answer: the newest kernels may be newer than those used here"
+            );
+            Ok(before)
+        }
+    }
+}
+
+fn list_kernels(release: &str, base: &Path) -> Result<String> {
+    may_make_folders()?;
+    let step = Step::begin(format!("Asking for the newest kernels of Debian {release}"));
+    apt_get(base, &["update"], &step)?;
+    let listed = command::read(chroot(base, None).args([
+        "apt-cache",
+        "search",
+        "--names-only",
+        "^linux-image-[0-9]",
+    ]))?;
+    step.done();
+    Ok(listed)
+}
+
 /// A folder with the user space of `release`, which the folders of its kernels are copies of.
 fn ensure_base(release: &str) -> Result<PathBuf> {
     let path = paths::cache()?.join(format!("{release}-base-{RECIPE}"));
     if path.exists() {
         return Ok(path);
     }
+    may_make_folders()?;
     let step = Step::begin(format!(
         "Making a Debian {release} folder in {}",
         path.display()
@@ -266,7 +323,9 @@ fn ensure_base(release: &str) -> Result<PathBuf> {
 
 /// Where a folder is made: renamed when complete, it is never half made under its final name.
 fn unfinished(path: &Path) -> Result<PathBuf> {
-    let unfinished = path.with_extension("unfinished");
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".unfinished");
+    let unfinished = PathBuf::from(unfinished);
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished)
             .with_context(|| format!("cannot remove {}", unfinished.display()))?;
@@ -290,21 +349,17 @@ fn apt_get(root: &Path, arguments: &[&str], step: &Step) -> Result<()> {
     .map(drop)
 }
 
-fn add_backports(release: &str, root: &Path) -> Result<()> {
+/// Without this nothing comes from backports.
+fn prefer_backported_kernels(release: &str, root: &Path) -> Result<()> {
     let suite = format!("{release}-backports");
-    let main = Archive::of_host()?.main;
-    fs::write(
-        root.join("etc/apt/sources.list.d/backports.list"),
-        format!("deb {main} {suite} main\n"),
-    )?;
     fs::write(
         root.join("etc/apt/preferences.d/backports"),
         format!(
             "Package: *\nPin: release n={suite}\nPin-Priority: -1\n\n\
              Package: {BACKPORTED}\nPin: release n={suite}\nPin-Priority: 990\n"
         ),
-    )?;
-    Ok(())
+    )
+    .map_err(Into::into)
 }
 
 /// Debian's archive as this host reaches it.
@@ -353,6 +408,7 @@ impl Archive {
         let sources = format!(
             "deb {main} {release} main\n\
              deb {main} {release}-updates main\n\
+             deb {main} {release}-backports main\n\
              deb {security} {release}-security main\n"
         );
         fs::write(root.join("etc/apt/sources.list"), sources)?;
@@ -392,14 +448,6 @@ fn chroot(root: &Path, folder: Option<&Path>) -> Command {
     command
 }
 
-fn apt_cache_search(root: &Path, platform: &Platform) -> Result<String> {
-    command::read(
-        chroot(root, None)
-            .args(["apt-cache", "search", "--names-only"])
-            .arg(format!("^linux-image-{}", platform.series)),
-    )
-}
-
 /// The numbers in the name of a kernel, which order it among its series.
 fn version_numbers(kernel: &str) -> Vec<u64> {
     kernel
@@ -413,18 +461,6 @@ fn start_no_services(root: &Path) -> Result<()> {
     fs::write(&policy, "#!/bin/sh\nexit 101\n")?;
     fs::set_permissions(&policy, fs::Permissions::from_mode(0o755))?;
     Ok(())
-}
-
-fn installed_kernel(root: &Path) -> Result<String> {
-    let link = fs::read_link(root.join("vmlinuz"))
-        .with_context(|| format!("{} has no kernel", root.display()))?;
-    match link
-        .file_name()
-        .and_then(|name| name.to_str()?.strip_prefix("vmlinuz-"))
-    {
-        Some(release) => Ok(release.to_owned()),
-        None => bail!("{} is not the link to a kernel image", link.display()),
-    }
 }
 
 fn package_version(root: &Path, package: &str) -> Result<String> {

@@ -4,6 +4,7 @@
 //! first line is the kernel's console, which is kept and shown when the run does not succeed. A
 //! run succeeds by saying so ([`SUCCESS`]) and in no other way.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +12,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::progress::Step;
 use crate::rootfs::{self, Rootfs};
@@ -65,6 +66,22 @@ enum Machine {
     Counting,
 }
 
+/// How a kernel dies of a breakpoint that it did not expect. It writes them into its own code while
+/// it patches that, and takes them away again; an emulated CPU can run into one after that.
+const STALE_BREAKPOINT: &str = "int3: 0000 [#1]";
+
+/// The guest died of what its emulator did: it is worth another try.
+#[derive(Debug)]
+pub struct EmulatorFault;
+
+impl fmt::Display for EmulatorFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the emulated kernel ran into a breakpoint of its own that was gone already")
+    }
+}
+
+impl std::error::Error for EmulatorFault {}
+
 /// What a guest is made of.
 pub struct Guest<'a> {
     rootfs: &'a Rootfs,
@@ -107,7 +124,8 @@ impl<'a> Guest<'a> {
     ///
     /// # Errors
     ///
-    /// The guest does not say [`SUCCESS`], or not within `patience`. The error has the console.
+    /// The guest does not say [`SUCCESS`], or not within `patience`; its console is printed.
+    /// [`EmulatorFault`] where that was not the guest's own doing.
     pub fn run(
         &self,
         script: &str,
@@ -122,6 +140,10 @@ impl<'a> Guest<'a> {
             Outcome::HungUp => eprintln!("The guest hung for {} s.", patience.as_secs()),
         }
         eprintln!("---- the guest's console\n{}\n----", ended.console);
+        ensure!(
+            self.machine != Machine::Emulated || !ended.console.contains(STALE_BREAKPOINT),
+            EmulatorFault
+        );
         bail!("the run in the guest failed")
     }
 

@@ -12,7 +12,7 @@ use crate::command;
 use crate::progress::Step;
 use crate::rootfs::{PLATFORMS, Platform};
 use crate::tally::Tally;
-use crate::vm::{self, Guest};
+use crate::vm::{self, EmulatorFault, Guest};
 
 /// All scenarios together, under emulation on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(40 * 60);
@@ -108,10 +108,23 @@ fn run_in(
 ) -> Result<()> {
     let step = Step::begin(format!("Scenarios on {}", guest.describe()));
     let script = format!("{}/trafstat-vmtests run {option} {filter}", vm::PROGRAMS);
-    guest.run(&script, share, PATIENCE, |line| {
-        step.print(line);
-        tally.add_scenarios(line);
-    })?;
+    let run = |tally: &mut Tally| {
+        guest.run(&script, share, PATIENCE, |line| {
+            step.print(line);
+            tally.add_scenarios(line);
+        })
+    };
+    let mut first = Tally::default();
+    match run(&mut first) {
+        Err(error) if error.is::<EmulatorFault>() => {
+            eprintln!("{error}; the scenarios run once more");
+            run(tally)?;
+        }
+        ended => {
+            tally.add(&first);
+            ended?;
+        }
+    }
     step.done();
     Ok(())
 }
