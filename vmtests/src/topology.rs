@@ -92,6 +92,25 @@ impl Topology {
         Ok(())
     }
 
+    /// Lets the local side's TCP build buffers of up to `bytes`, which are cut into packets before
+    /// they come to the link. Returns whether the kernel and `ip` can do that.
+    ///
+    /// # Errors
+    ///
+    /// `ethtool` fails.
+    pub fn allow_big_tcp(&self, bytes: u32) -> Result<bool> {
+        let limit = match self.family {
+            Family::Ipv4 => "gso_ipv4_max_size",
+            Family::Ipv6 => "gso_max_size",
+        };
+        self.local
+            .succeed(Command::new("ethtool").args(["-K", DEVICE, "tso", "off"]))?;
+        Ok(self
+            .local
+            .ip(&format!("link set {DEVICE} {limit} {bytes}"))
+            .is_ok())
+    }
+
     /// Tells each side the other's hardware address, so that nobody asks for it with ARP.
     ///
     /// # Errors

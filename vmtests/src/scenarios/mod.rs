@@ -1,6 +1,8 @@
 //! The scenarios, one a module; each is a function that returns an error when it fails.
 
 mod access;
+mod autoload;
+mod big_tcp;
 mod conservation;
 mod counters_agree;
 mod cpus;
@@ -57,6 +59,14 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "conservation",
         scenario: conservation::run,
+    },
+    Scenario {
+        name: "big_tcp",
+        scenario: big_tcp::run,
+    },
+    Scenario {
+        name: "autoload",
+        scenario: autoload::run,
     },
     Scenario {
         name: "killed_collector",

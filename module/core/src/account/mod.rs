@@ -30,7 +30,7 @@ use crate::hash::HashKey;
 use crate::memory::{Allocation, Memory, Slot};
 use crate::parse::{HEADER_BYTES, ParseError, Tuple};
 use crate::rule::Rule;
-use crate::wire::{Gso, Volume};
+use crate::wire::{Gso, Volume, jumbo_header_len};
 
 pub use epoch::Epoch;
 pub use side::Place;
@@ -255,7 +255,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             bytes: u64::from(packet.len),
         };
         if let Some(gso) = packet.gso {
-            let extra = gso.extra(packet.len);
+            let extra = gso.extra(packet.len, jumbo_header_len(packet.bytes));
             table.totals.gso_extra.add(extra);
             volume = volume.plus(extra);
         }
