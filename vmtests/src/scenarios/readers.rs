@@ -40,6 +40,8 @@ const GARBAGE: &[&str] = &[
 pub fn run(guest: &Guest) -> Result<()> {
     module::load(guest)?;
     let topology = Topology::new(Family::Ipv4)?;
+    // More packets than wait for an unknown neighbour.
+    topology.fix_neighbours()?;
     let iptables = Iptables::new(guest, &topology.local, topology.family);
     iptables.count_local(ALL_PORTS)?;
     traffic::scan(&topology, 10_000, FLOWS)?;
