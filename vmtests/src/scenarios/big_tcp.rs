@@ -54,25 +54,29 @@ fn count_as_the_link_does(guest: &Guest, topology: &Topology) -> Result<()> {
     topology
         .local
         .succeed(Command::new("nft").arg(NFT_COUNTER))?;
-    let before = topology.link_counters()?;
-    HttpServer::listen(topology, 80)?.download(topology, DOWNLOAD_BYTES)?;
-
     let account = AccountKey {
         family,
         name: "link",
     };
-    let mut seen = RuleCounters::default();
-    let link = super::collect_all(
-        || topology.link_counters(),
-        || {
-            let header = Snapshot::collect(&topology.local, account)?.header;
-            seen.add(RuleCounters {
-                packets: header.seen_packets,
-                bytes: header.seen_bytes,
-            });
-            Ok(())
-        },
-    )?;
+    // The link's counters, and what the account saw since the last time.
+    let collected = || {
+        let mut seen = RuleCounters::default();
+        let link = super::collect_all(
+            || topology.link_counters(),
+            || {
+                let header = Snapshot::collect(&topology.local, account)?.header;
+                seen.add(RuleCounters {
+                    packets: header.seen_packets,
+                    bytes: header.seen_bytes,
+                });
+                Ok(())
+            },
+        )?;
+        anyhow::Ok((link, seen))
+    };
+    let (before, _) = collected()?;
+    HttpServer::listen(topology, 80)?.download(topology, DOWNLOAD_BYTES)?;
+    let (link, seen) = collected()?;
     let oracle = topology
         .local
         .succeed(Command::new("nft").args(["list", "ruleset"]))?;
