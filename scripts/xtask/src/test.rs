@@ -66,4 +66,4 @@ pub fn cargo_test() -> Result<Tally> {
 }
 
 /// The server that the store's tests start for themselves.
-const STORE_PACKAGES: &[&str] = &["mariadb-server"];
+const STORE_PACKAGES: &[&str] = &["mariadb-server", "galera-4", "rsync"];

@@ -15,6 +15,7 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use mysql::prelude::Queryable;
 use mysql::{Conn, DriverError, Error, LocalInfileHandler, Params, Value as MysqlValue};
@@ -96,6 +97,18 @@ impl Mysql {
         self.never_load_local = true;
         self.load_local = false;
         self
+    }
+
+    /// How long a statement waits for a lock of another's; 30 seconds unless set, and
+    /// after a connection was lost.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn set_lock_wait(&mut self, wait: Duration) -> Result<(), StoreError> {
+        self.run_text(&format!(
+            "SET SESSION innodb_lock_wait_timeout = {}",
+            wait.as_secs().max(1)
+        ))
     }
 
     /// The server and database, for messages.

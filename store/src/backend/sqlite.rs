@@ -732,4 +732,69 @@ mod tests {
             .unwrap();
         assert_eq!(name, "TCP");
     }
+
+    #[test]
+    fn migration_that_is_missing_is_run_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Sqlite::open(&folder.path().join("trafstat.db")).unwrap();
+        store.migrate().unwrap();
+        // It would fail the second time.
+        let next = [MIGRATIONS[0], "CREATE TABLE later (number INTEGER) STRICT"];
+        for _ in 0..2 {
+            store.migrate_by(&next).unwrap();
+            assert_eq!(store.schema_version().unwrap(), 2);
+        }
+        let broken = [
+            next[0],
+            next[1],
+            "CREATE TABLE later (number INTEGER) STRICT",
+        ];
+        store.migrate_by(&broken).unwrap_err();
+        assert_eq!(store.schema_version().unwrap(), 2);
+    }
+
+    #[test]
+    fn full_disk_read_only_and_damaged_file_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trafstat.db");
+        let mut store = Sqlite::open(&path).unwrap();
+        store.migrate().unwrap();
+        let insert = "INSERT INTO kept (level, since_ns) VALUES (?, 1)";
+        store
+            .connection
+            .pragma_update(None, "query_only", true)
+            .unwrap();
+        let error = store.execute(insert, &["a".into()]).unwrap_err();
+        assert!(matches!(error, StoreError::ReadOnly), "{error}");
+        store
+            .connection
+            .pragma_update(None, "query_only", false)
+            .unwrap();
+
+        let pages = store.pragma("page_count").unwrap();
+        store
+            .connection
+            .pragma_update(None, "max_page_count", pages)
+            .unwrap();
+        let error = (0..10_000)
+            .find_map(|number| {
+                store
+                    .execute(insert, &[format!("{number:0200}").as_str().into()])
+                    .err()
+            })
+            .unwrap();
+        assert!(matches!(error, StoreError::Full), "{error}");
+        assert!(error.is_transient());
+        drop(store);
+
+        let mut bytes = fs::read(&path).unwrap();
+        let length = bytes.len();
+        bytes[4096..length].fill(0xa5);
+        fs::write(&path, bytes).unwrap();
+        let error = Sqlite::open(&path)
+            .and_then(|mut store| store.check())
+            .unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt(_)), "{error}");
+        assert!(!error.is_transient());
+    }
 }

@@ -102,11 +102,14 @@ pub fn install(data: &Path) {
 /// Starts a server that the kernel ends with this process; gives its process id.
 pub fn spawn(folder: &Path, options: &[String]) -> u32 {
     let mut command = Command::new("setpriv");
+    // The kernel forgets the signal when a process changes its user, so that is done first.
+    if user_options().is_some() {
+        command.args(["--reuid=mysql", "--regid=mysql", "--init-groups"]);
+    }
     command
         .args(["--pdeathsig", "KILL", "--"])
         .arg(program("mariadbd"))
         .arg("--no-defaults")
-        .args(user_options())
         .arg(format!("--datadir={}", folder.join("data").display()))
         .arg(format!("--socket={}", folder.join("s.sock").display()))
         .arg(format!("--pid-file={}", folder.join("pid").display()))

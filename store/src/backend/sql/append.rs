@@ -42,7 +42,11 @@ pub(in crate::backend) fn begin<'a, D: Database>(
     if let Some(view) = schema::account_view(&header.account) {
         database.ensure_account_view(&view)?;
     }
-    ensure_host(database, origin)?;
+    match ensure_host(database, origin) {
+        // A server ends connections that were idle for long; the next one is new.
+        Err(StoreError::ConnectionLost(_)) => ensure_host(database, origin)?,
+        ensured => ensured?,
+    }
     database.begin(Access::Write)?;
     match write_snapshot(database, origin, header) {
         Ok(Some(key_and_first)) => Ok(Begun::New(Box::new(AppendTransaction {
