@@ -40,6 +40,14 @@ impl Family {
         }
     }
 
+    /// The address of a router between the two, on both its sides.
+    pub fn router(self) -> IpAddr {
+        match self {
+            Self::Ipv4 => Ipv4Addr::new(192, 0, 2, 254).into(),
+            Self::Ipv6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe).into(),
+        }
+    }
+
     /// An address of another network, which nothing is sent to.
     pub fn elsewhere(self) -> IpAddr {
         match self {

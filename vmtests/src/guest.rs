@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,20 @@ const SYSTEM_EXTENSIONS: &str = "/usr/lib/x86_64-linux-gnu/xtables";
 pub struct Guest {
     folder: PathBuf,
     seed: u64,
+    captures: Option<PathBuf>,
 }
+
+/// Why a scenario says nothing here: what it needs is not there.
+#[derive(Debug)]
+pub struct Skipped(pub &'static str);
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Skipped {}
 
 impl Guest {
     /// Everything built lies beside this program. Random choices follow from `seed`, or from chance.
@@ -28,7 +42,26 @@ impl Guest {
         Ok(Self {
             folder: folder.to_owned(),
             seed: seed.unwrap_or_else(|| fastrand::u64(..)),
+            captures: None,
         })
+    }
+
+    /// With recorded traffic in `folder`.
+    pub fn with_captures(self, folder: Option<PathBuf>) -> Self {
+        Self {
+            captures: folder,
+            ..self
+        }
+    }
+
+    /// The folder with recorded traffic.
+    ///
+    /// # Errors
+    ///
+    /// [`Skipped`] where there is none.
+    pub fn captures(&self) -> Result<&Path> {
+        let skipped = Skipped("there are no captures; TRAFSTAT_CAPTURES names their folder");
+        self.captures.as_deref().ok_or(skipped.into())
     }
 
     /// What random choices follow from.

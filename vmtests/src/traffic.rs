@@ -1,5 +1,8 @@
 //! Traffic of known size between the two namespaces, started by the remote side.
 
+pub mod packet;
+mod sctp;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
@@ -9,7 +12,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::iptables::RuleCounters;
 use crate::topology::Topology;
+
+pub use sctp::SctpServer;
 
 /// No answer for so long on a working link means that something was lost.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,6 +43,14 @@ impl Volume {
         self.sent_bytes += other.sent_bytes;
         self.received_packets += other.received_packets;
         self.received_bytes += other.received_bytes;
+    }
+
+    /// Both directions together.
+    pub fn total(&self) -> RuleCounters {
+        RuleCounters {
+            packets: self.sent_packets + self.received_packets,
+            bytes: self.sent_bytes + self.received_bytes,
+        }
     }
 
     /// What is left without `other`, which is part of it.

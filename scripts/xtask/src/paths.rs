@@ -35,6 +35,16 @@ pub fn cache() -> Result<PathBuf> {
     Ok(base.join("trafstat"))
 }
 
+/// The folder with recorded traffic, where there is one: TRAFSTAT_CAPTURES, or `shared/captures`
+/// beside the repository.
+pub fn captures() -> Option<PathBuf> {
+    let folder = match std::env::var_os("TRAFSTAT_CAPTURES") {
+        Some(folder) => repository().join(folder),
+        None => repository().parent()?.join("shared/captures"),
+    };
+    folder.is_dir().then_some(folder)
+}
+
 /// The cargo that runs this program, or the one on the path.
 pub fn cargo() -> std::ffi::OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())

@@ -35,6 +35,9 @@ const PACKAGES: &[&str] = &[
 /// from there does not come over 9p each time.
 pub const PROGRAMS: &str = "/run/trafstat";
 
+/// Where the guest has the host's recorded traffic, where that has any.
+pub const CAPTURES: &str = "/run/captures";
+
 /// Two files in the folder that is shared: what comes first, and the script proper. (virtme-ng
 /// puts a script that is too long for the kernel's command line into the root folder instead.)
 const PROLOGUE_FILE: &str = "boot.sh";
@@ -46,6 +49,9 @@ const PROLOGUE: &str = "\
 exec >/dev/ttyS1 2>&1
 stty -F /dev/ttyS1 raw
 mount -t 9p -o ro,version=9p2000.L,trans=virtio,msize=524288,cache=loose rootfs /mnt
+mkdir -p /run/captures
+mount -t 9p -o ro,version=9p2000.L,trans=virtio,msize=524288 captures /run/captures 2>/dev/null ||
+  rmdir /run/captures
 for folder in proc sys dev run trafstat; do mount --rbind /$folder /mnt/$folder; done
 cp -r /trafstat /run
 exec chroot /mnt sh /run/trafstat/run.sh
@@ -291,6 +297,12 @@ impl<'a> Guest<'a> {
             Machine::Kvm | Machine::Emulated => ["-smp", "2,maxcpus=4"],
             Machine::Counting => ["-icount", "shift=0,sleep=off"],
         });
+        if let Some(captures) = paths::captures() {
+            command.arg("-virtfs").arg(format!(
+                "local,path={},mount_tag=captures,security_model=none,readonly=on",
+                captures.display()
+            ));
+        }
         command
     }
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::build::Parts;
-use crate::command;
 use crate::progress::Step;
 use crate::rootfs::{PLATFORMS, Platform};
 use crate::tally::Tally;
 use crate::vm::{self, EmulatorFault, Guest};
+use crate::{command, paths};
 
 /// All scenarios together, under emulation on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(40 * 60);
+const PATIENCE: Duration = Duration::from_secs(60 * 60);
 
 /// The option of the guest's program for scenarios that count instructions.
 const COUNTING: &str = "--counting";
@@ -107,7 +107,14 @@ fn run_in(
     tally: &mut Tally,
 ) -> Result<()> {
     let step = Step::begin(format!("Scenarios on {}", guest.describe()));
-    let script = format!("{}/trafstat-vmtests run {option} {filter}", vm::PROGRAMS);
+    let captures = match paths::captures() {
+        Some(_) => format!("--captures {}", vm::CAPTURES),
+        None => String::new(),
+    };
+    let script = format!(
+        "{}/trafstat-vmtests run {option} {captures} {filter}",
+        vm::PROGRAMS
+    );
     let run = |tally: &mut Tally| {
         guest.run(&script, share, PATIENCE, |line| {
             step.print(line);

@@ -8,6 +8,9 @@
 //!   rule counters                        = seen - gso_extra
 //!   seen + extrapolated                  = recorded + outside + skipped
 //! ```
+//!
+//! Devices that cut a buffer of several packets themselves, behind the rules, count what is on the
+//! wire, and then it is `seen` that they agree with.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,25 +22,41 @@ use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Backend, Iptables, RuleCounters};
 use crate::module;
-use crate::proc::{self, AccountKey, Snapshot};
-use crate::topology::{DEVICE, Topology};
-use crate::traffic::{self, EchoServer, HttpServer};
+use crate::proc::{self, AccountKey, Snapshot, Tuple};
+use crate::topology::{DEVICES, Topology};
+use crate::traffic::packet::{self, Packet};
+use crate::traffic::{self, EchoServer, HttpServer, SctpServer};
 
-const INPUT: (&str, &str) = ("filter", "INPUT");
-const CHAINS: [(&str, &str); 6] = [
+/// Tables and chains that a host's traffic goes through; the first one sees all that comes in.
+const HOST_CHAINS: [(&str, &str); 6] = [
+    ("filter", "INPUT"),
     ("raw", "PREROUTING"),
     ("raw", "OUTPUT"),
     ("mangle", "PREROUTING"),
     ("mangle", "POSTROUTING"),
-    INPUT,
     ("filter", "OUTPUT"),
+];
+
+/// The same for what a router passes on.
+const ROUTER_CHAINS: [(&str, &str); 5] = [
+    ("filter", "FORWARD"),
+    ("raw", "PREROUTING"),
+    ("mangle", "PREROUTING"),
+    ("mangle", "FORWARD"),
+    ("mangle", "POSTROUTING"),
 ];
 
 /// The account whose rules see what the link sees.
 const LINK: &str = "link";
 
+/// The account that has every packet to the local address as it came from the link.
+const ARRIVED: &str = "arrived";
+
 /// More flows than an account of the least size has room for.
 const SCANNED_PORTS: u16 = 1200;
+
+/// Packets made by hand, each way.
+const BY_HAND: usize = 60;
 
 /// Larger than a frame.
 const LARGE_ECHO: u64 = 3000;
@@ -47,26 +66,87 @@ pub fn run(guest: &Guest) -> Result<()> {
     let mut rng = Rng::with_seed(guest.seed());
     let mut reached = Reached::default();
     let backends = Backend::all()?;
-    for family in [Family::Ipv4, Family::Ipv6] {
-        for offload in [true, false] {
+    // Every way to offload is tried at both places, each with one of the families.
+    let mut places = [Place::Host, Place::Router];
+    rng.shuffle(&mut places);
+    for offload in Offload::ALL {
+        for (family, place) in [Family::Ipv4, Family::Ipv6].into_iter().zip(places) {
             let backend = *pick(backends, &mut rng);
-            let round = Round::draw(family, backend, offload, &mut rng);
+            let round = Round::draw(family, place, backend, offload, &mut rng);
             round
                 .run(guest, &mut rng, &mut reached)
                 .with_context(|| format!("--seed {}, {round:#?}", guest.seed()))?;
         }
+        places.reverse();
     }
     reached
         .is_all()
         .with_context(|| format!("--seed {}", guest.seed()))
 }
 
+/// What the counting namespace is to the traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// One of those who talk.
+    Host,
+    /// Between them.
+    Router,
+}
+
+/// How many packets a socket buffer is, where, and what the link counts it as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Offload {
+    /// Buffers of several packets pass over the link, and count once there.
+    Whole,
+    /// They are cut on their way to the link: it carries what the wire would.
+    Cut,
+    /// The same, and what arrives is merged again before it comes to the rules.
+    Merged,
+    /// Nobody makes such buffers.
+    Never,
+}
+
+impl Offload {
+    const ALL: [Self; 4] = [Self::Whole, Self::Cut, Self::Merged, Self::Never];
+
+    fn set(self, topology: &Topology) -> Result<()> {
+        // `tso` is of TCP alone.
+        let sctp = "tx-sctp-segmentation";
+        match self {
+            Self::Whole => topology.set_features("tso on gso on gro off"),
+            Self::Cut => topology.set_features(&format!("tso off gso off {sctp} off gro off")),
+            Self::Merged => topology.set_features(&format!("tso off gso on {sctp} off gro on")),
+            Self::Never => {
+                topology.set_features(&format!("tso off gso off {sctp} off gro off"))?;
+                topology.forbid_segmentation_offload()
+            }
+        }
+    }
+
+    /// What the link counts of what `snapshot` saw.
+    fn at_link(self, snapshot: &Snapshot) -> RuleCounters {
+        match self {
+            Self::Whole => snapshot.as_rules_count(),
+            Self::Cut | Self::Merged | Self::Never => RuleCounters {
+                packets: snapshot.header.seen_packets,
+                bytes: snapshot.header.seen_bytes,
+            },
+        }
+    }
+
+    /// Whether a buffer that comes from the link may be several packets.
+    fn may_arrive_whole(self) -> bool {
+        matches!(self, Self::Whole | Self::Merged)
+    }
+}
+
 /// One topology with its rules and traffic.
 #[derive(Debug)]
 struct Round {
     family: Family,
+    place: Place,
     backend: Backend,
-    offload: bool,
+    offload: Offload,
     accounts: Vec<Account>,
 }
 
@@ -87,7 +167,20 @@ struct Reached {
     skipped: u64,
     extrapolated: u64,
     folded: u64,
-    gso_extra: u64,
+    sctp_by_the_kernel: bool,
+    /// Packets in buffers of several, that came from a link that carried them one by one.
+    merged: u64,
+    /// The same, in front of a link that cut them.
+    cut: u64,
+}
+
+/// What is known of the traffic of a round beyond the counters.
+#[derive(Debug, Default)]
+struct Exchanged {
+    /// What fragmentation added behind the rules.
+    fragmented: RuleCounters,
+    /// Packets made by hand for the local side, by what must be recorded of them.
+    by_hand: BTreeMap<Tuple, RuleCounters>,
 }
 
 /// All counters that must agree, read at about the same time.
@@ -98,7 +191,13 @@ struct Counters {
 }
 
 impl Round {
-    fn draw(family: Family, backend: Backend, offload: bool, rng: &mut Rng) -> Self {
+    fn draw(
+        family: Family,
+        place: Place,
+        backend: Backend,
+        offload: Offload,
+        rng: &mut Rng,
+    ) -> Self {
         let (local, bits) = (family.local(), family.address_len());
         let subnet = family.subnet_len();
         let drawn_len = rng.u8(1..=bits);
@@ -127,30 +226,37 @@ impl Round {
             ),
         ];
         let accounts = kinds.map(|(name, address, length, options)| {
-            Account::draw(name, address, length, &options, rng)
+            Account::draw(name, address, length, &options, place, rng)
         });
         let mut round = Self {
             family,
+            place,
             backend,
             offload,
-            accounts: vec![Account::at_link(family)],
+            accounts: vec![Account::at_link(family), Account::arrived(family)],
         };
         round.accounts.extend(accounts);
         round
     }
 
     fn run(&self, guest: &Guest, rng: &mut Rng, reached: &mut Reached) -> Result<()> {
-        let topology = Topology::new(self.family)?;
+        let topology = match self.place {
+            Place::Host => Topology::new(self.family)?,
+            Place::Router => Topology::routed(self.family)?,
+        };
         topology.fix_neighbours()?;
-        if !self.offload {
-            topology.forbid_segmentation_offload()?;
-        }
-        let iptables = Iptables::new(guest, &topology.local, self.family).through(self.backend);
+        self.offload.set(&topology)?;
+        let link_counters = || match self.offload {
+            Offload::Merged => topology.polled_link_counters(),
+            _ => topology.link_counters(),
+        };
+        let netns = topology.counted();
+        let iptables = Iptables::new(guest, netns, self.family).through(self.backend);
         // The kernel itself may say something between two readings; then they are read again.
         let link_before = loop {
-            let before = topology.link_counters()?;
+            let before = link_counters()?;
             iptables.restore(&self.rules())?;
-            if topology.link_counters()? == before {
+            if link_counters()? == before {
                 break before;
             }
             self.discard(&topology, &iptables)?;
@@ -159,65 +265,114 @@ impl Round {
         let mut snapshots = Vec::new();
         let mut collect = || -> Result<()> {
             for account in &self.accounts {
-                let snapshot = Snapshot::collect(&topology.local, self.key(account))?;
+                let snapshot = Snapshot::collect(netns, self.key(account))?;
                 snapshots.push((account.name.clone(), snapshot));
             }
             Ok(())
         };
-        let mut fragmented = self.exchange(&topology, rng)?;
+        let mut exchanged = Exchanged::default();
+        reached.sctp_by_the_kernel |= self.exchange(&topology, rng, &mut exchanged)?;
         collect()?;
-        fragmented.add(self.exchange(&topology, rng)?);
+        self.exchange(&topology, rng, &mut exchanged)?;
         let counters = super::collect_all(
             || {
                 Ok(Counters {
                     rules: iptables.counters_by_name()?,
-                    link: topology.link_counters()?,
+                    link: link_counters()?,
                 })
             },
             collect,
         )?;
 
         let mut seen = BTreeMap::<_, RuleCounters>::new();
+        let mut at_link = link_before;
+        let mut arrived = BTreeMap::<_, RuleCounters>::new();
         for (name, snapshot) in &snapshots {
             seen.entry(name.clone())
                 .or_default()
                 .add(snapshot.as_rules_count());
-            reached.add(snapshot);
-            ensure!(
-                self.offload || snapshot.header.gso_extra_packets == 0,
-                "{name} saw several packets in one buffer: {:?}",
-                snapshot.header
-            );
+            match name.as_str() {
+                LINK => at_link.add(self.offload.at_link(snapshot)),
+                ARRIVED => {
+                    for record in &snapshot.records {
+                        arrived
+                            .entry(record.tuple)
+                            .or_default()
+                            .add(record.volume.total());
+                    }
+                }
+                _ => (),
+            }
+            self.buffers_are_as_the_devices_make_them(name, snapshot)?;
+            reached.add(self.offload, name, snapshot);
         }
         ensure!(
             seen == counters.rules,
             "the epochs saw {seen:#?}, the rules {:#?}",
             counters.rules
         );
-        let mut at_link = link_before;
-        at_link.add(*seen.get(LINK).context("no rule at the link")?);
-        at_link.add(fragmented);
+        at_link.add(exchanged.fragmented);
         ensure!(
             at_link == counters.link,
-            "from {link_before:?} on, with {fragmented:?} of fragmentation, the link should be at \
+            "from {link_before:?} on, with {:?} of fragmentation, the link should be at \
              {at_link:?} and is at {:?}",
+            exchanged.fragmented,
             counters.link
+        );
+        for (tuple, sent) in &exchanged.by_hand {
+            let found = arrived.get(tuple);
+            ensure!(
+                found == Some(sent),
+                "of {tuple:?} {sent:?} was sent and {found:?} recorded"
+            );
+        }
+        Ok(())
+    }
+
+    fn buffers_are_as_the_devices_make_them(&self, name: &str, snapshot: &Snapshot) -> Result<()> {
+        let may_be_several = match name {
+            ARRIVED => self.offload.may_arrive_whole(),
+            _ => self.offload != Offload::Never,
+        };
+        ensure!(
+            may_be_several || snapshot.header.gso_extra_packets == 0,
+            "{name} saw several packets in one buffer: {:?}",
+            snapshot.header
         );
         Ok(())
     }
 
-    /// Traffic of every kind; returns what the local side's fragmentation added behind its rules.
-    fn exchange(&self, topology: &Topology, rng: &mut Rng) -> Result<RuleCounters> {
+    /// Traffic of every kind; says whether the kernel's own SCTP was among it.
+    fn exchange(
+        &self,
+        topology: &Topology,
+        rng: &mut Rng,
+        exchanged: &mut Exchanged,
+    ) -> Result<bool> {
         let http = HttpServer::listen(topology, *pick(&[80, 443, 8080], rng))?;
         let echo = EchoServer::bind(topology, *pick(&[53, 5000], rng))?;
+        let sctp = SctpServer::listen(topology, *pick(&[80, 3868], rng))?;
+        let (local, remote) = (self.family.local(), self.family.remote());
+        let received: Vec<_> = (0..BY_HAND)
+            .map(|_| Packet::draw(remote, local, rng))
+            .collect();
+        let sent: Vec<_> = (0..BY_HAND)
+            .map(|_| Packet::draw(local, remote, rng))
+            .collect();
         let echoes = rng.u64(1..5);
-        let mut kinds: [&Traffic<'_>; 6] = [
+        let mut kinds: [&Traffic<'_>; 9] = [
             &|rng| http.download(topology, rng.usize(1..300_000)).map(drop),
             &|rng| http.upload(topology, rng.usize(1..300_000)),
             &|rng| {
                 let (count, size) = (rng.u64(20..60), rng.usize(1..1400));
                 echo.exchange(topology, count, size).map(drop)
             },
+            &|rng| match &sctp {
+                Some(sctp) => sctp.exchange(topology, rng.usize(1..8), rng.usize(1..40_000)),
+                None => Ok(()),
+            },
+            &|_| packet::send(topology, &topology.remote, &received),
+            &|_| packet::send(topology, &topology.local, &sent),
             &|rng| traffic::scan(topology, rng.u16(6000..60_000), SCANNED_PORTS),
             &|_| traffic::ping_with(topology, echoes, LARGE_ECHO).map(drop),
             &|rng| traffic::refused_connection(topology, rng.u16(1..50)),
@@ -226,11 +381,24 @@ impl Round {
         for kind in kinds {
             kind(rng)?;
         }
-        let each = self.family.echo_fragmentation(LARGE_ECHO);
-        Ok(RuleCounters {
-            packets: echoes * each.packets,
-            bytes: echoes * each.bytes,
-        })
+        for packet in &received {
+            exchanged
+                .by_hand
+                .entry(packet.tuple(local))
+                .or_default()
+                .add(RuleCounters {
+                    packets: 1,
+                    bytes: packet.len() as u64,
+                });
+        }
+        if self.place == Place::Host {
+            let each = self.family.echo_fragmentation(LARGE_ECHO);
+            exchanged.fragmented.add(RuleCounters {
+                packets: echoes * each.packets,
+                bytes: echoes * each.bytes,
+            });
+        }
+        Ok(sctp.is_some())
     }
 
     /// Takes the rules away and then what they counted, so that nothing comes after it.
@@ -238,9 +406,9 @@ impl Round {
         iptables.restore("*raw\nCOMMIT\n*mangle\nCOMMIT\n*filter\nCOMMIT\n")?;
         for account in &self.accounts {
             let key = self.key(account);
-            if let Err(error) = Snapshot::collect(&topology.local, key) {
+            if let Err(error) = Snapshot::collect(topology.counted(), key) {
                 // An account without rules and counts is gone.
-                ensure!(proc::account(&topology.local, key)?.is_none(), error);
+                ensure!(proc::account(topology.counted(), key)?.is_none(), error);
             }
         }
         Ok(())
@@ -278,13 +446,39 @@ impl Account {
         Self {
             name: LINK.to_owned(),
             rules: vec![
-                ("mangle", format!("-A PREROUTING -i {DEVICE} -j {target}")),
-                ("mangle", format!("-A POSTROUTING -o {DEVICE} -j {target}")),
+                ("mangle", format!("-A PREROUTING -i {DEVICES} -j {target}")),
+                ("mangle", format!("-A POSTROUTING -o {DEVICES} -j {target}")),
             ],
         }
     }
 
-    fn draw(name: &str, address: IpAddr, length: u8, options: &str, rng: &mut Rng) -> Self {
+    /// Every packet to the local address, each flow by itself.
+    fn arrived(family: Family) -> Self {
+        let local = family.local();
+        Self {
+            name: ARRIVED.to_owned(),
+            rules: vec![(
+                "raw",
+                format!(
+                    "-A PREROUTING -i {DEVICES} -d {local} -j TRAFSTAT --local-net {local} \
+                     {ALL_PORTS} --name {ARRIVED}"
+                ),
+            )],
+        }
+    }
+
+    fn draw(
+        name: &str,
+        address: IpAddr,
+        length: u8,
+        options: &str,
+        place: Place,
+        rng: &mut Rng,
+    ) -> Self {
+        let chains: &[_] = match place {
+            Place::Host => &HOST_CHAINS,
+            Place::Router => &ROUTER_CHAINS,
+        };
         let spoof = match rng.bool() {
             true => format!("--min-pkt-spoof {}", rng.u32(2..6)),
             false => String::new(),
@@ -293,8 +487,8 @@ impl Account {
             .map(|index| {
                 // One rule is sure to see all that comes in.
                 let (table, chain) = match index {
-                    0 => INPUT,
-                    _ => *pick(&CHAINS, rng),
+                    0 => chains[0],
+                    _ => *pick(chains, rng),
                 };
                 let mut rule = format!(
                     "-A {chain} -j TRAFSTAT --local-net {address}/{length} {options} {spoof}"
@@ -325,12 +519,16 @@ impl Account {
 }
 
 impl Reached {
-    fn add(&mut self, Snapshot { header, .. }: &Snapshot) {
+    fn add(&mut self, offload: Offload, account: &str, Snapshot { header, .. }: &Snapshot) {
         self.outside += header.outside_packets;
         self.skipped += header.skipped_packets;
         self.extrapolated += header.extrapolated_packets;
         self.folded += header.folded_packets;
-        self.gso_extra += header.gso_extra_packets;
+        match (offload, account) {
+            (Offload::Merged, ARRIVED) => self.merged += header.gso_extra_packets,
+            (Offload::Cut, LINK) => self.cut += header.gso_extra_packets,
+            _ => (),
+        }
     }
 
     fn is_all(&self) -> Result<()> {
@@ -339,10 +537,15 @@ impl Reached {
             skipped,
             extrapolated,
             folded,
-            gso_extra,
+            sctp_by_the_kernel,
+            merged,
+            cut,
         } = self;
+        if !sctp_by_the_kernel {
+            println!("this kernel has no SCTP: its packets were made by hand only");
+        }
         ensure!(
-            [outside, skipped, extrapolated, folded, gso_extra]
+            [outside, skipped, extrapolated, folded, merged, cut]
                 .iter()
                 .all(|packets| **packets > 0),
             "not all ways of a packet were among the rounds: {self:?}"

@@ -10,19 +10,20 @@ use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Iptables, RuleCounters};
 use crate::module;
-use crate::topology::Topology;
+use crate::topology::{Netns, Topology};
 use crate::traffic::{self, EchoServer, HttpServer};
 
-/// The path that the original had, too.
-const PATH: &str = "/proc/trafstat/192.0.2.1_32";
+/// The folder that the original had, too.
+pub const FOLDER: &str = "/proc/trafstat/";
+const NAME: &str = "192.0.2.1_32";
 
 /// 192.0.2.1 and 192.0.2.2.
-const LOCAL: u64 = 0xc000_0201;
-const REMOTE: u64 = 0xc000_0202;
+pub const LOCAL: u64 = 0xc000_0201;
+pub const REMOTE: u64 = 0xc000_0202;
 
 /// Protocol, local IP, remote IP, local port, remote port, local packets, remote packets, local
 /// bytes, remote bytes, SYN count.
-type Line = [u64; 10];
+pub type Line = [u64; 10];
 
 pub fn run(guest: &Guest) -> Result<()> {
     module::load(guest)?;
@@ -37,15 +38,14 @@ pub fn run(guest: &Guest) -> Result<()> {
     traffic::refused_connection(&topology, 81)?;
     let counted = super::settled(&iptables)?;
 
-    let lines = read(&topology)?;
+    let lines = read(&topology.local, NAME)?;
     let mut sum = RuleCounters::default();
     for line in &lines {
         ensure!(
             (line[1], line[2]) == (LOCAL, REMOTE),
             "not the addresses as decimal numbers: {line:?}"
         );
-        sum.packets += line[5] + line[6];
-        sum.bytes += line[7] + line[8];
+        sum.add(volume(line).total());
     }
     ensure!(sum == counted, "the CSV has {sum:?}, the rules {counted:?}");
 
@@ -58,12 +58,6 @@ pub fn run(guest: &Guest) -> Result<()> {
                     && remote_port.is_none_or(|port| line[4] == port)
             })
             .with_context(|| format!("no protocol {protocol}, local port {local_port}: {lines:?}"))
-    };
-    let volume = |line: &Line| traffic::Volume {
-        sent_packets: line[5],
-        received_packets: line[6],
-        sent_bytes: line[7],
-        received_bytes: line[8],
     };
     ensure!(
         volume(find(17, 5000, Some(echo.into()))?) == udp,
@@ -80,7 +74,7 @@ pub fn run(guest: &Guest) -> Result<()> {
         "not one SYN: {lines:?}"
     );
 
-    let again = read(&topology)?;
+    let again = read(&topology.local, NAME)?;
     ensure!(again.is_empty(), "reading did not clear: {again:?}");
     let mode = topology.local.enter(|| {
         Ok(
@@ -93,8 +87,23 @@ pub fn run(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
-fn read(topology: &Topology) -> Result<Vec<Line>> {
-    let text = topology.local.succeed(Command::new("cat").arg(PATH))?;
+/// Packets and bytes of a line.
+pub fn volume(line: &Line) -> traffic::Volume {
+    traffic::Volume {
+        sent_packets: line[5],
+        received_packets: line[6],
+        sent_bytes: line[7],
+        received_bytes: line[8],
+    }
+}
+
+/// The lines of the account `name` in `netns`, which reading clears.
+///
+/// # Errors
+///
+/// `cat` fails, or a line is not ten numbers.
+pub fn read(netns: &Netns, name: &str) -> Result<Vec<Line>> {
+    let text = netns.succeed(Command::new("cat").arg(format!("{FOLDER}{name}")))?;
     text.lines()
         .map(|line| {
             let fields: Result<Vec<u64>, _> = line.split(',').map(str::parse).collect();

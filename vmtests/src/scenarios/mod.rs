@@ -3,6 +3,7 @@
 mod access;
 mod autoload;
 mod big_tcp;
+mod captures;
 mod conservation;
 mod counters_agree;
 mod cpus;
@@ -13,6 +14,7 @@ mod lifecycle;
 mod live;
 mod max_entries;
 mod memory_cgroup;
+mod original_rules;
 mod proc_name;
 mod readers;
 mod reload_under_traffic;
@@ -69,6 +71,10 @@ pub const ALL: &[Scenario] = &[
         scenario: autoload::run,
     },
     Scenario {
+        name: "captures",
+        scenario: captures::run,
+    },
+    Scenario {
         name: "killed_collector",
         scenario: killed_collector::run,
     },
@@ -79,6 +85,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "rules",
         scenario: rules::run,
+    },
+    Scenario {
+        name: "original_rules",
+        scenario: original_rules::run,
     },
     Scenario {
         name: "reload_under_traffic",

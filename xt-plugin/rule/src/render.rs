@@ -27,8 +27,8 @@ TRAFSTAT target options:
   --max-entries N           thousands of records between two reads (default 1000)
   --traf-policy accept|continue|drop
                             what becomes of a counted packet (default continue)
-  --min-pkt-spoof N         give up the remote side of records with fewer packets
-                            (default 0: keep all)
+  --min-pkt-spoof N         give up the remote side of records that received fewer
+                            packets (default 0: keep all)
   --sample-tcp-syn N        count one in N TCP SYN packets, N times (default 0: all)
   --sample-tcp-any N        the same for other TCP packets, and for SYN packets
                             without an option of their own (default 0: all)
@@ -81,7 +81,11 @@ fn values<F: Family>(info: &RuleInfo, option: TargetOption, max_len: usize) -> V
         TargetOption::Ports(list) => return ports::texts(info, list, max_len),
         TargetOption::LocalNet => {
             let addr = F::from_field(&info.local_addr);
-            Some(format!("{addr}/{}", info.prefix_len))
+            // A host stands by itself, as the original module's rules were saved.
+            match info.prefix_len {
+                host if host == F::ADDR_BITS => Some(addr.to_string()),
+                prefix_len => Some(format!("{addr}/{prefix_len}")),
+            }
         }
         TargetOption::MaxEntries => given(info.max_entries),
         TargetOption::TrafPolicy => policy(info.policy.into()),
@@ -136,7 +140,7 @@ mod tests {
                 "--local-net 10.0.0.1 --local-tcp-ports none --traf-policy continue \
                  --min-pkt-spoof 0 --sample-tcp-syn 0 --dump-priority 0 --name 10.0.0.1_32"
             ),
-            " --local-net 10.0.0.1/32"
+            " --local-net 10.0.0.1"
         );
     }
 
@@ -144,15 +148,15 @@ mod tests {
     fn ipv6_name_is_saved_unless_it_is_the_default() {
         assert_eq!(
             saved::<Ipv6>("--local-net 2001:DB8:0::1 --name 2001:db8::1_128"),
-            " --local-net 2001:db8::1/128"
+            " --local-net 2001:db8::1"
         );
         assert_eq!(
             saved::<Ipv6>("--local-net 2001:db8::1 --name 2001:db8:0::1_128"),
-            " --local-net 2001:db8::1/128 --name 2001:db8:0::1_128"
+            " --local-net 2001:db8::1 --name 2001:db8:0::1_128"
         );
         assert_eq!(
             saved::<Ipv6>("--local-net 2001:db8:1111:2222:3333:4444:5555:6666 --name web"),
-            " --local-net 2001:db8:1111:2222:3333:4444:5555:6666/128 --name web"
+            " --local-net 2001:db8:1111:2222:3333:4444:5555:6666 --name web"
         );
     }
 
@@ -177,7 +181,7 @@ mod tests {
         let words = ["--local-net", "192.0.2.1", "--local-tcp-ports", "22,80"];
         assert_eq!(
             list::<Ipv4>(&parse_words::<Ipv4>(&words).unwrap()),
-            " TRAFSTAT local-net 192.0.2.1/32 local-tcp-ports 22,80"
+            " TRAFSTAT local-net 192.0.2.1 local-tcp-ports 22,80"
         );
     }
 
