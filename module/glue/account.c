@@ -11,6 +11,7 @@
 #include <linux/ktime.h>
 #include <linux/module.h>
 #include <linux/netfilter.h>
+#include <linux/percpu.h>
 #include <linux/random.h>
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
@@ -92,6 +93,7 @@ static void trafstat_account_free(struct trafstat_account *account)
 {
 	cancel_work_sync(&account->prepare);
 	trafstat_account_drop(account->core);
+	free_percpu(account->tables);
 	trafstat_free(account->core, trafstat_account_size(), account->payer.share);
 	trafstat_account_free_empty(account);
 }
@@ -154,6 +156,21 @@ void trafstat_net_flush_reap(struct trafstat_net *tn)
 	flush_work(&tn->reap);
 }
 
+/* Tells each CPU where it counts. */
+static int trafstat_account_spread(struct trafstat_account *account)
+{
+	unsigned int cpu;
+
+	account->tables = alloc_percpu_gfp(struct trafstat_tables, GFP_KERNEL_ACCOUNT);
+	if (!account->tables)
+		return -ENOMEM;
+	for_each_possible_cpu(cpu)
+		if (!trafstat_account_tables(account->core, cpu,
+					     per_cpu_ptr(account->tables, cpu)))
+			return -ENOMEM;
+	return 0;
+}
+
 static struct trafstat_account *
 trafstat_account_create(struct trafstat_net *tn, u8 nfproto,
 			const struct xt_trafstat_tginfo *info)
@@ -192,6 +209,8 @@ trafstat_account_create(struct trafstat_net *tn, u8 nfproto,
 	err = trafstat_account_init(account->core, info, nfproto, &account->payer, random,
 				    ktime_get_real_ns(), nr_cpu_ids);
 	memzero_explicit(random, sizeof(random));
+	if (!err)
+		err = trafstat_account_spread(account);
 	if (!err)
 		err = trafstat_proc_account_add(account);
 	if (err) {

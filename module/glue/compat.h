@@ -32,7 +32,7 @@
 
 /*
  * trafstat_percpu_enter() makes the caller the only one that counts on this CPU,
- * trafstat_percpu_leave() ends that.
+ * trafstat_percpu_leave() ends that; trafstat_percpu_is_entered() says that it is already.
  */
 #ifdef CONFIG_PREEMPT_RT
 
@@ -53,6 +53,8 @@ struct trafstat_percpu {
 	static DEFINE_PER_CPU(struct trafstat_percpu, name) = {		\
 		.lock = INIT_LOCAL_LOCK(lock),				\
 	}
+
+#define trafstat_percpu_is_entered()	false
 
 #define trafstat_percpu_enter(name, cpu)				\
 	({								\
@@ -76,6 +78,8 @@ struct trafstat_percpu {
  * are off already, asking first saves tens of instructions.
  */
 #define TRAFSTAT_DEFINE_PERCPU(name)	struct trafstat_percpu
+
+#define trafstat_percpu_is_entered()	(softirq_count() != 0)
 
 #define trafstat_percpu_enter(name, cpu)				\
 	({								\

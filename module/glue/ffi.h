@@ -16,6 +16,13 @@
 
 struct trafstat_account_core;
 struct trafstat_rule_core;
+struct sk_buff;
+
+/* Where one CPU counts for an account, in even epochs and in odd ones. */
+struct trafstat_tables {
+	void *account;
+	void *tables[2];
+};
 
 /* Where a reader stands in a closed epoch; zero is the start, the rest is Rust's. */
 struct trafstat_cursor {
@@ -84,7 +91,11 @@ int trafstat_account_init(struct trafstat_account_core *account,
 			  const u8 *random, u64 now_ns, u32 cpu_ids);
 int trafstat_rule_init(struct trafstat_rule_core *rule,
 		       const struct trafstat_account_core *account,
-		       const struct xt_trafstat_tginfo *info);
+		       const struct xt_trafstat_tginfo *info, u32 verdict);
+
+/* Whether there is such a CPU; @tables stay where they are while the account lives. */
+bool trafstat_account_tables(const struct trafstat_account_core *account, u32 cpu,
+			     struct trafstat_tables *tables);
 
 /* No packet, worker or reader is left on what these take apart. */
 void trafstat_account_drop(struct trafstat_account_core *account);
@@ -102,8 +113,23 @@ void trafstat_account_stats(const struct trafstat_account_core *account,
 
 /*
  * The packet path: bottom halves off (on PREEMPT_RT: the CPU's lock held), within
- * an RCU read-side section. @header has @header_len readable bytes of a packet of
- * @len; @gso is NULL for one packet.
+ * an RCU read-side section.
+ *
+ * The two count a packet by themselves if it is like most, TCP or UDP in its plainest
+ * form, and hand all others on to trafstat_count_skb(). @header has @header_len readable
+ * bytes of @skb, one packet of @len bytes; @tables are this CPU's. They return the
+ * rule's verdict.
+ */
+u32 trafstat_count_ipv4(const struct trafstat_rule_core *rule,
+			const struct trafstat_tables *tables,
+			const u8 *header, u32 header_len, u32 len, struct sk_buff *skb);
+u32 trafstat_count_ipv6(const struct trafstat_rule_core *rule,
+			const struct trafstat_tables *tables,
+			const u8 *header, u32 header_len, u32 len, struct sk_buff *skb);
+
+/*
+ * Counts any packet. @header has @header_len readable bytes of a packet of @len; @gso is
+ * NULL for one packet.
  */
 u32 trafstat_count(const struct trafstat_rule_core *rule, u32 cpu,
 		   const u8 *header, u32 header_len, u32 len,
@@ -142,6 +168,9 @@ void trafstat_free(void *memory, size_t size, u32 share);
 /* Frees after a grace period; may sleep. */
 void trafstat_free_deferred(void *memory, size_t size, u32 share);
 bool trafstat_has_cpu(u32 cpu);
+/* The rest of the packet path: counts @skb with trafstat_count(), returns the verdict. */
+u32 trafstat_count_skb(const struct trafstat_rule_core *rule, struct sk_buff *skb);
+void trafstat_queue_prepare(const struct trafstat_rule_core *rule);
 void trafstat_wait_for_writers(void *context);
 void trafstat_reschedule(void);
 

@@ -48,7 +48,7 @@ static unsigned int trafstat_gso_header_len(const struct sk_buff *skb)
 	return clamp(len, 0, U16_MAX);
 }
 
-static noinline u32 trafstat_count_gso(const struct xt_trafstat_rule *rule, unsigned int cpu,
+static noinline u32 trafstat_count_gso(const struct trafstat_rule_core *rule, unsigned int cpu,
 				       const struct sk_buff *skb, const u8 *header,
 				       unsigned int header_len)
 {
@@ -58,20 +58,20 @@ static noinline u32 trafstat_count_gso(const struct xt_trafstat_rule *rule, unsi
 		.header_len	= trafstat_gso_header_len(skb),
 	};
 
-	return trafstat_count(rule->core, cpu, header, header_len, skb->len, &gso);
+	return trafstat_count(rule, cpu, header, header_len, skb->len, &gso);
 }
 
-static inline u32 trafstat_count_skb(const struct xt_trafstat_rule *rule, unsigned int cpu,
-				     const struct sk_buff *skb, const u8 *header,
-				     unsigned int header_len)
+static u32 trafstat_count_header(const struct trafstat_rule_core *rule, unsigned int cpu,
+				 const struct sk_buff *skb, const u8 *header,
+				 unsigned int header_len)
 {
 	if (unlikely(skb_is_gso(skb)))
 		return trafstat_count_gso(rule, cpu, skb, header, header_len);
-	return trafstat_count(rule->core, cpu, header, header_len, skb->len, NULL);
+	return trafstat_count(rule, cpu, header, header_len, skb->len, NULL);
 }
 
 /* The ports lie in fragments of the buffer. */
-static noinline u32 trafstat_count_nonlinear(const struct xt_trafstat_rule *rule,
+static noinline u32 trafstat_count_nonlinear(const struct trafstat_rule_core *rule,
 					     unsigned int cpu, const struct sk_buff *skb)
 {
 	u8 header[TRAFSTAT_HEADER_BYTES];
@@ -79,33 +79,63 @@ static noinline u32 trafstat_count_nonlinear(const struct xt_trafstat_rule *rule
 
 	if (skb_copy_bits(skb, 0, header, len))
 		memset(header, 0, len);
-	return trafstat_count_skb(rule, cpu, skb, header, len);
+	return trafstat_count_header(rule, cpu, skb, header, len);
 }
 
-static void trafstat_queue_prepare(struct trafstat_account *account)
+static const struct xt_trafstat_rule *trafstat_rule_of(const struct trafstat_rule_core *core)
 {
+	return container_of((const void *)core, struct xt_trafstat_rule, core);
+}
+
+void trafstat_queue_prepare(const struct trafstat_rule_core *core)
+{
+	struct trafstat_account *account = trafstat_rule_of(core)->account;
+
 	if (time_after_eq(jiffies, READ_ONCE(account->prepare_after)))
 		queue_work(trafstat_workqueue, &account->prepare);
 }
 
-static unsigned int trafstat_tg(struct sk_buff *skb, const struct xt_action_param *par)
+u32 trafstat_count_skb(const struct trafstat_rule_core *core, struct sk_buff *skb)
 {
-	const struct xt_trafstat_tginfo *info = par->targinfo;
-	const struct xt_trafstat_rule *rule = info->rule;
 	unsigned int cpu;
 	bool entered;
 	u32 done;
 
 	entered = trafstat_percpu_enter(trafstat_percpu, &cpu);
-	done = trafstat_count_skb(rule, cpu, skb, skb->data, skb_headlen(skb));
-	if (unlikely(done)) {
-		if (done == TRAFSTAT_NEED_MORE)
-			done = trafstat_count_nonlinear(rule, cpu, skb);
-		if (done == TRAFSTAT_COUNTED_PREPARE)
-			trafstat_queue_prepare(rule->account);
-	}
+	done = trafstat_count_header(core, cpu, skb, skb->data, skb_headlen(skb));
+	if (done == TRAFSTAT_NEED_MORE)
+		done = trafstat_count_nonlinear(core, cpu, skb);
+	if (done == TRAFSTAT_COUNTED_PREPARE)
+		trafstat_queue_prepare(core);
 	trafstat_percpu_leave(trafstat_percpu, entered);
-	return rule->verdict;
+	return trafstat_rule_of(core)->verdict;
+}
+
+static __always_inline unsigned int trafstat_tg(struct sk_buff *skb,
+						const struct xt_action_param *par, bool ipv6)
+{
+	const struct xt_trafstat_tginfo *info = par->targinfo;
+	const struct xt_trafstat_rule *rule = info->rule;
+	const struct trafstat_rule_core *core = (const void *)rule->core;
+	const struct trafstat_tables *tables;
+
+	if (unlikely(!trafstat_percpu_is_entered() || skb_is_gso(skb)))
+		return trafstat_count_skb(core, skb);
+	tables = this_cpu_ptr(rule->tables);
+	if (ipv6)
+		return trafstat_count_ipv6(core, tables, skb->data, skb_headlen(skb), skb->len,
+					   skb);
+	return trafstat_count_ipv4(core, tables, skb->data, skb_headlen(skb), skb->len, skb);
+}
+
+static unsigned int trafstat_tg4(struct sk_buff *skb, const struct xt_action_param *par)
+{
+	return trafstat_tg(skb, par, false);
+}
+
+static unsigned int trafstat_tg6(struct sk_buff *skb, const struct xt_action_param *par)
+{
+	return trafstat_tg(skb, par, true);
 }
 
 static unsigned int trafstat_verdict(u8 policy)
@@ -131,21 +161,17 @@ static int trafstat_tg_check(const struct xt_tgchk_param *par)
 		pr_info_ratelimited("the rule has a value out of range; use iptables with libxt_TRAFSTAT of this version\n");
 		return -EINVAL;
 	}
-	rule = kzalloc(sizeof(*rule), GFP_KERNEL_ACCOUNT);
+	rule = kzalloc(sizeof(*rule) + trafstat_rule_size(), GFP_KERNEL_ACCOUNT);
 	if (!rule)
 		return -ENOMEM;
 	rule->verdict = trafstat_verdict(info->policy);
-	rule->core = kzalloc(trafstat_rule_size(), GFP_KERNEL_ACCOUNT);
-	if (!rule->core) {
-		err = -ENOMEM;
-		goto free_rule;
-	}
 	rule->account = trafstat_account_get(par->net, par->family, info);
 	if (IS_ERR(rule->account)) {
 		err = PTR_ERR(rule->account);
-		goto free_core;
+		goto free_rule;
 	}
-	err = trafstat_rule_init(rule->core, rule->account->core, info);
+	rule->tables = rule->account->tables;
+	err = trafstat_rule_init((void *)rule->core, rule->account->core, info, rule->verdict);
 	if (err)
 		goto put_account;
 	info->rule = rule;
@@ -153,8 +179,6 @@ static int trafstat_tg_check(const struct xt_tgchk_param *par)
 
 put_account:
 	trafstat_account_put(rule->account);
-free_core:
-	kfree(rule->core);
 free_rule:
 	kfree(rule);
 	return err;
@@ -165,9 +189,8 @@ static void trafstat_tg_destroy(const struct xt_tgdtor_param *par)
 	const struct xt_trafstat_tginfo *info = par->targinfo;
 	struct xt_trafstat_rule *rule = info->rule;
 
-	trafstat_rule_drop(rule->core);
+	trafstat_rule_drop((void *)rule->core);
 	trafstat_account_put(rule->account);
-	kfree(rule->core);
 	kfree(rule);
 }
 
@@ -176,7 +199,7 @@ static struct xt_target trafstat_tg_reg[] __read_mostly = {
 		.name		= "TRAFSTAT",
 		.revision	= XT_TRAFSTAT_REVISION,
 		.family		= NFPROTO_IPV4,
-		.target		= trafstat_tg,
+		.target		= trafstat_tg4,
 		.checkentry	= trafstat_tg_check,
 		.destroy	= trafstat_tg_destroy,
 		.targetsize	= sizeof(struct xt_trafstat_tginfo),
@@ -187,7 +210,7 @@ static struct xt_target trafstat_tg_reg[] __read_mostly = {
 		.name		= "TRAFSTAT",
 		.revision	= XT_TRAFSTAT_REVISION,
 		.family		= NFPROTO_IPV6,
-		.target		= trafstat_tg,
+		.target		= trafstat_tg6,
 		.checkentry	= trafstat_tg_check,
 		.destroy	= trafstat_tg_destroy,
 		.targetsize	= sizeof(struct xt_trafstat_tginfo),

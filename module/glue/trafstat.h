@@ -65,13 +65,15 @@ struct trafstat_account {
 	struct proc_dir_entry *live_file;
 	struct trafstat_payer payer;
 	struct trafstat_account_core *core;
+	struct trafstat_tables __percpu *tables;
 };
 
 /* A rule as the packet path sees it. */
 struct xt_trafstat_rule {
-	struct trafstat_rule_core *core;
+	struct trafstat_tables __percpu *tables;	/* the account's */
 	struct trafstat_account *account;
 	unsigned int verdict;
+	u64 core[];			/* struct trafstat_rule_core */
 };
 
 /* account.c */

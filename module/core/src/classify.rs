@@ -1,7 +1,7 @@
 //! From a packet's [`Tuple`] to the flow that it belongs to: which side is local, which
 //! ports keep their number.
 
-use crate::parse::{self, ParseError, Tuple};
+use crate::parse::{self, ParseError, Plain, Tuple};
 use crate::rule::{Ports, Side};
 
 /// A flow within one account, as `W` words that compare and hash as a whole.
@@ -57,6 +57,9 @@ pub trait Family<const W: usize>: 'static {
     /// # Errors
     /// See [`ParseError`].
     fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<Self::Address>, ParseError>;
+
+    /// Reads what most packets are, and nothing else.
+    fn parse_plain(bytes: &[u8]) -> Option<Plain<Self::Address>>;
 
     /// Puts a key together; `rest` is the last word.
     fn key(local: Self::Address, remote: Self::Address, rest: u64) -> FlowKey<W>;
@@ -117,6 +120,11 @@ impl Family<2> for Ipv4 {
     #[inline]
     fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<[u8; 4]>, ParseError> {
         parse::ipv4::parse(bytes, packet_len)
+    }
+
+    #[inline]
+    fn parse_plain(bytes: &[u8]) -> Option<Plain<[u8; 4]>> {
+        parse::ipv4::parse_plain(bytes)
     }
 
     #[inline]
@@ -188,6 +196,11 @@ impl Family<5> for Ipv6 {
     }
 
     #[inline]
+    fn parse_plain(bytes: &[u8]) -> Option<Plain<[u8; 16]>> {
+        parse::ipv6::parse_plain(bytes)
+    }
+
+    #[inline]
     fn key(local: [u8; 16], remote: [u8; 16], rest: u64) -> FlowKey<5> {
         let ([a, b], [c, d]) = (words(local), words(remote));
         FlowKey([a, b, c, d, rest])
@@ -233,6 +246,31 @@ pub fn classify<F: Family<W>, const W: usize>(
     let remote_port = ports.keep(Side::Remote, tuple.protocol, remote_port);
     let rest = rest_word(local_port, remote_port, tuple.protocol, 0);
     Some((F::key(local, remote, rest), direction))
+}
+
+/// The direction of a plain packet, its local and its remote address, and its ports, the
+/// local one below the remote one; `None` where neither side is local.
+#[inline]
+pub fn orient<F: Family<W>, const W: usize>(
+    net: &F::Net,
+    plain: &Plain<F::Address>,
+) -> Option<(Direction, F::Address, F::Address, u32)> {
+    let Plain {
+        src, dst, ports, ..
+    } = *plain;
+    if F::contains(net, src) {
+        Some((Direction::Sent, src, dst, ports.rotate_left(16)))
+    } else if F::contains(net, dst) {
+        Some((Direction::Received, dst, src, ports))
+    } else {
+        None
+    }
+}
+
+/// The last word of a key, of both ports, the local one below the remote one.
+#[inline]
+pub fn rest_of_ports(ports: u32, protocol: u8) -> u64 {
+    u64::from(ports) | u64::from(protocol) << PROTOCOL_SHIFT
 }
 
 #[cfg(test)]

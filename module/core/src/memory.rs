@@ -45,8 +45,17 @@ pub enum Allocation {
 
 /// A place that is empty, then holds one slice of `T`, then may be emptied again.
 pub trait Slot<T, M: Memory + ?Sized> {
+    /// The slice, which has nothing where the slot is empty.
+    fn slice<'a>(&'a self, guard: &'a M::Guard) -> &'a [T];
+
     /// The slice, or `None` where the slot is empty.
-    fn get<'a>(&'a self, guard: &'a M::Guard) -> Option<&'a [T]>;
+    #[inline]
+    fn get<'a>(&'a self, guard: &'a M::Guard) -> Option<&'a [T]>
+    where
+        T: 'a,
+    {
+        Some(self.slice(guard)).filter(|slice| !slice.is_empty())
+    }
 
     /// Fills an empty slot with `len` default values, at `payer`'s expense, and says
     /// whether it now holds a slice. A slot that was filled stays as it is.
@@ -105,9 +114,13 @@ mod std_memory {
 
     impl<T: Blank> Slot<T, StdMemory> for StdSlot<T> {
         #[inline]
-        fn get<'a>(&'a self, _: &'a ()) -> Option<&'a [T]> {
-            let slice = self.slice.get()?;
-            self.filled.load(Ordering::Acquire).then_some(slice)
+        fn slice<'a>(&'a self, _: &'a ()) -> &'a [T] {
+            let slice = self.slice.get().map_or(&[][..], |slice| slice);
+            if self.filled.load(Ordering::Acquire) {
+                slice
+            } else {
+                &[]
+            }
         }
 
         fn fill(&self, len: usize, _: Allocation, (): ()) -> bool {
@@ -126,7 +139,7 @@ mod std_memory {
         }
 
         fn bytes(&self) -> usize {
-            self.get(&()).map_or(0, size_of_val)
+            size_of_val(self.slice(&()))
         }
     }
 }

@@ -137,8 +137,19 @@ pub struct PortSets<M: Memory> {
     remote_udp: PortSet<M>,
 }
 
+/// What the packet path does with the ports of one class.
+#[derive(Clone, Copy, Debug)]
+struct PortMask {
+    /// The bits that stay of both ports, the local one below the remote one.
+    mask: u32,
+    /// Whether it takes more than the mask: a list, or sampling.
+    is_partial: bool,
+}
+
 /// One rule that counts into an account.
 pub struct Rule<M: Memory> {
+    /// Of TCP and of UDP, by the lowest bit of their numbers.
+    masks: [PortMask; 2],
     ports: PortSets<M>,
     /// How many of the packets count.
     pub sampling: Sampling,
@@ -161,7 +172,47 @@ impl<M: Memory> Rule<M> {
             remote_tcp: PortSet::new(remote_tcp, pool, payer, guard)?,
             remote_udp: PortSet::new(remote_udp, pool, payer, guard)?,
         };
-        Some(Self { ports, sampling })
+        let one_in_tcp = sampling.tcp_syn.max(sampling.tcp_any);
+        Some(Self {
+            masks: [
+                PortMask::new(&ports.local_tcp, &ports.remote_tcp, one_in_tcp),
+                PortMask::new(&ports.local_udp, &ports.remote_udp, sampling.udp_any),
+            ],
+            ports,
+            sampling,
+        })
+    }
+
+    /// What is kept of the ports of a TCP or UDP packet, both given with the local one below
+    /// the remote one; `None` where the rule samples such packets.
+    #[inline]
+    pub fn keep_plain(&self, protocol: u8, ports: u32, guard: &M::Guard) -> Option<u32> {
+        const { assert!(TCP & 1 == 0 && UDP & 1 == 1) };
+        let [tcp, udp] = &self.masks;
+        let PortMask { mask, is_partial } = if protocol & 1 == 0 { tcp } else { udp };
+        if *is_partial {
+            return self.keep_partial(protocol, ports, guard);
+        }
+        Some(ports & mask)
+    }
+
+    #[inline(never)]
+    fn keep_partial(&self, protocol: u8, ports: u32, guard: &M::Guard) -> Option<u32> {
+        let (local, remote, one_in) = match protocol {
+            TCP => (
+                &self.ports.local_tcp,
+                &self.ports.remote_tcp,
+                self.sampling.tcp_syn.max(self.sampling.tcp_any),
+            ),
+            _ => (
+                &self.ports.local_udp,
+                &self.ports.remote_udp,
+                self.sampling.udp_any,
+            ),
+        };
+        let local = u32::from(local.keep(ports as u16, guard));
+        let remote = u32::from(remote.keep((ports >> 16) as u16, guard));
+        (one_in <= 1).then_some(local | remote << 16)
     }
 
     /// The rule's ports, as long as the guard lives.
@@ -170,6 +221,17 @@ impl<M: Memory> Rule<M> {
         GuardedPorts {
             sets: &self.ports,
             guard,
+        }
+    }
+}
+
+impl PortMask {
+    fn new<M: Memory>(local: &PortSet<M>, remote: &PortSet<M>, one_in: u32) -> Self {
+        let bits = |set: &PortSet<M>| u32::from(if set.mode == MODE_ALL { u16::MAX } else { 0 });
+        let is_listed = [local, remote].iter().any(|set| set.mode == MODE_LISTED);
+        Self {
+            mask: bits(local) | bits(remote) << 16,
+            is_partial: is_listed || one_in > 1,
         }
     }
 }
@@ -277,6 +339,31 @@ mod tests {
                 let listed = pool.iter().any(|r| (r.first..=r.last).contains(&port));
                 prop_assert_eq!(set.keep(port, &()), if listed { port } else { 0 });
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn plain_packets_keep_the_same_ports(
+            modes in proptest::array::uniform4(0_u16..3),
+            local: u16, remote: u16, tcp: bool, one_in in 0_u32..3,
+        ) {
+            let pool = [PortRange { first: 1000, last: 40_000 }];
+            let list = |mode| PortList {
+                mode,
+                start: 0,
+                count: u16::from(mode == MODE_LISTED),
+                reserved: 0,
+            };
+            let sampling = Sampling { tcp_any: one_in, ..Default::default() };
+            let rule = Rule::<StdMemory>::new(&modes.map(list), &pool, sampling, (), &()).unwrap();
+            let protocol = if tcp { TCP } else { UDP };
+            let ports = rule.ports(&());
+            let local_kept = u32::from(ports.keep(Side::Local, protocol, local));
+            let remote_kept = u32::from(ports.keep(Side::Remote, protocol, remote));
+            let kept = rule.keep_plain(protocol, u32::from(local) | u32::from(remote) << 16, &());
+            let is_sampled = tcp && one_in > 1;
+            prop_assert_eq!(kept, (!is_sampled).then_some(local_kept | remote_kept << 16));
         }
     }
 

@@ -68,6 +68,37 @@ proptest! {
     }
 
     #[test]
+    fn plain_packets_are_read_alike(
+        bytes in proptest::collection::vec(any::<u8>(), 20..80),
+        is_ipv6: bool,
+        protocol in prop_oneof![Just(6_u8), Just(17), any::<u8>()],
+        first in prop_oneof![Just(0x45_u8), Just(0x60), any::<u8>()],
+        fragment in prop_oneof![Just(0_u8), any::<u8>()],
+    ) {
+        let mut bytes = bytes;
+        bytes[0] = first;
+        if is_ipv6 {
+            bytes[6] = protocol;
+            if let Some(plain) = ipv6::parse_plain(&bytes) {
+                let tuple = ipv6::parse(&bytes, bytes.len()).expect("plain");
+                prop_assert_eq!((plain.src, plain.dst), (tuple.src, tuple.dst));
+                prop_assert_eq!(plain.ports, u32::from(tuple.src_port) << 16 | u32::from(tuple.dst_port));
+                prop_assert_eq!((plain.protocol, plain.syn), (tuple.protocol, tuple.syn));
+            }
+        } else {
+            bytes[9] = protocol;
+            bytes[6] &= 0xe0;
+            bytes[7] = fragment;
+            if let Some(plain) = ipv4::parse_plain(&bytes) {
+                let tuple = ipv4::parse(&bytes, bytes.len()).expect("plain");
+                prop_assert_eq!((plain.src, plain.dst), (tuple.src, tuple.dst));
+                prop_assert_eq!(plain.ports, u32::from(tuple.src_port) << 16 | u32::from(tuple.dst_port));
+                prop_assert_eq!((plain.protocol, plain.syn), (tuple.protocol, tuple.syn));
+            }
+        }
+    }
+
+    #[test]
     fn ipv6_ports_are_read_as_built(
         src: [u8; 16], dst: [u8; 16], src_port: u16, dst_port: u16, udp: bool, fragment: bool,
         options in proptest::option::of(0_usize..50), auth in proptest::option::of(0_usize..18),

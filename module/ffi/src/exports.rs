@@ -7,12 +7,14 @@
 
 use core::ffi::{c_char, c_int, c_void};
 use core::mem::{align_of, offset_of, size_of};
+use core::ptr;
 use core::slice;
 
 use trafstat_abi::{NAME_LEN, POLICY_DROP, RULE_FAST_AGGREGATE, RuleInfo};
 use trafstat_core::account::{Account, Identity, Limits, NeedMore, Packet, Stats, Surroundings};
 use trafstat_core::classify::{Family, Ipv4, Ipv6};
 use trafstat_core::csv::Csv;
+use trafstat_core::flow_table::FlowTable;
 use trafstat_core::hash::HashKey;
 use trafstat_core::parse::HEADER_BYTES;
 use trafstat_core::rule::{Rule, Sampling, lists_are_valid};
@@ -20,8 +22,9 @@ use trafstat_core::snapshot::{self, Binary, Cursor, Format};
 use trafstat_core::wire::{Gso, Volume};
 
 use crate::glue::{
-    self, trafstat_cursor, trafstat_gso, trafstat_has_cpu, trafstat_payer, trafstat_reschedule,
-    trafstat_stats, trafstat_volume, trafstat_wait_for_writers,
+    self, sk_buff, trafstat_count_skb, trafstat_cursor, trafstat_gso, trafstat_has_cpu,
+    trafstat_payer, trafstat_queue_prepare, trafstat_reschedule, trafstat_stats, trafstat_tables,
+    trafstat_volume, trafstat_wait_for_writers,
 };
 use crate::memory::{Guard, KernelMemory, Payer};
 
@@ -32,6 +35,8 @@ const _: () = assert!(align_of::<Cursor>() == align_of::<trafstat_cursor>());
 const _: () = assert!(size_of::<Gso>() == size_of::<trafstat_gso>());
 const _: () = assert!(offset_of!(Gso, size) == offset_of!(trafstat_gso, size));
 const _: () = assert!(offset_of!(Gso, segs) == offset_of!(trafstat_gso, segs));
+const _: () = assert!(size_of::<Tables<'_, Ipv4, 2>>() == size_of::<trafstat_tables>());
+const _: () = assert!(size_of::<Tables<'_, Ipv6, 5>>() == size_of::<trafstat_tables>());
 const _: () = assert!(offset_of!(Gso, header_len) == offset_of!(trafstat_gso, header_len));
 
 /// `struct trafstat_account_core`: an account of either family.
@@ -52,8 +57,17 @@ macro_rules! with_account {
 
 /// `struct trafstat_rule_core`: a rule and the account that it counts into.
 pub struct RuleCore {
-    rule: Rule<KernelMemory>,
     account: &'static AccountCore,
+    verdict: u32,
+    rule: Rule<KernelMemory>,
+}
+
+/// `struct trafstat_tables`: where one CPU counts for an account, in even epochs and in odd
+/// ones.
+#[repr(C)]
+pub struct Tables<'a, F: Family<W>, const W: usize> {
+    account: &'a Account<KernelMemory, F, W>,
+    tables: [&'a FlowTable<KernelMemory, W>; 2],
 }
 
 const ENOMEM: c_int = 12;
@@ -136,6 +150,7 @@ pub unsafe extern "C" fn trafstat_rule_init(
     rule: *mut RuleCore,
     account: &'static AccountCore,
     info: &RuleInfo,
+    verdict: u32,
 ) -> c_int {
     let sampling = Sampling::of_rule(info);
     // SAFETY: the port sets are being built and nobody else knows them.
@@ -147,8 +162,9 @@ pub unsafe extern "C" fn trafstat_rule_init(
     // SAFETY: the caller gives this memory for the rule.
     unsafe {
         rule.write(RuleCore {
-            rule: made,
             account,
+            verdict,
+            rule: made,
         })
     };
     0
@@ -263,6 +279,87 @@ pub unsafe extern "C" fn trafstat_count(
         Ok(true) => glue::COUNTED_PREPARE,
         Err(NeedMore) => glue::NEED_MORE,
     }
+}
+
+/// Where the CPU with this id counts for the account; returns whether there is such a CPU.
+///
+/// # Safety
+/// `out` is aligned memory of `struct trafstat_tables` that nobody else uses.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trafstat_account_tables(
+    account: &AccountCore,
+    cpu: u32,
+    out: *mut trafstat_tables,
+) -> bool {
+    let guard = reading();
+    with_account!(account, account => {
+        let Some(tables) = account.tables(cpu, &guard) else {
+            return false;
+        };
+        let tables = Tables { account, tables };
+        // SAFETY: the caller gives this memory for the tables.
+        unsafe { ptr::write(out.cast(), tables) };
+    });
+    true
+}
+
+/// Counts a packet of IPv4; returns the rule's verdict.
+///
+/// # Safety
+/// `header` has `header_len` readable bytes of `skb`, and `tables` are those of this CPU and
+/// of the rule's account, which is one of IPv4.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trafstat_count_ipv4(
+    rule: &RuleCore,
+    tables: &Tables<'_, Ipv4, 2>,
+    header: *const u8,
+    header_len: u32,
+    len: u32,
+    skb: *mut sk_buff,
+) -> u32 {
+    // SAFETY: the caller says so.
+    let bytes = unsafe { slice::from_raw_parts(header, header_len as usize) };
+    count_plain(rule, tables, bytes, len, skb)
+}
+
+/// Counts a packet of IPv6; returns the rule's verdict.
+///
+/// # Safety
+/// As for [`trafstat_count_ipv4`], with an account of IPv6.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trafstat_count_ipv6(
+    rule: &RuleCore,
+    tables: &Tables<'_, Ipv6, 5>,
+    header: *const u8,
+    header_len: u32,
+    len: u32,
+    skb: *mut sk_buff,
+) -> u32 {
+    // SAFETY: the caller says so.
+    let bytes = unsafe { slice::from_raw_parts(header, header_len as usize) };
+    count_plain(rule, tables, bytes, len, skb)
+}
+
+#[inline(always)]
+fn count_plain<F: Family<W>, const W: usize>(
+    rule: &RuleCore,
+    tables: &Tables<'_, F, W>,
+    bytes: &[u8],
+    len: u32,
+    skb: *mut sk_buff,
+) -> u32 {
+    // SAFETY: the packet path is an RCU read-side section.
+    let guard = unsafe { Guard::new() };
+    let for_c = ptr::from_ref(rule).cast();
+    let Tables { account, tables } = tables;
+    match account.count_plain(&rule.rule, tables, bytes, len, &guard) {
+        Some(false) => {}
+        // SAFETY: the rule is the one that C has in hand.
+        Some(true) => unsafe { trafstat_queue_prepare(for_c) },
+        // SAFETY: so is the buffer.
+        None => return unsafe { trafstat_count_skb(for_c, skb) },
+    }
+    rule.verdict
 }
 
 /// Prepares memory for the flows to come; says whether there was any.

@@ -12,6 +12,40 @@ pub type __u16 = ::core::ffi::c_ushort;
 pub type __u32 = ::core::ffi::c_uint;
 pub type __u64 = ::core::ffi::c_ulonglong;
 #[repr(C)]
+#[derive(Debug)]
+pub struct trafstat_rule_core {
+    _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug)]
+pub struct sk_buff {
+    _unused: [u8; 0],
+}
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct trafstat_tables {
+    pub account: *mut ::core::ffi::c_void,
+    pub tables: [*mut ::core::ffi::c_void; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of trafstat_tables"][::core::mem::size_of::<trafstat_tables>() - 24usize];
+    ["Alignment of trafstat_tables"][::core::mem::align_of::<trafstat_tables>() - 8usize];
+    ["Offset of field: trafstat_tables::account"]
+        [::core::mem::offset_of!(trafstat_tables, account) - 0usize];
+    ["Offset of field: trafstat_tables::tables"]
+        [::core::mem::offset_of!(trafstat_tables, tables) - 8usize];
+};
+impl Default for trafstat_tables {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct trafstat_cursor {
     pub opaque: [__u64; 3usize],
@@ -129,6 +163,12 @@ unsafe extern "C" {
 }
 unsafe extern "C" {
     pub fn trafstat_has_cpu(cpu: __u32) -> bool;
+}
+unsafe extern "C" {
+    pub fn trafstat_count_skb(rule: *const trafstat_rule_core, skb: *mut sk_buff) -> __u32;
+}
+unsafe extern "C" {
+    pub fn trafstat_queue_prepare(rule: *const trafstat_rule_core);
 }
 unsafe extern "C" {
     pub fn trafstat_wait_for_writers(context: *mut ::core::ffi::c_void);

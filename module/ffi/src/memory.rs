@@ -1,5 +1,6 @@
 //! Core's slots over the kernel's allocator and RCU.
 
+use core::hint::assert_unchecked;
 use core::marker::PhantomData;
 use core::mem::{needs_drop, size_of};
 use core::ptr;
@@ -10,7 +11,10 @@ use core::sync::atomic::{
 
 use trafstat_core::memory::{Allocation, Blank, Memory, Slot};
 
-use crate::glue::{ATOMIC, trafstat_alloc, trafstat_free, trafstat_free_deferred, trafstat_payer};
+use crate::glue::{
+    ATOMIC, SHARE_HOST, SHARE_USERS, trafstat_alloc, trafstat_free, trafstat_free_deferred,
+    trafstat_payer,
+};
 
 /// The kernel's memory.
 pub struct KernelMemory;
@@ -55,26 +59,34 @@ impl Memory for KernelMemory {
     type Slot<T: Blank> = KernelSlot<T>;
 }
 
-/// An RCU-protected pointer to a slice that the slot owns; null is empty.
+/// An RCU-protected pointer to a slice that the slot owns.
 ///
-/// Length and share are set before the first slice is published and never change: a
-/// reader that sees a pointer sees the length that belongs to it, and what is freed is
-/// given back to the share that it was taken from.
+/// `len` publishes: where it is 0 the slot is empty, whatever `first` points to. A slot has
+/// one length for life, so that a reader which sees the length of one slice and the pointer
+/// to the next, filled in between, reads beyond neither.
 pub struct KernelSlot<T> {
     first: AtomicPtr<T>,
     len: AtomicU32,
-    share: AtomicU32,
+    /// The length and, as [`OF_USERS`], the share of all its slices, once there was one, and
+    /// [`CLAIMED`].
+    claim: AtomicU32,
     owns: PhantomData<T>,
 }
+
+/// There is a slice, or one is about to be published.
+const CLAIMED: u32 = 1 << 31;
+/// Taken from `SHARE_USERS`, not from `SHARE_HOST`.
+const OF_USERS: u32 = 1 << 30;
+const LEN: u32 = OF_USERS - 1;
+const _: () = assert!(SHARE_HOST == 0 && SHARE_USERS == 1);
 
 impl<T> Default for KernelSlot<T> {
     #[inline]
     fn default() -> Self {
-        let first = AtomicPtr::new(ptr::null_mut());
         Self {
-            first,
+            first: AtomicPtr::new(ptr::dangling_mut()),
             len: AtomicU32::new(0),
-            share: AtomicU32::new(0),
+            claim: AtomicU32::new(0),
             owns: PhantomData,
         }
     }
@@ -88,43 +100,49 @@ impl<T: Blank> Blank for KernelSlot<T> {
 
 impl<T: Blank> Slot<T, KernelMemory> for KernelSlot<T> {
     #[inline]
-    fn get<'a>(&'a self, _: &'a Guard) -> Option<&'a [T]> {
+    fn slice<'a>(&'a self, _: &'a Guard) -> &'a [T] {
+        let len = self.len.load(Acquire);
         let first = self.first.load(Acquire);
-        if first.is_null() {
-            return None;
-        }
-        // SAFETY: `first` was published by `fill` after it had written `len` values
-        // there, and `len` never changes. The guard keeps the allocation: `retire` frees
-        // after a grace period, and `drop` has the slot to itself. T is Sync.
-        Some(unsafe { slice::from_raw_parts(first, self.len()) })
+        // SAFETY: `first` starts as a dangling pointer and is only replaced by allocations.
+        unsafe { assert_unchecked(!first.is_null()) };
+        // SAFETY: with length 0 any aligned pointer will do, and `first` is never another.
+        // Any other length was stored by `fill` after a pointer to as many values; `first`
+        // is that one or that of a later slice, which has the same length. The guard keeps
+        // the allocation: `retire` frees after a grace period, and `drop` has the slot to
+        // itself. T is Sync.
+        unsafe { slice::from_raw_parts(first, len as usize) }
     }
 
     #[inline(never)]
     fn fill(&self, len: usize, how: Allocation, payer: Payer) -> bool {
-        if !self.first.load(Relaxed).is_null() {
+        if self.len.load(Relaxed) != 0 {
             return true;
         }
         let Ok(wanted) = u32::try_from(len) else {
             return false;
         };
-        match self.len.compare_exchange(0, wanted, Relaxed, Relaxed) {
-            Ok(_) => {}
-            Err(present) if present == wanted => {}
-            Err(_) => return false,
+        let share = payer.0.share;
+        let wanted_claim = wanted | if share == SHARE_USERS { OF_USERS } else { 0 };
+        let claim = self.claim.load(Relaxed);
+        let known = claim & !CLAIMED;
+        if wanted > LEN || (known != 0 && known != wanted_claim) {
+            return false;
         }
-        // One account's slots have one payer.
-        self.share.store(payer.0.share, Relaxed);
         let Some(first) = allocate::<T>(len, how, payer) else {
             return false;
         };
-        let published = self
-            .first
-            .compare_exchange(ptr::null_mut(), first, Release, Relaxed)
-            .is_ok();
-        if !published {
+        let is_claimed = claim & CLAIMED == 0
+            && self
+                .claim
+                .compare_exchange(claim, wanted_claim | CLAIMED, Acquire, Relaxed)
+                .is_ok();
+        if is_claimed {
+            self.first.store(first, Release);
+            self.len.store(wanted, Release);
+        } else {
             // SAFETY: `first` comes from `allocate` with this length and nobody else
             // knows it.
-            unsafe { free(first, len, payer.0.share) };
+            unsafe { free(first, len, share) };
         }
         true
     }
@@ -132,39 +150,41 @@ impl<T: Blank> Slot<T, KernelMemory> for KernelSlot<T> {
     fn retire(&self) {
         // What a retired slice owns would have to wait for the grace period too.
         const { assert!(!needs_drop::<T>()) };
-        let first = self.first.swap(ptr::null_mut(), Relaxed);
-        if !first.is_null() {
-            let size = self.len().wrapping_mul(size_of::<T>());
-            let share = self.share.load(Relaxed);
-            // SAFETY: `first` comes from `trafstat_alloc` with this size, and after the
-            // swap only readers with a guard know it, for whom the kernel waits.
-            unsafe { trafstat_free_deferred(first.cast(), size, share) };
+        let len = self.len.swap(0, Acquire) as usize;
+        if len == 0 {
+            return;
         }
+        let first = self.first.load(Relaxed);
+        let claim = self.claim.load(Relaxed);
+        let size = len.wrapping_mul(size_of::<T>());
+        // SAFETY: `first` comes from `trafstat_alloc` with this size, and after the swap
+        // only readers with a guard know it, for whom the kernel waits.
+        unsafe { trafstat_free_deferred(first.cast(), size, share(claim)) };
+        self.claim.store(claim & !CLAIMED, Release);
     }
 
     fn bytes(&self) -> usize {
-        if self.first.load(Relaxed).is_null() {
-            return 0;
-        }
-        self.len().wrapping_mul(size_of::<T>())
-    }
-}
-
-impl<T> KernelSlot<T> {
-    #[inline]
-    fn len(&self) -> usize {
-        self.len.load(Relaxed) as usize
+        (self.len.load(Relaxed) as usize).wrapping_mul(size_of::<T>())
     }
 }
 
 impl<T> Drop for KernelSlot<T> {
     fn drop(&mut self) {
-        let first = *self.first.get_mut();
-        if !first.is_null() {
+        let len = *self.len.get_mut() as usize;
+        if len != 0 {
+            let share = share(*self.claim.get_mut());
             // SAFETY: `first` comes from `allocate` with this length, and `&mut self`
             // says that nobody reads it any more.
-            unsafe { free(first, self.len(), *self.share.get_mut()) };
+            unsafe { free(*self.first.get_mut(), len, share) };
         }
+    }
+}
+
+fn share(claim: u32) -> u32 {
+    if claim & OF_USERS == 0 {
+        SHARE_HOST
+    } else {
+        SHARE_USERS
     }
 }
 

@@ -106,9 +106,10 @@ fn uapi(builder: bindgen::Builder) -> bindgen::Builder {
 fn glue(builder: bindgen::Builder) -> bindgen::Builder {
     builder
         .allowlist_var("TRAFSTAT_.*")
-        .allowlist_type("trafstat_(cursor|payer|volume|stats|gso)")
+        .allowlist_type("trafstat_(cursor|payer|volume|stats|gso|tables)")
         .allowlist_function(
-            "trafstat_(alloc|free|free_deferred|has_cpu|wait_for_writers|reschedule)",
+            "trafstat_(alloc|free|free_deferred|has_cpu|wait_for_writers|reschedule\
+             |count_skb|queue_prepare)",
         )
         .no_default("trafstat_payer")
         .no_copy("trafstat_payer")

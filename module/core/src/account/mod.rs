@@ -23,9 +23,9 @@ use core::sync::atomic::{
 
 use trafstat_abi::RuleInfo;
 
-use crate::classify::{Family, classify};
-use crate::flow_table::Observation;
+use crate::classify::{Direction, Family, FlowKey, classify, orient, rest_of_ports};
 use crate::flow_table::totals::{Totals, TotalsSum, VolumeCounter};
+use crate::flow_table::{FlowTable, Observation};
 use crate::hash::HashKey;
 use crate::memory::{Allocation, Memory, Slot};
 use crate::parse::{HEADER_BYTES, ParseError, Tuple};
@@ -180,19 +180,18 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     /// Allocates the flow tables of CPUs 0 to `cpus` - 1, empty, where `has_cpu` says that
     /// there is such a CPU. Returns whether there was memory.
     pub fn allocate(&self, cpus: u32, has_cpu: impl Fn(u32) -> bool, guard: &M::Guard) -> bool {
-        self.sides.iter().all(|side| {
+        self.sides.iter().zip(0..).all(|(side, parity)| {
             let payer = side.budgets.payer;
             let how = Allocation::Sleeping { cpu: 0 };
-            side.tables.fill(cpus as usize, how, payer)
-                && side
-                    .tables
-                    .get(guard)
-                    .unwrap_or_default()
-                    .iter()
-                    .zip(0..)
-                    .all(|(table, cpu)| {
-                        !has_cpu(cpu) || table.fill(1, Allocation::Sleeping { cpu }, payer)
-                    })
+            if !side.tables.fill(cpus as usize, how, payer) {
+                return false;
+            }
+            let slots = side.tables.slice(guard).iter();
+            let allocated = slots.zip(0..).all(|(table, cpu)| {
+                !has_cpu(cpu) || table.fill(1, Allocation::Sleeping { cpu }, payer)
+            });
+            side.tables(guard).for_each(|table| table.set_side(parity));
+            allocated
         })
     }
 
@@ -284,10 +283,84 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             volume,
             syn: tuple.syn,
         };
-        table.count(&seen, &side.budgets, guard, |key| {
-            let folded = F::folded(key);
-            (folded, self.hash_key.hash(&folded))
-        })
+        table.count(&seen, &side.budgets, guard, |key| self.folded(key))
+    }
+
+    /// The two flow tables that the CPU with id `cpu` counts into in turn; `None` where there
+    /// is no such CPU.
+    pub fn tables<'a>(&'a self, cpu: u32, guard: &'a M::Guard) -> Option<[&'a FlowTable<M, W>; 2]> {
+        let [even, odd] = &self.sides;
+        Some([even.table(cpu, guard)?, odd.table(cpu, guard)?])
+    }
+
+    /// Counts a packet of `len` layer-3 bytes if it is like most: TCP or UDP in its plainest
+    /// form, under a rule that does not sample it. Returns whether the worker should run, or
+    /// `None` where the packet is not counted: [`Account::count`] takes any, and does the
+    /// same with those that this one does.
+    ///
+    /// `tables` are this CPU's, from [`Account::tables`].
+    #[inline]
+    pub fn count_plain(
+        &self,
+        rule: &Rule<M>,
+        tables: &[&FlowTable<M, W>; 2],
+        bytes: &[u8],
+        len: u32,
+        guard: &M::Guard,
+    ) -> Option<bool> {
+        let plain = F::parse_plain(bytes)?;
+        let (direction, local, remote, ports) = orient::<F, W>(&self.net, &plain)?;
+        let ports = rule.keep_plain(plain.protocol, ports, guard)?;
+        let key = F::key(local, remote, rest_of_ports(ports, plain.protocol));
+        let hash = self.hash_key.hash(&key);
+        let [even, odd] = tables;
+        let table = if self.epoch.load(Acquire) & 1 == 0 {
+            even
+        } else {
+            odd
+        };
+        let volume = Volume {
+            packets: 1,
+            bytes: u64::from(len),
+        };
+        table.totals.seen.add(volume);
+        if let Some(record) = table.find_first(&key, hash, guard) {
+            record.count(direction, volume, plain.syn);
+            return Some(false);
+        }
+        Some(self.count_further(table, key, direction, len, plain.syn, guard))
+    }
+
+    /// Counts a packet whose flow's record, if there is one, is not the first that is found.
+    #[inline(never)]
+    fn count_further(
+        &self,
+        table: &FlowTable<M, W>,
+        key: FlowKey<W>,
+        direction: Direction,
+        len: u32,
+        syn: bool,
+        guard: &M::Guard,
+    ) -> bool {
+        let seen = Observation {
+            key,
+            hash: self.hash_key.hash(&key),
+            direction,
+            volume: Volume {
+                packets: 1,
+                bytes: u64::from(len),
+            },
+            syn,
+        };
+        // Not the open epoch's: that may be another one by now.
+        let side = self.side(u64::from(table.side()));
+        table.count(&seen, &side.budgets, guard, |key| self.folded(key))
+    }
+
+    /// The key that a flow is folded into, and its hash.
+    fn folded(&self, key: FlowKey<W>) -> (FlowKey<W>, u64) {
+        let folded = F::folded(key);
+        (folded, self.hash_key.hash(&folded))
     }
 
     /// Allocates ahead what the open epoch's flow tables will need; says whether there was

@@ -1,16 +1,17 @@
 //! Records in chunks that never move, so that a reader needs no lock and growth no copy.
 //!
 //! Chunks grow with the table: each power of two of records is cut into four, so that at
-//! most a quarter of the memory is empty, at 64 records or more a chunk. A record's place
-//! is its number plus [`BIAS`]: the position of its highest bit and the two bits below
-//! tell the chunk, the rest the record within.
+//! most a quarter of the memory is empty, at 64 records or more a chunk. Of a record's
+//! number plus [`BIAS`], the position of the highest bit and the two bits below tell the
+//! chunk, the rest the record within; its [`Place`] has that worked out for the packet
+//! path.
 
 use crate::memory::{Allocation, Memory, Slot};
 
 use super::record::Record;
 
-/// Added to record numbers, so that the first chunk has 64 records and no place is 0.
-pub const BIAS: u32 = 1 << BIAS_LOG2;
+/// Added to record numbers, so that the first chunk has 64 records.
+const BIAS: u32 = 1 << BIAS_LOG2;
 const BIAS_LOG2: u32 = 8;
 const MAX_LOG2: u32 = 26;
 const SLOTS: usize = ((MAX_LOG2 - BIAS_LOG2) * 4) as usize;
@@ -18,12 +19,32 @@ const SLOTS: usize = ((MAX_LOG2 - BIAS_LOG2) * 4) as usize;
 /// Records of one table at most.
 pub const MAX_RECORDS: u32 = (1 << MAX_LOG2) - BIAS;
 
+/// Where a record lies: above the record's number within its chunk, the number of the chunk
+/// plus 1, so that no place is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(pub u32);
+
+/// The largest chunk has a quarter of all records.
+const WITHIN_BITS: u32 = MAX_LOG2 - 2;
+const WITHIN: u32 = (1 << WITHIN_BITS) - 1;
+const _: () = assert!(SLOTS + 1 < 1 << (32 - WITHIN_BITS));
+
+impl Place {
+    /// The place of the record with this number, below [`MAX_RECORDS`].
+    pub fn of(number: u32) -> Self {
+        let (chunk, within) = locate(number.wrapping_add(BIAS));
+        let chunk = (chunk as u32).wrapping_add(1);
+        Self(chunk.wrapping_shl(WITHIN_BITS) | within as u32)
+    }
+}
+
 /// The largest chunk that is asked for in the packet path, in records.
 const MAX_ATOMIC: usize = 512;
 
 /// Chunks of one flow table.
 pub struct Chunks<M: Memory, const W: usize> {
-    slots: [M::Slot<Record<W>>; SLOTS],
+    /// The first one stays empty: places count chunks from 1.
+    slots: [M::Slot<Record<W>>; SLOTS + 1],
 }
 
 impl<M: Memory, const W: usize> Default for Chunks<M, W> {
@@ -54,21 +75,25 @@ fn chunk_len(chunk: usize) -> usize {
 impl<M: Memory, const W: usize> Chunks<M, W> {
     /// The record at a place, where its chunk exists.
     #[inline]
-    pub fn get<'a>(&'a self, place: u32, guard: &'a M::Guard) -> Option<&'a Record<W>> {
-        let (chunk, within) = locate(place);
-        self.slots.get(chunk)?.get(guard)?.get(within)
+    pub fn get<'a>(&'a self, place: Place, guard: &'a M::Guard) -> Option<&'a Record<W>> {
+        let chunk = place.0 >> WITHIN_BITS;
+        let within = place.0 & WITHIN;
+        self.slots
+            .get(chunk as usize)?
+            .slice(guard)
+            .get(within as usize)
     }
 
-    /// The record at a place, with its chunk allocated now if it is small enough for the
-    /// packet path.
+    /// The record with this number, with its chunk allocated now if it is small enough for
+    /// the packet path.
     pub fn get_or_allocate<'a>(
         &'a self,
-        place: u32,
+        number: u32,
         payer: M::Payer,
         guard: &'a M::Guard,
     ) -> Option<&'a Record<W>> {
-        let (chunk, within) = locate(place);
-        let slot = self.slots.get(chunk)?;
+        let (chunk, within) = locate(number.wrapping_add(BIAS));
+        let slot = self.chunks().get(chunk)?;
         if slot.get(guard).is_none() {
             let len = chunk_len(chunk);
             if len > MAX_ATOMIC || !slot.fill(len, Allocation::Atomic, payer) {
@@ -78,12 +103,12 @@ impl<M: Memory, const W: usize> Chunks<M, W> {
         slot.get(guard)?.get(within)
     }
 
-    /// Allocates the chunks up to that of `place`, and says whether all are there.
-    pub fn prepare(&self, place: u32, cpu: u32, payer: M::Payer) -> bool {
-        let (last, _) = locate(place.min(MAX_RECORDS + BIAS - 1));
+    /// Allocates the chunks of the first `len` records, and says whether all are there.
+    pub fn prepare(&self, len: u32, cpu: u32, payer: M::Payer) -> bool {
+        let (last, _) = locate(len.min(MAX_RECORDS - 1).wrapping_add(BIAS));
         let how = Allocation::Sleeping { cpu };
         (0..=last)
-            .zip(&self.slots)
+            .zip(self.chunks())
             .all(|(chunk, slot)| slot.fill(chunk_len(chunk), how, payer))
     }
 
@@ -93,8 +118,13 @@ impl<M: Memory, const W: usize> Chunks<M, W> {
         len: u32,
         guard: &'a M::Guard,
     ) -> impl Iterator<Item = &'a Record<W>> {
-        let chunks = self.slots.iter().map_while(move |slot| slot.get(guard));
+        let chunks = self.chunks().iter().map_while(move |slot| slot.get(guard));
         chunks.flatten().take(len as usize)
+    }
+
+    fn chunks(&self) -> &[M::Slot<Record<W>>] {
+        let [_, chunks @ ..] = &self.slots;
+        chunks
     }
 
     /// Frees all.
@@ -132,7 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn place_zero_has_no_chunk() {
-        assert!(locate(0).0 >= SLOTS);
+    fn place_has_chunk_and_record_within() {
+        for number in (0..100_000).chain(MAX_RECORDS - 100..MAX_RECORDS) {
+            let Place(place) = Place::of(number);
+            let parts = (place >> WITHIN_BITS, place & WITHIN);
+            let (chunk, within) = locate(number + BIAS);
+            assert_eq!(parts, (chunk as u32 + 1, within as u32), "{number}");
+        }
     }
 }

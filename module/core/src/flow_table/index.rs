@@ -1,18 +1,21 @@
 //! Finds a flow's record: open addressing over small entries, growing a little at each
 //! insertion.
 //!
-//! An entry is the upper half of the flow's hash, the tag, above the record's place in
-//! the chunks; 0 is an empty one. Tags are spread evenly over the homes, and a flow's
+//! An entry is the record's place in the chunks above the upper half of the flow's hash,
+//! the tag; 0 is an empty one. Tags are spread evenly over the homes, and a flow's
 //! entry stands at its home or less than [`PROBE`] entries behind. There are that many
 //! entries past the last home, so nothing wraps around, and a power of two in all.
 //!
 //! Growth: once the index of twice the size has been allocated, each insertion moves the
 //! entries of the next few homes there. Homes below the cursor are searched in the new
 //! index, the others in the old one. Entries stay in the old index after they are moved,
-//! so probing past them still works; their homes are never searched there again.
+//! so probing past them still works; their homes are never searched there again. What most
+//! packets take, [`Index::first`], finds nothing meanwhile; each packet that has to look
+//! further for that moves a few homes too, so it does not last.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::chunks::Place;
 use crate::memory::{Allocation, Memory, Slot};
 
 /// An entry stands less than so many entries behind its home.
@@ -20,7 +23,10 @@ pub const PROBE: usize = 256;
 
 /// Entries of level 0, one page; each further level has twice as many.
 const MIN_ENTRIES: u32 = 512;
-const LEVELS: usize = 19;
+/// More than memory has room for; a power of two saves a comparison.
+const LEVELS: usize = 32;
+/// A level that stays empty.
+const GROWING: u32 = LEVELS as u32 - 1;
 /// Homes moved at an insertion while the index grows: growth from 9/16 full ends before
 /// the old index is 3/4 full.
 const MOVED_HOMES: u32 = 8;
@@ -29,6 +35,10 @@ const MOVED_HOMES: u32 = 8;
 pub struct Index<M: Memory> {
     /// `levels[level]` is the one in use, `levels[level + 1]` the next while it grows.
     level: AtomicU32,
+    /// `level`, or [`GROWING`].
+    first_level: AtomicU32,
+    /// Those of `level`.
+    homes: AtomicU32,
     /// Homes below this one are in the next level.
     cursor: AtomicU32,
     levels: [M::Slot<AtomicU64>; LEVELS],
@@ -38,6 +48,8 @@ impl<M: Memory> Default for Index<M> {
     fn default() -> Self {
         Self {
             level: AtomicU32::new(0),
+            first_level: AtomicU32::new(0),
+            homes: AtomicU32::new(homes(0)),
             cursor: AtomicU32::new(0),
             levels: core::array::from_fn(|_| Default::default()),
         }
@@ -60,47 +72,42 @@ fn tag(hash: u64) -> u32 {
 }
 
 #[inline]
-fn home(tag: u32, level: u32) -> u32 {
-    ((u64::from(tag) * u64::from(homes(level))) >> 32) as u32
+fn home(tag: u32, homes: u32) -> u32 {
+    ((u64::from(tag) * u64::from(homes)) >> 32) as u32
 }
 
 #[inline]
 fn entry_tag(entry: u64) -> u32 {
-    (entry >> 32) as u32
-}
-
-#[inline]
-fn entry_place(entry: u64) -> u32 {
     entry as u32
 }
 
+#[inline]
+fn entry_place(entry: u64) -> Place {
+    Place((entry >> 32) as u32)
+}
+
 impl<M: Memory> Index<M> {
-    /// The probe sequence of a tag: the entries from its home on, in the level that has
-    /// its home.
+    /// The level that has the home of a tag, and the home.
     #[inline]
-    fn probe<'a>(
-        &'a self,
-        tag: u32,
-        guard: &'a M::Guard,
-    ) -> Option<impl Iterator<Item = &'a AtomicU64>> {
+    fn home<'a>(&'a self, tag: u32, guard: &'a M::Guard) -> Option<(&'a [AtomicU64], usize)> {
         let mut level = self.level.load(Relaxed);
-        let mut at = home(tag, level);
+        let mut at = home(tag, self.homes.load(Relaxed));
         if at < self.cursor.load(Relaxed) {
-            level += 1;
-            at = home(tag, level);
+            level = level.wrapping_add(1);
+            at = home(tag, homes(level));
         }
-        let entries = self.levels.get(level as usize)?.get(guard)?;
-        Some(entries.get(at as usize..)?.iter().take(PROBE))
+        let entries = self.levels.get(level as usize % LEVELS)?.slice(guard);
+        Some((entries, at as usize))
     }
 
     /// How many entries a search for this hash looks at where nothing matches.
     #[cfg(any(test, feature = "std"))]
     pub fn probe_len(&self, hash: u64, guard: &M::Guard) -> usize {
-        let Some(probe) = self.probe(tag(hash), guard) else {
+        let Some((entries, home)) = self.home(tag(hash), guard) else {
             return 0;
         };
         let mut looked_at = 0;
-        for entry in probe {
+        for entry in entries.iter().skip(home).take(PROBE) {
             looked_at += 1;
             if entry.load(Relaxed) == 0 {
                 break;
@@ -109,16 +116,45 @@ impl<M: Memory> Index<M> {
         looked_at
     }
 
+    /// The first place with this hash's tag: nearly always the one that [`Index::find`]
+    /// finds.
+    #[inline]
+    pub fn first(&self, hash: u64, guard: &M::Guard) -> Option<Place> {
+        let tag = tag(hash);
+        let level = self.first_level.load(Relaxed) as usize;
+        let entries = self.levels.get(level % LEVELS)?.slice(guard);
+        let home = home(tag, self.homes.load(Relaxed)) as usize;
+        let entry = entries.get(home)?.load(Relaxed);
+        if entry_tag(entry) == tag {
+            return Some(entry_place(entry));
+        }
+        if entry == 0 {
+            return None;
+        }
+        let others = entries.get(home.wrapping_add(1)..)?.iter();
+        for entry in others.take(PROBE - 1) {
+            let entry = entry.load(Relaxed);
+            if entry_tag(entry) == tag {
+                return Some(entry_place(entry));
+            }
+            if entry == 0 {
+                return None;
+            }
+        }
+        None
+    }
+
     /// The first place with this hash's tag for which `matches` returns something.
     #[inline]
-    pub fn find<'a, T>(
-        &'a self,
+    pub fn find<T>(
+        &self,
         hash: u64,
-        guard: &'a M::Guard,
-        matches: impl Fn(u32) -> Option<T>,
+        guard: &M::Guard,
+        matches: impl Fn(Place) -> Option<T>,
     ) -> Option<T> {
         let tag = tag(hash);
-        for entry in self.probe(tag, guard)? {
+        let (entries, home) = self.home(tag, guard)?;
+        for entry in entries.get(home..)?.iter().take(PROBE) {
             let entry = entry.load(Relaxed);
             if entry == 0 {
                 return None;
@@ -147,8 +183,11 @@ impl<M: Memory> Index<M> {
             return None;
         }
         let tag = tag(hash);
-        let entry = self
-            .probe(tag, guard)?
+        let (entries, home) = self.home(tag, guard)?;
+        let entry = entries
+            .get(home..)?
+            .iter()
+            .take(PROBE)
             .find(|entry| entry.load(Relaxed) == 0)?;
         Some(Vacancy { entry, tag })
     }
@@ -178,7 +217,7 @@ impl<M: Memory> Index<M> {
             level + u32::from(self.wants_next(len))
         };
         let mut is_there = true;
-        for (at, slot) in (0..).zip(&self.levels) {
+        for (at, slot) in (0..GROWING).zip(&self.levels) {
             if at < level {
                 slot.retire();
             } else if at <= wanted {
@@ -199,6 +238,7 @@ impl<M: Memory> Index<M> {
         let Some(next) = self
             .levels
             .get(level as usize + 1)
+            .filter(|_| level + 1 < GROWING)
             .and_then(|slot| slot.get(guard))
         else {
             return;
@@ -210,21 +250,29 @@ impl<M: Memory> Index<M> {
         else {
             return;
         };
+        self.first_level.store(GROWING, Relaxed);
         let end = cursor + MOVED_HOMES;
         for at in cursor..end {
             if !move_home(current, next, at, level) {
                 // The next level has no room for this home within the probe; its
                 // entries stay reachable where they are.
                 self.cursor.store(at, Relaxed);
+                if at == 0 {
+                    self.first_level.store(level, Relaxed);
+                }
                 return;
             }
         }
         if end == homes(level) {
-            self.level.store(level + 1, Relaxed);
-            self.cursor.store(0, Relaxed);
+            self.set_level(level + 1);
         } else {
             self.cursor.store(end, Relaxed);
         }
+    }
+
+    /// Whether entries are on their way to the next level.
+    pub fn is_growing(&self) -> bool {
+        self.cursor.load(Relaxed) != 0
     }
 
     /// Bytes that the index holds.
@@ -240,7 +288,13 @@ impl<M: Memory> Index<M> {
         for slot in &self.levels {
             slot.retire();
         }
-        self.level.store(0, Relaxed);
+        self.set_level(0);
+    }
+
+    fn set_level(&self, level: u32) {
+        self.level.store(level, Relaxed);
+        self.first_level.store(level, Relaxed);
+        self.homes.store(homes(level), Relaxed);
         self.cursor.store(0, Relaxed);
     }
 }
@@ -257,11 +311,11 @@ fn move_home(current: &[AtomicU64], next: &[AtomicU64], at: u32, level: u32) -> 
             break;
         }
         let tag = entry_tag(entry);
-        if home(tag, level) != at {
+        if home(tag, homes(level)) != at {
             continue;
         }
         let to = next
-            .get(home(tag, level + 1) as usize..)
+            .get(home(tag, homes(level + 1)) as usize..)
             .unwrap_or_default();
         let vacant = to.iter().take(PROBE).find(|slot| {
             let present = slot.load(Relaxed);
@@ -283,8 +337,8 @@ pub struct Vacancy<'a> {
 
 impl Vacancy<'_> {
     /// Fills the entry.
-    pub fn occupy(self, place: u32) {
+    pub fn occupy(self, Place(place): Place) {
         self.entry
-            .store(u64::from(self.tag) << 32 | u64::from(place), Relaxed);
+            .store(u64::from(place) << 32 | u64::from(self.tag), Relaxed);
     }
 }

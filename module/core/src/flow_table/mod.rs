@@ -19,7 +19,7 @@ use crate::memory::{Blank, Memory};
 use crate::rule::SampleClass;
 use crate::wire::Volume;
 
-use chunks::{BIAS, Chunks, MAX_RECORDS};
+use chunks::{Chunks, MAX_RECORDS, Place};
 use index::Index;
 use record::Record;
 use totals::Totals;
@@ -98,6 +98,8 @@ pub struct Observation<const W: usize> {
 pub struct FlowTable<M: Memory, const W: usize> {
     /// Packets and bytes of the rules, by what became of them.
     pub totals: Totals,
+    /// Which of the account's two sides it is on.
+    side: AtomicU32,
     /// Records that are complete, so that a reader may look at them.
     len: AtomicU32,
     /// The number of records from which the worker is to be called.
@@ -114,6 +116,7 @@ impl<M: Memory, const W: usize> Default for FlowTable<M, W> {
     fn default() -> Self {
         Self {
             totals: Totals::default(),
+            side: AtomicU32::new(0),
             len: AtomicU32::new(0),
             watermark: AtomicU32::new(0),
             flow_credit: AtomicU32::new(0),
@@ -133,6 +136,16 @@ impl<M: Memory, const W: usize> Blank for FlowTable<M, W> {
 }
 
 impl<M: Memory, const W: usize> FlowTable<M, W> {
+    /// The parity of the epochs that the table is for.
+    pub fn side(&self) -> u32 {
+        self.side.load(Relaxed)
+    }
+
+    /// Says so, once.
+    pub fn set_side(&self, parity: u32) {
+        self.side.store(parity, Relaxed);
+    }
+
     /// Counts a packet in its flow's record, folded where there is no room for it. `fold`
     /// makes the key, and its hash, of the record to fold into.
     ///
@@ -146,34 +159,31 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         guard: &M::Guard,
         fold: impl FnOnce(FlowKey<W>) -> (FlowKey<W>, u64),
     ) -> bool {
-        match self.find(&seen.key, seen.hash, guard) {
-            Some(record) => {
-                record.count(seen.direction, seen.volume, seen.syn);
-                false
+        let Observation {
+            key,
+            hash,
+            direction,
+            volume,
+            syn,
+        } = *seen;
+        if let Some(record) = self.find(&key, hash, guard) {
+            record.count(direction, volume, syn);
+            if self.index.is_growing() {
+                self.index.grow(self.len.load(Relaxed), guard);
             }
-            None => self.count_new(seen, budgets, guard, fold),
+            return false;
         }
-    }
-
-    #[cold]
-    fn count_new(
-        &self,
-        seen: &Observation<W>,
-        budgets: &Budgets<M>,
-        guard: &M::Guard,
-        fold: impl FnOnce(FlowKey<W>) -> (FlowKey<W>, u64),
-    ) -> bool {
         let record = self
             .insert(
-                &seen.key,
-                seen.hash,
+                &key,
+                hash,
                 (&budgets.flows, &self.flow_credit),
                 budgets.payer,
                 guard,
             )
             .unwrap_or_else(|| {
-                self.totals.folded.add(seen.volume);
-                let (key, hash) = fold(seen.key);
+                self.totals.folded.add(volume);
+                let (key, hash) = fold(key);
                 self.find(&key, hash, guard)
                     .or_else(|| {
                         let budget = (&budgets.folds, &self.fold_credit);
@@ -181,8 +191,22 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
                     })
                     .unwrap_or(&self.last)
             });
-        record.count(seen.direction, seen.volume, seen.syn);
+        record.count(direction, volume, syn);
         self.len.load(Relaxed) >= self.watermark.load(Relaxed)
+    }
+
+    /// The record of a flow where it is the first that is looked at, which it nearly always
+    /// is.
+    #[inline]
+    pub fn find_first<'a>(
+        &'a self,
+        key: &FlowKey<W>,
+        hash: u64,
+        guard: &'a M::Guard,
+    ) -> Option<&'a Record<W>> {
+        let place = self.index.first(hash, guard)?;
+        let record = self.chunks.get(place, guard)?;
+        record.has_key(key).then_some(record)
     }
 
     /// The record of a flow.
@@ -217,10 +241,10 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
             credit.store(budget.take(), Relaxed);
         }
         let left = credit.load(Relaxed).checked_sub(1)?;
-        let record = self.chunks.get_or_allocate(len + BIAS, payer, guard)?;
+        let record = self.chunks.get_or_allocate(len, payer, guard)?;
         let vacancy = self.index.vacancy(hash, payer, guard)?;
         record.set_key(key, hash);
-        vacancy.occupy(len + BIAS);
+        vacancy.occupy(Place::of(len));
         credit.store(left, Relaxed);
         self.len.store(len + 1, Release);
         Some(record)
@@ -264,8 +288,8 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         // Half as much again while the table is small and a burst soon outgrows it, an
         // eighth later; and called again half way there.
         let headroom = (len.min(1 << 16) / 2).max(len / 8) + 128;
-        let place = len.saturating_add(headroom).saturating_add(BIAS);
-        let has_chunks = self.chunks.prepare(place, cpu, payer);
+        let wanted = len.saturating_add(headroom);
+        let has_chunks = self.chunks.prepare(wanted, cpu, payer);
         let has_index = self.index.prepare(len, cpu, payer);
         if !(has_chunks && has_index) {
             // The table may never grow as far as the next watermark: ask again.
@@ -311,7 +335,7 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         if number >= self.len() {
             None
         } else {
-            self.chunks.get(number + BIAS, guard)
+            self.chunks.get(Place::of(number), guard)
         }
     }
 

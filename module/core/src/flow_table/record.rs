@@ -130,11 +130,8 @@ impl<const W: usize> Record<W> {
 
     #[inline]
     pub(super) fn has_key(&self, key: &FlowKey<W>) -> bool {
-        self.key
-            .iter()
-            .zip(&key.0)
-            .fold(0, |diff, (a, b)| diff | (a.load(Relaxed) ^ b))
-            == 0
+        let mut words = self.key.iter().zip(&key.0);
+        words.all(|(a, b)| a.load(Relaxed) == *b)
     }
 
     pub(super) fn set_key(&self, key: &FlowKey<W>, hash: u64) {

@@ -1,12 +1,40 @@
 //! IPv4 (RFC 791).
 
 use super::transport::{self, Ports};
-use super::{ParseError, Tuple};
+use super::{ParseError, Plain, Tuple};
 
 /// RFC 791 section 3.1: a header without options.
 const MIN_HEADER: usize = 20;
 /// RFC 791 section 3.1: offset of the first data byte, in units of 8 bytes.
 const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+/// RFC 791 section 3.1: version 4, a header without options and the fragment offset, in
+/// the first eight bytes.
+const PLAIN_MASK: u64 = u64::from_ne_bytes([0xff, 0, 0, 0, 0, 0, 0x1f, 0xff]);
+const PLAIN_BITS: u64 = u64::from_ne_bytes([0x45, 0, 0, 0, 0, 0, 0, 0]);
+const PLAIN: usize = MIN_HEADER + transport::PLAIN;
+
+/// Reads a packet of TCP or UDP without options that is no later fragment, as [`parse`]
+/// does; `None` where it is anything else or more of it is needed.
+#[inline]
+pub fn parse_plain(bytes: &[u8]) -> Option<Plain<[u8; 4]>> {
+    let bytes = bytes.first_chunk::<PLAIN>()?;
+    let (first, rest) = bytes.split_first_chunk::<8>()?;
+    if u64::from_ne_bytes(*first) & PLAIN_MASK != PLAIN_BITS {
+        return None;
+    }
+    let &[_, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3, ..] = rest else {
+        return None;
+    };
+    let (ports, syn) = transport::parse_plain(protocol, rest.last_chunk()?)?;
+    Some(Plain {
+        src: [s0, s1, s2, s3],
+        dst: [d0, d1, d2, d3],
+        ports,
+        protocol,
+        syn,
+    })
+}
 
 /// Reads addresses, protocol and ports from the first bytes of an IPv4 packet.
 ///

@@ -6,7 +6,7 @@
 //! protocols; ESP hides what follows.
 
 use super::transport::{self, Ports};
-use super::{ParseError, Tuple};
+use super::{ParseError, Plain, Tuple};
 
 /// RFC 8200 section 3.
 const HEADER: usize = 40;
@@ -28,6 +28,30 @@ const DESTINATION_OPTIONS: u8 = 60;
 
 /// RFC 8200 section 4.5: offset of the first data byte in its upper 13 bits.
 const FRAGMENT_OFFSET: u16 = 0xfff8;
+
+/// RFC 8200 section 3: the version, in the upper half of the first byte.
+const VERSION: u8 = 0x60;
+const PLAIN: usize = HEADER + transport::PLAIN;
+
+/// Reads a packet of TCP or UDP without extension headers, as [`parse`] does; `None` where
+/// it is anything else or more of it is needed.
+#[inline]
+pub fn parse_plain(bytes: &[u8]) -> Option<Plain<[u8; 16]>> {
+    let bytes = bytes.first_chunk::<PLAIN>()?;
+    let (header, transport) = bytes.split_first_chunk::<HEADER>()?;
+    let [version_class, _, _, _, _, _, protocol, _, addresses @ ..] = header;
+    if version_class & 0xf0 != VERSION {
+        return None;
+    }
+    let (ports, syn) = transport::parse_plain(*protocol, transport.first_chunk()?)?;
+    Some(Plain {
+        src: *addresses.first_chunk()?,
+        dst: *addresses.last_chunk()?,
+        ports,
+        protocol: *protocol,
+        syn,
+    })
+}
 
 /// Reads addresses, protocol and ports from the first bytes of an IPv6 packet.
 ///

@@ -27,6 +27,21 @@ pub struct Tuple<A> {
     pub syn: bool,
 }
 
+/// What most packets are: TCP or UDP behind nothing but the IP header, and all of it at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port above the destination port.
+    pub ports: u32,
+    /// [`transport::TCP`] or [`transport::UDP`].
+    pub protocol: u8,
+    /// TCP with SYN and without ACK.
+    pub syn: bool,
+}
+
 /// Why a packet has no [`Tuple`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParseError {

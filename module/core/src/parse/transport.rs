@@ -60,6 +60,22 @@ impl Ports {
     };
 }
 
+/// Bytes of a TCP header up to its flags, or of a UDP packet with some payload.
+pub const PLAIN: usize = TCP_FLAGS + 1;
+
+/// The ports, source above destination, and whether it is a SYN, where `protocol` is TCP or
+/// UDP; the same as [`parse`] says.
+#[inline]
+pub fn parse_plain(protocol: u8, header: &[u8; PLAIN]) -> Option<(u32, bool)> {
+    let &[s0, s1, d0, d1, .., flags] = header;
+    let syn = match protocol {
+        TCP => flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
+        UDP => false,
+        _ => return None,
+    };
+    Some((u32::from_be_bytes([s0, s1, d0, d1]), syn))
+}
+
 /// Reads the ports at `offset` of `bytes`, the start of a packet of `packet_len` bytes.
 ///
 /// A header that the packet itself cuts short counts without ports; TCP needs its flags

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use trafstat_core::account::Limits;
 use trafstat_core::memory::StdMemory;
 use trafstat_core::rule::{Rule, Sampling};
-use trafstat_core::synthetic::{Alone, Flow, account, flows, header, packet};
+use trafstat_core::synthetic::{Alone, Flow, account, flows, header};
 
-use crate::support::{Counts, Snapshot, read_all};
+use crate::support::{self, Counts, Snapshot, read_all};
 
 fn rule(sampling: Sampling) -> Rule<StdMemory> {
     trafstat_core::synthetic::rule(sampling, ()).expect("memory")
@@ -158,17 +158,13 @@ fn run(steps: Vec<Step>, max_entries: u32) {
                 len,
             } => {
                 let bytes = header(&flow, sent, syn);
-                account
-                    .count(&rule, cpu, packet(&bytes, len), &())
-                    .expect("enough bytes");
+                support::count(&account, &rule, cpu, &bytes, len);
                 model.count(flow, sent, syn, len);
             }
             Step::Outside { cpu, len } => {
                 let mut bytes = [0; 40];
                 bytes[0] = 0x45;
-                account
-                    .count(&rule, cpu, packet(&bytes, len), &())
-                    .expect("enough bytes");
+                support::count(&account, &rule, cpu, &bytes, len);
                 for totals in [&mut model.seen, &mut model.outside] {
                     totals[0] += 1;
                     totals[1] += u64::from(len);
@@ -219,10 +215,7 @@ fn growth_loses_no_flow() {
             let bytes = header(&flow, true, false);
             // A quarter of the flows is seen on both CPUs.
             let cpu = if i % 4 == 0 { round } else { 0 };
-            if account
-                .count(&rule, cpu, packet(&bytes, 100), &())
-                .expect("enough bytes")
-            {
+            if support::count(&account, &rule, cpu, &bytes, 100) {
                 assert!(account.prepare(&()));
             }
         }
@@ -249,9 +242,7 @@ fn without_the_worker_flows_are_folded_and_none_is_lost() {
     let rule = rule(Sampling::default());
     for flow in flows(50_000) {
         let bytes = header(&flow, false, false);
-        account
-            .count(&rule, 0, packet(&bytes, 60), &())
-            .expect("enough bytes");
+        support::count(&account, &rule, 0, &bytes, 60);
     }
     let snapshot = Snapshot::close_and_read(&account);
     snapshot.assert_conserved();
@@ -272,9 +263,7 @@ fn an_epoch_is_served_again_until_acknowledged() {
     let count = |n| {
         for flow in flows(n) {
             let bytes = header(&flow, true, true);
-            account
-                .count(&rule, n & 1, packet(&bytes, 40), &())
-                .expect("enough bytes");
+            support::count(&account, &rule, n & 1, &bytes, 40);
         }
     };
     count(100);
@@ -316,9 +305,7 @@ fn sampled_packets_count_for_the_skipped_ones() {
     assert_eq!(flow.protocol, 17);
     let bytes = header(&flow, true, false);
     for _ in 0..95 {
-        account
-            .count(&rule, 0, packet(&bytes, 100), &())
-            .expect("enough bytes");
+        support::count(&account, &rule, 0, &bytes, 100);
     }
     let snapshot = Snapshot::close_and_read(&account);
     snapshot.assert_conserved();
@@ -350,9 +337,7 @@ fn flows_below_min_pkt_spoof_keep_their_local_side() {
     };
     let count = |flow: Flow, n| {
         for cpu in (0..n).map(|i| i & 1) {
-            account
-                .count(&rule, cpu, packet(&header(&flow, false, false), 40), &())
-                .expect("ok");
+            support::count(&account, &rule, cpu, &header(&flow, false, false), 40);
         }
     };
     count(flow(1, 80), 3);

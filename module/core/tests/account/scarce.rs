@@ -48,12 +48,12 @@ impl<T: Blank> Blank for ScarceSlot<T> {
 }
 
 impl<T: Blank> Slot<T, ScarceMemory> for ScarceSlot<T> {
-    fn get<'a>(&'a self, guard: &'a ()) -> Option<&'a [T]> {
-        self.slot.get(guard)
+    fn slice<'a>(&'a self, guard: &'a ()) -> &'a [T] {
+        self.slot.slice(guard)
     }
 
     fn fill(&self, len: usize, how: Allocation, payer: &'static Purse) -> bool {
-        if self.slot.get(&()).is_some() {
+        if !self.slot.slice(&()).is_empty() {
             return true;
         }
         let bytes = len * size_of::<T>();
