@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::{abi, build, command, kernel_object, packages, paths, test, vmtest};
+use crate::{abi, budget, build, command, kernel_object, packages, paths, test, vmtest};
 
 /// Runs every check; the first that fails ends it.
 ///
@@ -19,6 +19,7 @@ pub fn run() -> Result<()> {
     cargo("clippy --workspace --exclude trafstat-ffi --all-targets -- -D warnings")?;
     cargo("clippy --package trafstat-store --all-targets --features kill-points -- -D warnings")?;
     kernel_object::lint()?;
+    budget::run(false)?;
     let mut tally = test::cargo_test()?;
     ensure!(tally.is_clean(), "cargo test: {tally}");
     let cargo_tests = tally.to_string();

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod abi;
+mod budget;
 mod build;
 mod ci;
 mod command;
@@ -78,6 +79,13 @@ enum Task {
         /// How to print the table.
         #[arg(long, value_enum, default_value_t = vmbench::Format::Md)]
         format: vmbench::Format,
+    },
+    /// Count the instructions that the kernel's object takes for a packet, and compare them with
+    /// those committed.
+    Budget {
+        /// Write them down instead of comparing.
+        #[arg(long)]
+        write: bool,
     },
     /// Boot a virtual machine and run one shell command in it, with everything built in /trafstat.
     Vm {
@@ -175,6 +183,7 @@ fn run(task: Task) -> Result<()> {
             kernel,
             format,
         } => vmbench::run(Platform::select(&kernel), filter.as_deref(), format),
+        Task::Budget { write } => budget::run(write),
         Task::Vm {
             command,
             counting,
