@@ -10,6 +10,7 @@ mod cost;
 mod demo;
 mod family;
 mod guest;
+mod host_life;
 mod iptables;
 mod kernel_log;
 mod module;
@@ -68,6 +69,8 @@ enum Command {
         /// Part of the rows' names.
         filter: Option<String>,
     },
+    /// The life of a host with systemd and the packages, from boot to boot; for a guest of its own.
+    HostLife,
     /// Show the way of a packet from rule to report, and that all its counters agree.
     Demo {
         /// Where to leave the database.
@@ -84,6 +87,10 @@ fn main() -> ExitCode {
             }
             return ExitCode::SUCCESS;
         }
+        Command::HostLife => match host_life::run() {
+            Ok(false) => return ExitCode::SUCCESS,
+            ended => ended.map(drop),
+        },
         Command::Run {
             filter,
             counting,

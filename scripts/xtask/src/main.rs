@@ -10,6 +10,7 @@ mod ci;
 mod command;
 mod demo;
 mod files;
+mod hosttest;
 mod install;
 mod kbuild;
 mod kernel_object;
@@ -95,6 +96,11 @@ enum Task {
         /// One CPU, whose clock advances by 1 ns an instruction.
         #[arg(long)]
         counting: bool,
+        #[command(flatten)]
+        kernel: Kernel,
+    },
+    /// Install the packages on a host with systemd in a virtual machine, and follow its life.
+    Hosttest {
         #[command(flatten)]
         kernel: Kernel,
     },
@@ -189,6 +195,7 @@ fn run(task: Task) -> Result<()> {
             counting,
             kernel,
         } => vmtest::run_command(kernel.platform(), &command.join(" "), counting),
+        Task::Hosttest { kernel } => hosttest::run(kernel.platform()),
         Task::Package { revision } => package::run(revision).map(drop),
         Task::Install { root } => install::install(root.as_deref()),
         Task::Uninstall { root, purge } => install::uninstall(root.as_deref(), purge),

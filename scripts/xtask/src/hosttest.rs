@@ -1,0 +1,209 @@
+//! `cargo xtask hosttest`: the life of a host in a virtual machine with systemd as init, on a disk
+//! of its own, from the packages' installation to their purge.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::Parts;
+use crate::progress::Step;
+use crate::rootfs::{Platform, Rootfs};
+use crate::vm::SUCCESS;
+use crate::{command, package, packages, paths};
+
+/// Two boots, a module built and a timer waited for, under emulation on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90 * 60);
+
+/// What makes the disk and boots it.
+const PACKAGES: &[&str] = &["binutils", "dpkg-dev", "e2fsprogs", "qemu-system-x86"];
+
+/// What a plain host has beyond the folder, and what the packages depend on.
+const GUEST_PACKAGES: &[&str] = &["dbus", "dkms", "initramfs-tools", "systemd-sysv", "udev"];
+
+/// Runs at each boot of the guest.
+const UNIT: &str = "\
+[Unit]
+Description=The life of a host
+After=multi-user.target
+
+[Service]
+Type=simple
+ExecStart=/var/tmp/host-life/trafstat-vmtests host-life
+ExecStopPost=/bin/sh -c 'test \"$$SERVICE_RESULT\" = success || systemctl poweroff'
+StandardOutput=file:/dev/ttyS1
+StandardError=inherit
+
+[Install]
+WantedBy=graphical.target
+";
+
+/// Runs it on `platform`.
+///
+/// # Errors
+///
+/// Something does not build, or the host is not as it should be.
+pub fn run(platform: &Platform) -> Result<()> {
+    packages::require_root("making the guest's disk", "hosttest")?;
+    packages::install(PACKAGES)?;
+    let parts = Parts::build()?;
+    let rootfs = Rootfs::ensure(platform)?;
+    let folder = paths::target().join("hosttest").join(platform.kernel);
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    let root = host_folder(&rootfs, &folder)?;
+    let life = root.path.join("var/tmp/host-life");
+    for revision in [1, 2] {
+        let to = life.join(format!("packages-{revision}"));
+        fs::create_dir_all(&to)?;
+        for deb in package::make(&parts.programs, &parts.plugin, &parts.object, revision)? {
+            fs::copy(
+                &deb,
+                to.join(deb.file_name().context("a package without a name")?),
+            )?;
+        }
+    }
+    fs::copy(&parts.programs.vmtests, life.join("trafstat-vmtests"))?;
+    let disk = disk(&root, &folder)?;
+    let booted = boot(&root, &folder, &disk);
+    fs::remove_dir_all(&root.path)?;
+    fs::remove_file(&disk)?;
+    booted
+}
+
+/// A copy of the platform's folder with systemd and an initial RAM disk.
+fn host_folder(rootfs: &Rootfs, folder: &Path) -> Result<Rootfs> {
+    let step = Step::begin("Making a host of the Debian folder");
+    let root = Rootfs {
+        path: folder.join("root"),
+        kernel: rootfs.kernel.clone(),
+    };
+    command::run(
+        Command::new("cp")
+            .args(["--archive", "--reflink=auto", "--no-target-directory"])
+            .arg(&rootfs.path)
+            .arg(&root.path),
+        &step,
+    )?;
+    let shared = folder.join("shared");
+    fs::create_dir_all(&shared)?;
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = root.command(&shared, program);
+        command
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(arguments);
+        command::run(&mut command, &step)
+    };
+    run("apt-get", &["update"])?;
+    // The folder's own udev is without its daemon.
+    let install = ["install", "--yes", "--no-install-recommends", "--reinstall"];
+    run("apt-get", &[&install[..], GUEST_PACKAGES].concat())?;
+    run("apt-get", &["clean"])?;
+    let modules = root.path.join("etc/initramfs-tools/modules");
+    fs::write(modules, "virtio_blk\nvirtio_pci\next4\n")?;
+    run("update-initramfs", &["-c", "-k", &root.kernel])?;
+    fs::remove_file(root.path.join("usr/sbin/policy-rc.d"))?;
+    fs::write(root.path.join("etc/hostname"), "gateway\n")?;
+    fs::write(
+        root.path.join("etc/fstab"),
+        "/dev/vda / ext4 defaults 0 1\n",
+    )?;
+    fs::write(root.path.join("etc/systemd/system/host-life.service"), UNIT)?;
+    run("systemctl", &["enable", "host-life.service"])?;
+    run("systemctl", &["set-default", "graphical.target"])?;
+    step.done();
+    Ok(root)
+}
+
+fn disk(root: &Rootfs, folder: &Path) -> Result<PathBuf> {
+    let step = Step::begin("Making the host's disk");
+    let disk = folder.join("disk");
+    command::run(
+        Command::new("mkfs.ext4")
+            .args(["-q", "-d"])
+            .arg(&root.path)
+            .arg(&disk)
+            .arg("4G"),
+        &step,
+    )?;
+    step.done();
+    Ok(disk)
+}
+
+fn boot(root: &Rootfs, folder: &Path, disk: &Path) -> Result<()> {
+    let step = Step::begin(format!("The life of a host with kernel {}", root.kernel));
+    let console = folder.join("console.log");
+    let mut qemu = Command::new("qemu-system-x86_64")
+        .args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "1G"])
+        .args(["-display", "none", "-nic", "none", "-kernel"])
+        .arg(root.kernel_image())
+        .arg("-initrd")
+        .arg(
+            root.path
+                .join("boot")
+                .join(format!("initrd.img-{}", root.kernel)),
+        )
+        .args([
+            "-append",
+            "root=/dev/vda rw console=ttyS0 loglevel=5 net.ifnames=0",
+        ])
+        .arg("-drive")
+        .arg(format!(
+            "file={},format=raw,if=virtio,cache=unsafe",
+            disk.display()
+        ))
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()))
+        .args(["-serial", "stdio"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run qemu-system-x86_64")?;
+    let (sender, receiver) = mpsc::channel();
+    let stdout = qemu.stdout.take().context("the guest has no output")?;
+    thread::spawn(move || {
+        command::lines(stdout, &mut |line: &str| {
+            // Nobody listens any more when the guest is given up.
+            let _ = sender.send(line.to_owned());
+        });
+    });
+    let deadline = Instant::now() + PATIENCE;
+    let mut succeeded = false;
+    loop {
+        match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) if line.starts_with("error: ") => {
+                step.print(&line);
+                // The rest of it has no end of its own.
+                thread::sleep(Duration::from_secs(2));
+                receiver.try_iter().for_each(|line| step.print(&line));
+                break;
+            }
+            Ok(line) => {
+                step.print(&line);
+                if line == SUCCESS {
+                    succeeded = true;
+                    break;
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                step.print("The guest hung.");
+                break;
+            }
+        }
+    }
+    // It may have ended by itself.
+    let _ = qemu.kill();
+    qemu.wait()?;
+    if !succeeded {
+        bail!("the host failed; its console is {}", console.display());
+    }
+    step.done();
+    Ok(())
+}
