@@ -1,5 +1,7 @@
 //! Sets up what counts traffic, and shows what used the network.
 
+mod doctor;
+mod kernel_accounts;
 mod setup;
 mod show;
 mod system;
@@ -8,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
+use doctor::{DoctorOptions, StatusOptions};
 use setup::SetupOptions;
 use show::ShowOptions;
 use trafstat_store::manual::ManualOptions;
@@ -28,6 +31,10 @@ struct Cli {
 enum Command {
     /// Count, collect and keep this host's traffic from now on; or no longer.
     Setup(SetupOptions),
+    /// Tell in one look whether all is counted and collected.
+    Status(StatusOptions),
+    /// Find what makes figures wrong or missing, and say what to do.
+    Doctor(DoctorOptions),
     /// Sum up the traffic by addresses, ports and protocol, largest first.
     Show(Box<ShowOptions>),
     /// Write the manual pages and shell completions.
@@ -54,6 +61,8 @@ fn run(command: Command) -> Result<ExitCode> {
             options.run()?;
         }
         Command::Setup(options) => options.run()?,
+        Command::Status(options) => return options.run(),
+        Command::Doctor(options) => return options.run(),
         Command::Manual(options) => options
             .write(Cli::command())
             .context("cannot write the manual")?,

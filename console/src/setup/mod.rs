@@ -15,7 +15,7 @@ use clap::Args;
 use ipnet::IpNet;
 use rustix::fs::FlockOperation;
 
-use host::Host;
+pub use host::Host;
 
 use crate::system::{System, ThisHost};
 use journal::Journal;
@@ -71,12 +71,13 @@ impl SetupOptions {
             bail!("setup needs root: run it with sudo");
         }
         let system = ThisHost;
+        // The unit that does this is started by setup, which holds the lock.
+        if self.restore {
+            return restore(&system);
+        }
         let _lock = lock()?;
         if self.undo {
             return undo(&system, self.dry_run);
-        }
-        if self.restore {
-            return restore(&system);
         }
         let host = Host::of(&system)?;
         let wish = Wish {

@@ -1,0 +1,255 @@
+//! What doctor and status look at, gathered from the host.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::Result;
+use jiff::{SignedDuration, Timestamp};
+use trafstat_store::backend::Store;
+use trafstat_store::options::StoreOptions;
+use trafstat_store::query::{Field, Filter, Order, Query};
+
+use super::findings::COLLECTED_WITHIN_MINUTES;
+use crate::kernel_accounts::{self, KernelAccount};
+use crate::setup::Host;
+use crate::system::System;
+
+/// Facts about counting and collecting on a host.
+#[derive(Debug)]
+pub struct Facts {
+    /// The kernel's release.
+    pub kernel: String,
+    /// Why the module is not loaded; none if it is.
+    pub load_failure: Option<LoadFailure>,
+    /// iptables speaks to nftables, and the kernel has no nft_compat.
+    pub nft_compat_missing: bool,
+    /// What iptables-save -c and ip6tables-save -c print, with the program's name.
+    pub saved_rules: Vec<(String, String)>,
+    /// What `nft list ruleset` prints, if there is nft.
+    pub nft_ruleset: String,
+    /// TCP ports that listen.
+    pub tcp_ports: BTreeSet<u16>,
+    /// UDP ports that listen.
+    pub udp_ports: BTreeSet<u16>,
+    /// The kernel's accounts.
+    pub accounts: Vec<KernelAccount>,
+    /// Epochs collected within the last minutes, or why the store cannot be asked.
+    pub recent_epochs: Result<u64, String>,
+    /// Epochs in the store that closed later than now.
+    pub future_epochs: u64,
+    /// Free and all bytes of the store's file system, where it is a file here.
+    pub store_space: Option<(u64, u64)>,
+    /// Units of trafstat that are enabled, where systemd runs.
+    pub units: Option<Vec<String>>,
+}
+
+/// Why the module does not load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoadFailure {
+    /// There is none for this kernel.
+    NotBuilt,
+    /// The kernel takes signed modules only, and does not know this signature.
+    SignatureRefused,
+    /// Anything else, in modprobe's words.
+    Other(String),
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self {
+            kernel: String::new(),
+            load_failure: None,
+            nft_compat_missing: false,
+            saved_rules: Vec::new(),
+            nft_ruleset: String::new(),
+            tcp_ports: BTreeSet::new(),
+            udp_ports: BTreeSet::new(),
+            accounts: Vec::new(),
+            recent_epochs: Ok(0),
+            future_epochs: 0,
+            store_space: None,
+            units: None,
+        }
+    }
+}
+
+impl Facts {
+    /// Gathers them. A module that is not loaded is tried to be: there is no other way to learn
+    /// what the kernel thinks of it.
+    ///
+    /// # Errors
+    /// A file of the system cannot be read.
+    pub fn of(system: &dyn System, options: &StoreOptions) -> Result<Self> {
+        let host = Host::of(system)?;
+        let kernel = system
+            .read("/proc/sys/kernel/osrelease")?
+            .unwrap_or_default()
+            .trim()
+            .to_owned();
+        let load_failure = load_failure(system)?;
+        let mut saved_rules = Vec::new();
+        for program in [&host.iptables, &host.ip6tables].into_iter().flatten() {
+            let saved = system.run(&[&format!("{program}-save"), "-c"], "")?;
+            saved_rules.push((program.clone(), saved.stdout));
+        }
+        let nft_ruleset = match system.has_program("nft") {
+            true => system.run(&["nft", "list", "ruleset"], "")?.stdout,
+            false => String::new(),
+        };
+        let mut facts = Self {
+            kernel,
+            load_failure,
+            nft_compat_missing: nft_compat_missing(system, &host)?,
+            saved_rules,
+            nft_ruleset,
+            tcp_ports: host.tcp_ports,
+            udp_ports: host.udp_ports,
+            accounts: kernel_accounts::read(system)?.unwrap_or_default(),
+            units: enabled_units(system, host.systemd)?,
+            ..Self::default()
+        };
+        facts.ask(options);
+        facts.store_space = space(&system.path("/var/lib/trafstat"));
+        Ok(facts)
+    }
+
+    fn ask(&mut self, options: &StoreOptions) {
+        let mut store = match options.open_read_only() {
+            Ok(store) => store,
+            Err(error) => {
+                self.recent_epochs = Err(error.to_string());
+                return;
+            }
+        };
+        let now = Timestamp::now();
+        let recent = now - SignedDuration::from_mins(COLLECTED_WITHIN_MINUTES);
+        self.recent_epochs = epochs_since(store.as_mut(), recent);
+        // The collector and this may read the clock in another order.
+        let future = now + SignedDuration::from_mins(1);
+        self.future_epochs = epochs_since(store.as_mut(), future).unwrap_or_default();
+    }
+}
+
+fn epochs_since(store: &mut dyn Store, since: Timestamp) -> Result<u64, String> {
+    let query = Query {
+        by: vec![Field::Protocol],
+        filter: Filter {
+            since: Some(since),
+            ..Filter::default()
+        },
+        order: Order::Bytes,
+        limit: Some(1),
+    };
+    match store.query(&query) {
+        Ok(answer) => Ok(answer.epochs),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn load_failure(system: &dyn System) -> Result<Option<LoadFailure>> {
+    if system.path(kernel_accounts::PATH).exists() {
+        return Ok(None);
+    }
+    let ended = system.run(&["modprobe", "xt_TRAFSTAT"], "")?;
+    if ended.code == Some(0) {
+        return Ok(None);
+    }
+    Ok(Some(LoadFailure::of(&ended.stderr)))
+}
+
+impl LoadFailure {
+    /// What modprobe's words mean.
+    fn of(words: &str) -> Self {
+        // ENOKEY, EKEYREJECTED, and EPERM, which lockdown says.
+        let refused = [
+            "Required key not available",
+            "Key was rejected by service",
+            "Operation not permitted",
+        ];
+        if words.contains("not found in directory") {
+            Self::NotBuilt
+        } else if refused.iter().any(|reason| words.contains(reason)) {
+            Self::SignatureRefused
+        } else {
+            Self::Other(words.trim().to_owned())
+        }
+    }
+}
+
+fn nft_compat_missing(system: &dyn System, host: &Host) -> Result<bool> {
+    let Some(program) = &host.iptables else {
+        return Ok(false);
+    };
+    let speaks_nft = system
+        .run(&[program, "-V"], "")?
+        .stdout
+        .contains("nf_tables");
+    let found = system.run(&["modprobe", "--dry-run", "--quiet", "nft_compat"], "")?;
+    Ok(speaks_nft && found.code != Some(0) && !system.path("/sys/module/nft_compat").exists())
+}
+
+fn enabled_units(system: &dyn System, systemd: bool) -> Result<Option<Vec<String>>> {
+    if !systemd {
+        return Ok(None);
+    }
+    let listed = system.run(
+        &[
+            "systemctl",
+            "list-unit-files",
+            "--no-legend",
+            "--no-pager",
+            "--state=enabled",
+            "trafstat*",
+        ],
+        "",
+    )?;
+    Ok(Some(
+        listed
+            .stdout
+            .lines()
+            .filter_map(|line| line.split_whitespace().next())
+            .map(str::to_owned)
+            .collect(),
+    ))
+}
+
+fn space(folder: &Path) -> Option<(u64, u64)> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    Some((
+        found.f_bavail * found.f_frsize,
+        found.f_blocks * found.f_frsize,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modprobe_says_why_in_words_that_are_understood() {
+        let of = LoadFailure::of;
+        assert_eq!(
+            of("modprobe: FATAL: Module xt_TRAFSTAT not found in directory /lib/modules/6.1\n"),
+            LoadFailure::NotBuilt
+        );
+        for reason in [
+            "Key was rejected by service",
+            "Required key not available",
+            "Operation not permitted",
+        ] {
+            assert_eq!(
+                of(&format!(
+                    "modprobe: ERROR: could not insert 'xt_TRAFSTAT': {reason}\n"
+                )),
+                LoadFailure::SignatureRefused
+            );
+        }
+        assert_eq!(
+            of("modprobe: ERROR: could not insert 'xt_TRAFSTAT': Cannot allocate memory\n"),
+            LoadFailure::Other(
+                "modprobe: ERROR: could not insert 'xt_TRAFSTAT': Cannot allocate memory"
+                    .to_owned()
+            )
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! `trafstat doctor` and `trafstat status`: whether all is counted and collected.
+
+mod facts;
+mod findings;
+mod rule;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::json;
+use trafstat_store::options::StoreOptions;
+use trafstat_store::output::{Format, to_stdout};
+
+use crate::system::ThisHost;
+use facts::Facts;
+use findings::{COLLECTED_WITHIN_MINUTES, Finding, examine};
+
+/// How to look.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  trafstat doctor                   what makes figures wrong or missing, and what to do
+  trafstat doctor --format json     the same for a program
+
+Exit status: 0 nothing found, 1 something is wrong or could not be looked at, 2 wrong usage.")]
+pub struct DoctorOptions {
+    /// How to write it.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+
+    #[command(flatten)]
+    store: StoreOptions,
+}
+
+/// How to look.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  trafstat status                   module, rules, accounts and collector in one look
+  trafstat status >/dev/null || mail -s 'trafstat' root
+
+Exit status: 0 all is well or may be, 1 figures are wrong or missing, 2 wrong usage.")]
+pub struct StatusOptions {
+    #[command(flatten)]
+    doctor: DoctorOptions,
+}
+
+impl DoctorOptions {
+    /// Looks for all that makes figures wrong or missing.
+    ///
+    /// # Errors
+    /// Not root, or something cannot be looked at.
+    pub fn run(self) -> Result<ExitCode> {
+        let findings = examine(&gather(&self.store)?);
+        to_stdout(|writer| match self.format {
+            Format::Table if findings.is_empty() => {
+                writeln!(writer, "All is counted and collected.")
+            }
+            Format::Table => write_findings(&findings, writer),
+            Format::Csv => write_csv(&findings, writer),
+            Format::Json => writeln!(writer, "{}", json!({ "findings": findings })),
+        })
+        .context("cannot write to standard output")?;
+        Ok(match findings.is_empty() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        })
+    }
+}
+
+impl StatusOptions {
+    /// Tells in one look how it is.
+    ///
+    /// # Errors
+    /// Not root, or something cannot be looked at.
+    pub fn run(self) -> Result<ExitCode> {
+        let facts = gather(&self.doctor.store)?;
+        let findings = examine(&facts);
+        to_stdout(|writer| match self.doctor.format {
+            Format::Table => write_status(&facts, &findings, writer),
+            Format::Csv => write_csv(&findings, writer),
+            Format::Json => writeln!(
+                writer,
+                "{}",
+                json!({
+                    "kernel": facts.kernel,
+                    "loaded": facts.load_failure.is_none(),
+                    "accounts": facts.accounts,
+                    "recent_epochs": facts.recent_epochs.as_ref().ok(),
+                    "units": facts.units,
+                    "findings": findings,
+                })
+            ),
+        })
+        .context("cannot write to standard output")?;
+        Ok(match findings.iter().any(|finding| finding.is_error) {
+            true => ExitCode::FAILURE,
+            false => ExitCode::SUCCESS,
+        })
+    }
+}
+
+fn gather(store: &StoreOptions) -> Result<Facts> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("rules and accounts are root's to look at: run this with sudo");
+    }
+    Facts::of(&ThisHost, store)
+}
+
+fn write_findings(findings: &[Finding], writer: &mut dyn Write) -> std::io::Result<()> {
+    for finding in findings {
+        let severity = if finding.is_error { "error" } else { "warning" };
+        writeln!(writer, "{severity}: {} [{}]", finding.what, finding.kind)?;
+        writeln!(writer, "    {}", finding.remedy)?;
+    }
+    Ok(())
+}
+
+fn write_csv(findings: &[Finding], writer: &mut dyn Write) -> std::io::Result<()> {
+    let mut csv = csv::Writer::from_writer(writer);
+    csv.write_record(["kind", "is_error", "what", "remedy"])?;
+    for finding in findings {
+        csv.write_record([
+            finding.kind,
+            &finding.is_error.to_string(),
+            &finding.what,
+            &finding.remedy,
+        ])?;
+    }
+    csv.flush()
+}
+
+fn write_status(
+    facts: &Facts,
+    findings: &[Finding],
+    writer: &mut dyn Write,
+) -> std::io::Result<()> {
+    let module = match facts.load_failure {
+        None => "loaded",
+        Some(_) => "not loaded",
+    };
+    writeln!(writer, "module     {module}, kernel {}", facts.kernel)?;
+    for (program, saved) in &facts.saved_rules {
+        let rules = saved.matches("-j TRAFSTAT").count();
+        writeln!(writer, "rules      {rules} of {program}")?;
+    }
+    for account in &facts.accounts {
+        writeln!(
+            writer,
+            "account    {} ({}): {} packets, epoch {}, {} of {} records{}",
+            account.name,
+            account.family,
+            account.seen_packets,
+            account.epoch,
+            account.records,
+            account.max_entries,
+            match account.unread {
+                0 => String::new(),
+                epoch => format!(", epoch {epoch} waits for the collector"),
+            }
+        )?;
+    }
+    match &facts.recent_epochs {
+        Ok(epochs) => writeln!(
+            writer,
+            "store      {epochs} epochs in the last {COLLECTED_WITHIN_MINUTES} minutes"
+        )?,
+        Err(reason) => writeln!(writer, "store      {reason}")?,
+    }
+    if let Some(units) = &facts.units {
+        let listed = match units.is_empty() {
+            true => "none".to_owned(),
+            false => units.join(", "),
+        };
+        writeln!(writer, "units      {listed}")?;
+    }
+    write_findings(findings, writer)
+}
