@@ -10,6 +10,7 @@ mod ci;
 mod command;
 mod demo;
 mod files;
+mod fuzz;
 mod hosttest;
 mod install;
 mod kbuild;
@@ -87,6 +88,17 @@ enum Task {
         /// Write them down instead of comparing.
         #[arg(long)]
         write: bool,
+    },
+    /// Run the fuzz targets, or one, under AddressSanitizer.
+    Fuzz {
+        /// One target's name.
+        target: Option<String>,
+        /// How long each target runs.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        minutes: u64,
+        /// So many inputs instead.
+        #[arg(long, value_name = "N", conflicts_with = "minutes")]
+        inputs: Option<u64>,
     },
     /// Boot a virtual machine and run one shell command in it, with everything built in /trafstat.
     Vm {
@@ -190,6 +202,14 @@ fn run(task: Task) -> Result<()> {
             format,
         } => vmbench::run(Platform::select(&kernel), filter.as_deref(), format),
         Task::Budget { write } => budget::run(write),
+        Task::Fuzz {
+            target,
+            minutes,
+            inputs,
+        } => {
+            let length = inputs.map_or(fuzz::Length::Minutes(minutes), fuzz::Length::Inputs);
+            fuzz::run(target.as_deref(), length)
+        }
         Task::Vm {
             command,
             counting,

@@ -1,0 +1,105 @@
+//! `cargo xtask fuzz`: the fuzz targets under AddressSanitizer, long or for a fixed number
+//! of inputs.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::progress::Step;
+use crate::{command, packages, paths};
+
+/// Where cargo-fuzz comes from; part of its folder's name.
+const CARGO_FUZZ_VERSION: &str = "0.13.2";
+/// libFuzzer is C++.
+const PACKAGES: &[&str] = &["g++"];
+
+const TARGETS: [&str; 5] = [
+    "parse",
+    "extension_headers",
+    "flow_table",
+    "capture",
+    "rule_options",
+];
+
+/// How long each target runs.
+#[derive(Clone, Copy)]
+pub enum Length {
+    /// So many minutes.
+    Minutes(u64),
+    /// So many inputs, whatever the time.
+    Inputs(u64),
+}
+
+/// Runs the target of this name, or all.
+///
+/// What a run finds interesting is kept in `target/fuzz/corpus`; `fuzz/corpus` has the
+/// few inputs that are committed.
+///
+/// # Errors
+///
+/// No target has the name, one does not build, or one has a finding; then its input is in
+/// `fuzz/artifacts`.
+pub fn run(name: Option<&str>, length: Length) -> Result<()> {
+    packages::install(PACKAGES)?;
+    let wanted: Vec<&str> = TARGETS
+        .into_iter()
+        .filter(|target| name.is_none_or(|name| name == *target))
+        .collect();
+    if wanted.is_empty() {
+        bail!("there is no such target; there are {}", TARGETS.join(", "));
+    }
+    let cargo_fuzz = cargo_fuzz()?;
+    let mut findings = Vec::new();
+    for target in wanted {
+        eprintln!("fuzzing {}", target);
+        let mut fuzz = Command::new(&cargo_fuzz);
+        let kept = paths::target().join("fuzz/corpus").join(target);
+        fs::create_dir_all(&kept)?;
+        fuzz.current_dir(paths::repository())
+            // Sanitizers are unstable options of the compiler that is there.
+            .env("RUSTC_BOOTSTRAP", "1")
+            .args(["fuzz", "run", "--target-dir"])
+            .arg(paths::target().join("fuzz"));
+        fuzz.arg(target).arg(kept);
+        let committed = paths::repository().join("fuzz/corpus").join(target);
+        if committed.is_dir() {
+            fuzz.arg(committed);
+        }
+        fuzz.args(["--", "-print_final_stats=1", "-verbosity=0", "-timeout=60"]);
+        match length {
+            Length::Minutes(minutes) => fuzz.arg(format!("-max_total_time={}", minutes * 60)),
+            // The same inputs every time.
+            Length::Inputs(inputs) => fuzz.args([&format!("-runs={inputs}"), "-seed=1"]),
+        };
+        if !fuzz.status()?.success() {
+            findings.push(target);
+        }
+    }
+    ensure!(
+        findings.is_empty(),
+        "findings in {}; their inputs are in fuzz/artifacts",
+        findings.join(", ")
+    );
+    Ok(())
+}
+
+/// cargo-fuzz, built once.
+fn cargo_fuzz() -> Result<PathBuf> {
+    let root = paths::cache()?.join(format!("cargo-fuzz-{CARGO_FUZZ_VERSION}"));
+    let program = root.join("bin/cargo-fuzz");
+    if !program.exists() {
+        let step = Step::begin("Building cargo-fuzz");
+        command::run(
+            Command::new(paths::cargo())
+                .args(["install", "cargo-fuzz", "--locked", "--version"])
+                .arg(CARGO_FUZZ_VERSION)
+                .arg("--root")
+                .arg(&root),
+            &step,
+        )?;
+        step.done();
+    }
+    Ok(program)
+}
