@@ -11,7 +11,7 @@ use crate::build::Parts;
 use crate::progress::Step;
 use crate::rootfs::{PLATFORMS, Platform};
 use crate::tally::Tally;
-use crate::vm::{self, EmulatorFault, Guest};
+use crate::vm::{self, Guest};
 use crate::{command, paths};
 
 /// All scenarios together, under emulation on a busy machine.
@@ -115,23 +115,10 @@ fn run_in(
         "{}/trafstat-vmtests run {option} {captures} {filter}",
         vm::PROGRAMS
     );
-    let run = |tally: &mut Tally| {
-        guest.run(&script, share, PATIENCE, |line| {
-            step.print(line);
-            tally.add_scenarios(line);
-        })
-    };
-    let mut first = Tally::default();
-    match run(&mut first) {
-        Err(error) if error.is::<EmulatorFault>() => {
-            eprintln!("{error}; the scenarios run once more");
-            run(tally)?;
-        }
-        ended => {
-            tally.add(&first);
-            ended?;
-        }
-    }
+    guest.run(&script, share, PATIENCE, |line| {
+        step.print(line);
+        tally.add_scenarios(line);
+    })?;
     step.done();
     Ok(())
 }
