@@ -36,15 +36,6 @@ const _: () = {
     ["Offset of field: trafstat_tables::tables"]
         [::core::mem::offset_of!(trafstat_tables, tables) - 8usize];
 };
-impl Default for trafstat_tables {
-    fn default() -> Self {
-        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
-        unsafe {
-            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
-            s.assume_init()
-        }
-    }
-}
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct trafstat_cursor {

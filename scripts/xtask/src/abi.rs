@@ -111,7 +111,7 @@ fn glue(builder: bindgen::Builder) -> bindgen::Builder {
             "trafstat_(alloc|free|free_deferred|has_cpu|wait_for_writers|reschedule\
              |count_skb|queue_prepare)",
         )
-        .no_default("trafstat_payer")
+        .no_default("trafstat_(payer|tables)")
         .no_copy("trafstat_payer")
         // What the kernel's own linux/types.h has and user space's has not.
         .clang_args(["u8", "u16", "u32", "u64"].map(|name| format!("-D{name}=__{name}")))
