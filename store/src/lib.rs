@@ -13,12 +13,14 @@
 //!   commit.
 //! - [`backend`] is the store: one trait, one file per database. SQL stands there,
 //!   in the spool's file, and nowhere else.
+//! - [`import`] takes over what the original xt_TRAFSTAT's users have.
 //! - [`query`] is a question to the store and its answer.
 //! - [`options`], [`output`], [`time`] and [`manual`] are what the programs' command lines share.
 
 pub mod account;
 pub mod backend;
 pub mod collect;
+pub mod import;
 pub mod manual;
 pub mod options;
 pub mod origin;

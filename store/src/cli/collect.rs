@@ -317,6 +317,11 @@ fn write_report(format: Format, outcomes: &[Outcome]) -> Result<()> {
 }
 
 impl CollectOptions {
+    /// How every subcommand reports.
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
     fn spool_place(&self, config: &CollectConfig) -> SpoolPlace {
         SpoolPlace {
             path: self

@@ -3,6 +3,7 @@
 mod backup;
 mod capture;
 mod collect;
+mod import;
 mod progress;
 mod prune;
 
@@ -58,6 +59,7 @@ enum Command {
     Collect,
     Prune(prune::PruneOptions),
     Backup(backup::BackupOptions),
+    Import(import::ImportOptions),
     /// Write the manual page and shell completions.
     #[command(hide = true)]
     Manual(ManualOptions),
@@ -89,6 +91,7 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         None | Some(Command::Collect) => collect::run(&cli.collect, &cli.store, settings()?),
         Some(Command::Prune(options)) => prune::run(options, &settings()?),
         Some(Command::Backup(options)) => backup::run(options, &settings()?),
+        Some(Command::Import(options)) => import::run(options, cli.collect.format(), &settings()?),
         Some(Command::Manual(options)) => {
             options
                 .write(Cli::command())

@@ -1,0 +1,206 @@
+//! `trafstat-store import`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use serde::Serialize;
+use trafstat_store::account::Name;
+use trafstat_store::import::{
+    ClosedAt, Imported, OriginalAccount, import, original_account, rows_of_file,
+};
+use trafstat_store::origin::Origin;
+use trafstat_store::output::{Format, to_stdout};
+use trafstat_store::time;
+
+use super::Settings;
+use super::progress::Progress;
+
+/// Take over files of the original xt_TRAFSTAT: its CSV, and what its rotation wrote.
+///
+/// The same rows are stored once, however often they are imported. Files may be compressed
+/// with gzip. Times in files are local; the environment variable TZ says of which zone.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  trafstat-store import /var/trafstat/trafstat_192_0_2_0_24_*.gz
+  trafstat-store import --local-net 192.0.2.0/24 --closed \"2024-01-31 12:00\" dump.csv")]
+pub(super) struct ImportOptions {
+    /// Files as they come from /proc/trafstat, or from SELECT * INTO OUTFILE.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// The account [default: the one that the file is named after].
+    #[arg(long, value_name = "NAME")]
+    account: Option<Name>,
+
+    /// The account's local net [default: the one that the file is named after].
+    #[arg(long, value_name = "ADDRESS/PREFIX")]
+    local_net: Option<Ipv4Net>,
+
+    /// When rows without a time were read from the kernel [default: the file's own time].
+    ///
+    /// Without it, two files of the same rows are one.
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    closed: Option<Timestamp>,
+
+    /// Machine id of the host that counted, if it is another one than this.
+    #[arg(long, value_name = "ID", requires = "hostname")]
+    machine_id: Option<String>,
+
+    /// Name of the host that counted.
+    #[arg(long, value_name = "NAME", requires = "machine_id")]
+    hostname: Option<String>,
+}
+
+pub(super) fn run(
+    options: &ImportOptions,
+    format: Format,
+    settings: &Settings,
+) -> Result<ExitCode> {
+    let mut origin = Origin::of_this_process()?;
+    if let (Some(machine_id), Some(hostname)) = (&options.machine_id, &options.hostname) {
+        origin = Origin {
+            machine_id: machine_id.clone(),
+            hostname: hostname.clone(),
+            netns: "init".to_owned(),
+        };
+    }
+    // Before anything is stored: what is wrong with one of the names is said at once.
+    let accounts: Vec<OriginalAccount> = options
+        .files
+        .iter()
+        .map(|file| options.account_of(file))
+        .collect::<Result<_>>()?;
+    let progress = Progress::new("importing");
+    let mut store = settings.location.open()?;
+    let mut lines = Vec::new();
+    for (file, account) in options.files.iter().zip(&accounts) {
+        let closed = match options.closed {
+            Some(time) => ClosedAt::Said(time),
+            None => ClosedAt::Guessed(file_time(file)?),
+        };
+        let rows = rows_of_file(file)?;
+        let imported = import(store.as_mut(), &origin, account, rows, closed, &progress)
+            .with_context(|| format!("{} is not imported to its end", file.display()))?;
+        lines.push(Line {
+            file: file.display().to_string(),
+            account: account.name.as_str().to_owned(),
+            imported,
+        });
+    }
+    progress.finish();
+    to_stdout(|writer| match format {
+        Format::Table => writeln!(writer, "{}", table(&lines).trim_fmt()),
+        Format::Csv => {
+            let mut csv = csv::Writer::from_writer(writer);
+            csv.write_record(COLUMNS)?;
+            for line in &lines {
+                csv.write_record(line.cells())?;
+            }
+            csv.flush()
+        }
+        Format::Json => {
+            serde_json::to_writer(&mut *writer, &Report { files: &lines })?;
+            writeln!(writer)
+        }
+    })
+    .context("cannot write to standard output")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl ImportOptions {
+    fn account_of(&self, file: &Path) -> Result<OriginalAccount> {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let named = original_account(&name);
+        let local_net = self
+            .local_net
+            .or(named.as_ref().map(|account| account.local_net));
+        let Some(local_net) = local_net else {
+            bail!(
+                "{} is not named after an account, such as trafstat_192_0_2_0_24: name the \
+                 local net with --local-net",
+                file.display()
+            );
+        };
+        let name = match &self.account {
+            Some(name) => name.clone(),
+            None => format!("{}_{}", local_net.addr(), local_net.prefix_len()).parse()?,
+        };
+        Ok(OriginalAccount { name, local_net })
+    }
+}
+
+fn file_time(file: &Path) -> Result<Timestamp> {
+    let time = std::fs::metadata(file)
+        .and_then(|metadata| metadata.modified())
+        .with_context(|| file.display().to_string())?;
+    Ok(Timestamp::try_from(time)?)
+}
+
+const COLUMNS: [&str; 8] = [
+    "file",
+    "account",
+    "epochs",
+    "known_epochs",
+    "rows",
+    "records",
+    "packets",
+    "bytes",
+];
+
+#[derive(Serialize)]
+struct Report<'a> {
+    files: &'a [Line],
+}
+
+/// What came of one file.
+#[derive(Serialize)]
+struct Line {
+    file: String,
+    account: String,
+    #[serde(flatten)]
+    imported: Imported,
+}
+
+impl Line {
+    fn cells(&self) -> [String; 8] {
+        let Imported {
+            epochs,
+            known_epochs,
+            rows,
+            records,
+            packets,
+            bytes,
+        } = self.imported;
+        let figures = [epochs, known_epochs, rows, records, packets, bytes];
+        let [epochs, known_epochs, rows, records, packets, bytes] =
+            figures.map(|figure| figure.to_string());
+        [
+            self.file.clone(),
+            self.account.clone(),
+            epochs,
+            known_epochs,
+            rows,
+            records,
+            packets,
+            bytes,
+        ]
+    }
+}
+
+fn table(lines: &[Line]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(COLUMNS.map(|column| column.to_uppercase().replace('_', " ")));
+    for line in lines {
+        table.add_row(line.cells());
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
