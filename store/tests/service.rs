@@ -8,6 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use common::{SnapshotBuilder, record};
 use program::{Host, code, lan, stderr};
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
@@ -184,4 +185,64 @@ fn service_without_the_module_says_so_and_ends() {
     let output = host.run(&["--every", "5m"]);
     assert_eq!(code(&output), Some(1));
     assert!(stderr(&output).contains("modprobe xt_TRAFSTAT"));
+}
+
+/// A million records of 50,000 remote addresses and 250 local ones.
+fn million(epoch: u64) -> SnapshotBuilder {
+    let records = (0..1_000_000_u32)
+        .map(|number| {
+            let local = (number % 250) as u8;
+            let mut record = record(local, 1, 6, (number / 250) as u16, 3);
+            record.remote_ip = (0x0a00_0000 + number % 50_000).to_be_bytes();
+            record
+        })
+        .collect();
+    SnapshotBuilder::new("lan", epoch, records)
+}
+
+/// The most memory that the process ever had.
+fn peak_kib(service: &Service) -> u64 {
+    let id = service.child.as_ref().unwrap().id();
+    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn snapshot_of_a_million_records_streams_through_64_mib() {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &million(1))]);
+    let mut service = Service::start(&host, host.command().args(["--every", "10h"]));
+    service.hear("STATUS=stored 1 epochs of 1000000 records");
+    let stored_kib = peak_kib(&service);
+    service.signal(Signal::TERM);
+    assert_eq!(code(&service.end()), Some(0));
+    assert_eq!(host.sent_packets(), 3_000_000);
+
+    // Through the spool too.
+    let database = Connection::open(host.db()).unwrap();
+    let version: i64 = database
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
+    database
+        .pragma_update(None, "user_version", 1 << 30)
+        .unwrap();
+    host.proc.serve(&[("lan", &million(2))]);
+    let mut service = Service::start(&host, host.command().args(["--every", "10h"]));
+    service.hear("STATUS=stored 0 epochs of 1000000 records, 1 spooled");
+    let spooled_kib = peak_kib(&service);
+    database
+        .pragma_update(None, "user_version", version)
+        .unwrap();
+    service.hear("STATUS=stored 0 epochs of 0 records, 1 forwarded");
+    let forwarded_kib = peak_kib(&service);
+    service.signal(Signal::TERM);
+    assert_eq!(code(&service.end()), Some(0));
+    assert_eq!(host.sent_packets(), 6_000_000);
+
+    let peaks = [stored_kib, spooled_kib, forwarded_kib];
+    assert!(peaks.iter().all(|&peak| peak < 64 * 1024), "{peaks:?} KiB");
 }
