@@ -381,6 +381,63 @@ fn backup_is_a_database_of_its_own() {
 }
 
 #[test]
+fn rotated_records_come_back_from_their_archive() {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &lan(1))]);
+    host.run(&[]);
+    let archive = host.folder.path().join("archive");
+    let rotate = ["rotate", "--keep-records", "1h", "--archive"];
+    let output = host.command().args(rotate).arg(&archive).output().unwrap();
+    assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    assert!(
+        stdout(&output).ends_with("deleted 2 records of 1 epochs, and 0 sums\n"),
+        "{}",
+        stdout(&output)
+    );
+    let files: Vec<_> = fs::read_dir(&archive)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    for expected in ["1 epochs added, 0 known", "0 epochs added, 1 known"] {
+        let output = host.run(&["restore", files[0].to_str().unwrap()]);
+        assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+        assert!(stdout(&output).contains(expected), "{}", stdout(&output));
+    }
+    let output = host.run(&["check"]);
+    assert_eq!(code(&output), Some(0), "{}", stdout(&output));
+}
+
+#[test]
+fn init_makes_what_migrate_and_check_want() {
+    let host = Host::new();
+    for command in ["migrate", "check", "rotate"] {
+        let mut arguments = vec![command];
+        if command == "rotate" {
+            arguments.extend(["--keep-records", "1d"]);
+        }
+        let output = host.run(&arguments);
+        assert_eq!(code(&output), Some(1), "{command}");
+        assert!(
+            stderr(&output).contains("no database"),
+            "{}",
+            stderr(&output)
+        );
+    }
+    for command in ["init", "migrate", "check"] {
+        let output = host.run(&[command]);
+        assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    }
+    let output = host.run(&["rotate"]);
+    assert_eq!(code(&output), Some(1));
+    assert!(
+        stderr(&output).contains("--keep-records"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn closed_pipe_is_no_failure() {
     let host = Host::new();
     host.proc.serve(&[("lan", &lan(1))]);

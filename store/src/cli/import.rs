@@ -39,7 +39,7 @@ pub(super) struct ImportOptions {
 
     /// The account's local net [default: the one that the file is named after].
     #[arg(long, value_name = "ADDRESS/PREFIX")]
-    local_net: Option<Ipv4Net>,
+    local_net: Option<String>,
 
     /// When rows without a time were read from the kernel [default: the file's own time].
     ///
@@ -116,9 +116,12 @@ impl ImportOptions {
     fn account_of(&self, file: &Path) -> Result<OriginalAccount> {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let named = original_account(&name);
-        let local_net = self
+        let said: Option<Ipv4Net> = self
             .local_net
-            .or(named.as_ref().map(|account| account.local_net));
+            .as_ref()
+            .map(|net| net.parse().with_context(|| format!("--local-net {net:?}")))
+            .transpose()?;
+        let local_net = said.or(named.as_ref().map(|account| account.local_net));
         let Some(local_net) = local_net else {
             bail!(
                 "{} is not named after an account, such as trafstat_192_0_2_0_24: name the \

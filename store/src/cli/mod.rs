@@ -2,10 +2,14 @@
 
 mod backup;
 mod capture;
+mod check;
 mod collect;
 mod import;
+mod init;
 mod progress;
 mod prune;
+mod restore;
+mod rotate;
 
 use std::process::ExitCode;
 
@@ -33,7 +37,8 @@ use trafstat_store::output::to_stdout;
                                          collect into MySQL, password in ~/.my.cnf
   trafstat-store --source pcap:day.pcap.gz --local-net 192.0.2.0/24 --epoch 5m
                                          count a capture, as the module would have
-  trafstat-store prune --before 400d     delete what is older
+  trafstat-store rotate --keep-records 90d --keep-hourly 2y
+                                         archive and delete what is older
   trafstat-store backup /mnt/trafstat.db copy the database while it is in use
 
 While the database is away, epochs wait in the spool on this host; the next collection
@@ -57,8 +62,16 @@ struct Cli {
 enum Command {
     /// Store every account's epoch (the default).
     Collect,
+    /// Create the database's schema, so that the first collection finds it.
+    Init,
+    /// Bring the database's schema to this program's version.
+    Migrate,
+    Rotate(rotate::RotateOptions),
     Prune(prune::PruneOptions),
     Backup(backup::BackupOptions),
+    Restore(restore::RestoreOptions),
+    /// Check that the database is whole and that every total in it adds up.
+    Check,
     Import(import::ImportOptions),
     /// Write the manual page and shell completions.
     #[command(hide = true)]
@@ -90,6 +103,11 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
         None | Some(Command::Collect) => collect::run(&cli.collect, &cli.store, settings()?),
         Some(Command::Prune(options)) => prune::run(options, &settings()?),
+        Some(Command::Init) => init::init(&settings()?),
+        Some(Command::Migrate) => init::migrate(&settings()?),
+        Some(Command::Rotate(options)) => rotate::run(options, &settings()?),
+        Some(Command::Restore(options)) => restore::run(options, &settings()?),
+        Some(Command::Check) => check::run(&settings()?),
         Some(Command::Backup(options)) => backup::run(options, &settings()?),
         Some(Command::Import(options)) => import::run(options, cli.collect.format(), &settings()?),
         Some(Command::Manual(options)) => {

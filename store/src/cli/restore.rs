@@ -1,0 +1,42 @@
+//! `trafstat-store restore`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use super::{Settings, say};
+
+/// Add what backups and archives have, every epoch once.
+///
+/// May be repeated: what the database has already is not added again.
+#[derive(Debug, Args)]
+pub(super) struct RestoreOptions {
+    /// Files that "backup" or "rotate" wrote.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+pub(super) fn run(options: &RestoreOptions, settings: &Settings) -> Result<ExitCode> {
+    let mut store = settings.location.open()?;
+    for file in &options.files {
+        let restored = store
+            .restore(file)
+            .with_context(|| format!("cannot restore {}", file.display()))?;
+        let mut line = format!(
+            "{}: {} epochs added, {} known already",
+            file.display(),
+            restored.epochs,
+            restored.known
+        );
+        if restored.without_records > 0 {
+            line.push_str(&format!(
+                ", {} left out, since the file has no records of theirs",
+                restored.without_records
+            ));
+        }
+        say(&line)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
