@@ -23,9 +23,9 @@ use core::sync::atomic::{
 
 use trafstat_abi::RuleInfo;
 
-use crate::classify::{Direction, Family, FlowKey, classify, orient, rest_of_ports};
+use crate::classify::{Family, FlowKey, classify, orient, rest_of_ports};
 use crate::flow_table::totals::{Totals, TotalsSum, VolumeCounter};
-use crate::flow_table::{FlowTable, Observation};
+use crate::flow_table::{FlowTable, Observation, Sought};
 use crate::hash::HashKey;
 use crate::memory::{Allocation, Memory, Slot};
 use crate::parse::{HEADER_BYTES, ParseError, Tuple};
@@ -324,11 +324,22 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             bytes: u64::from(len),
         };
         table.totals.seen.add(volume);
-        if let Some(record) = table.find_first(&key, hash, guard) {
-            record.count(direction, volume, plain.syn);
-            return Some(false);
-        }
-        Some(self.count_further(table, key, direction, len, plain.syn, guard))
+        let is_new = match table.find_first(&key, hash, guard) {
+            Sought::Found(record) => {
+                record.count(direction, volume, plain.syn);
+                return Some(false);
+            }
+            Sought::Absent => true,
+            Sought::Unknown => false,
+        };
+        let seen = Observation {
+            key,
+            hash,
+            direction,
+            volume,
+            syn: plain.syn,
+        };
+        Some(self.count_further(table, seen, is_new, guard))
     }
 
     /// Counts a packet whose flow's record, if there is one, is not the first that is found.
@@ -336,25 +347,18 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     fn count_further(
         &self,
         table: &FlowTable<M, W>,
-        key: FlowKey<W>,
-        direction: Direction,
-        len: u32,
-        syn: bool,
+        seen: Observation<W>,
+        is_new: bool,
         guard: &M::Guard,
     ) -> bool {
-        let seen = Observation {
-            key,
-            hash: self.hash_key.hash(&key),
-            direction,
-            volume: Volume {
-                packets: 1,
-                bytes: u64::from(len),
-            },
-            syn,
-        };
         // Not the open epoch's: that may be another one by now.
-        let side = self.side(u64::from(table.side()));
-        table.count(&seen, &side.budgets, guard, |key| self.folded(key))
+        let budgets = &self.side(u64::from(table.side())).budgets;
+        let fold = |key| self.folded(key);
+        if is_new {
+            table.count_new(&seen, budgets, guard, fold)
+        } else {
+            table.count(&seen, budgets, guard, fold)
+        }
     }
 
     /// The key that a flow is folded into, and its hash.

@@ -31,6 +31,17 @@ const GROWING: u32 = LEVELS as u32 - 1;
 /// the old index is 3/4 full.
 const MOVED_HOMES: u32 = 8;
 
+/// What [`Index::first`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// An entry with the tag.
+    At(Place),
+    /// No flow with such a hash.
+    Absent,
+    /// Not enough to tell.
+    Unknown,
+}
+
 /// The index of one flow table, written by one CPU.
 pub struct Index<M: Memory> {
     /// `levels[level]` is the one in use, `levels[level + 1]` the next while it grows.
@@ -116,32 +127,35 @@ impl<M: Memory> Index<M> {
         looked_at
     }
 
-    /// The first place with this hash's tag: nearly always the one that [`Index::find`]
-    /// finds.
+    /// The first entry with this hash's tag: nearly always the one that [`Index::find`] finds.
     #[inline]
-    pub fn first(&self, hash: u64, guard: &M::Guard) -> Option<Place> {
+    pub fn first(&self, hash: u64, guard: &M::Guard) -> First {
         let tag = tag(hash);
-        let level = self.first_level.load(Relaxed) as usize;
-        let entries = self.levels.get(level % LEVELS)?.slice(guard);
+        let level = self.first_level.load(Relaxed) as usize % LEVELS;
+        let entries = self.levels.get(level).map(|slot| slot.slice(guard));
+        let entries = entries.unwrap_or_default();
         let home = home(tag, self.homes.load(Relaxed)) as usize;
-        let entry = entries.get(home)?.load(Relaxed);
+        let Some(entry) = entries.get(home) else {
+            return First::Unknown;
+        };
+        let entry = entry.load(Relaxed);
         if entry_tag(entry) == tag {
-            return Some(entry_place(entry));
+            return First::At(entry_place(entry));
         }
         if entry == 0 {
-            return None;
+            return First::Absent;
         }
-        let others = entries.get(home.wrapping_add(1)..)?.iter();
-        for entry in others.take(PROBE - 1) {
+        let others = entries.get(home.wrapping_add(1)..).unwrap_or_default();
+        for entry in others.iter().take(PROBE - 1) {
             let entry = entry.load(Relaxed);
             if entry_tag(entry) == tag {
-                return Some(entry_place(entry));
+                return First::At(entry_place(entry));
             }
             if entry == 0 {
-                return None;
+                return First::Absent;
             }
         }
-        None
+        First::Unknown
     }
 
     /// The first place with this hash's tag for which `matches` returns something.

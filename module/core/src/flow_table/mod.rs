@@ -20,7 +20,7 @@ use crate::rule::SampleClass;
 use crate::wire::Volume;
 
 use chunks::{Chunks, MAX_RECORDS, Place};
-use index::Index;
+use index::{First, Index};
 use record::Record;
 use totals::Totals;
 
@@ -92,6 +92,17 @@ pub struct Observation<const W: usize> {
     pub volume: Volume,
     /// TCP with SYN and without ACK.
     pub syn: bool,
+}
+
+/// What [`FlowTable::find_first`] found.
+#[derive(Clone, Copy, Debug)]
+pub enum Sought<'a, const W: usize> {
+    /// The flow's record.
+    Found(&'a Record<W>),
+    /// The flow has none.
+    Absent,
+    /// [`FlowTable::find`] tells.
+    Unknown,
 }
 
 /// The flow table of one CPU and one epoch.
@@ -173,21 +184,37 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
             }
             return false;
         }
+        self.count_new(seen, budgets, guard, fold)
+    }
+
+    /// Counts a packet of a flow that has no record.
+    ///
+    /// Called by the one writer. Returns whether the worker should be called to prepare
+    /// memory.
+    pub fn count_new(
+        &self,
+        seen: &Observation<W>,
+        budgets: &Budgets<M>,
+        guard: &M::Guard,
+        fold: impl FnOnce(FlowKey<W>) -> (FlowKey<W>, u64),
+    ) -> bool {
+        let Observation {
+            key,
+            hash,
+            direction,
+            volume,
+            syn,
+        } = *seen;
+        let flows = (&budgets.flows, &self.flow_credit);
         let record = self
-            .insert(
-                &key,
-                hash,
-                (&budgets.flows, &self.flow_credit),
-                budgets.payer,
-                guard,
-            )
+            .insert(&key, hash, flows, budgets.payer, guard)
             .unwrap_or_else(|| {
                 self.totals.folded.add(volume);
                 let (key, hash) = fold(key);
                 self.find(&key, hash, guard)
                     .or_else(|| {
-                        let budget = (&budgets.folds, &self.fold_credit);
-                        self.insert(&key, hash, budget, budgets.payer, guard)
+                        let folds = (&budgets.folds, &self.fold_credit);
+                        self.insert(&key, hash, folds, budgets.payer, guard)
                     })
                     .unwrap_or(&self.last)
             });
@@ -195,18 +222,22 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         self.len.load(Relaxed) >= self.watermark.load(Relaxed)
     }
 
-    /// The record of a flow where it is the first that is looked at, which it nearly always
-    /// is.
+    /// The record of a flow where the first look tells.
     #[inline]
     pub fn find_first<'a>(
         &'a self,
         key: &FlowKey<W>,
         hash: u64,
         guard: &'a M::Guard,
-    ) -> Option<&'a Record<W>> {
-        let place = self.index.first(hash, guard)?;
-        let record = self.chunks.get(place, guard)?;
-        record.has_key(key).then_some(record)
+    ) -> Sought<'a, W> {
+        match self.index.first(hash, guard) {
+            First::At(place) => match self.chunks.get(place, guard) {
+                Some(record) if record.has_key(key) => Sought::Found(record),
+                _ => Sought::Unknown,
+            },
+            First::Absent => Sought::Absent,
+            First::Unknown => Sought::Unknown,
+        }
     }
 
     /// The record of a flow.
@@ -224,6 +255,7 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         })
     }
 
+    #[inline]
     fn insert<'a>(
         &'a self,
         key: &FlowKey<W>,
@@ -232,20 +264,34 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         payer: M::Payer,
         guard: &'a M::Guard,
     ) -> Option<&'a Record<W>> {
+        let mut left = credit.load(Relaxed);
+        if left == 0 {
+            left = budget.take();
+            credit.store(left, Relaxed);
+        }
+        let left = left.checked_sub(1)?;
+        let record = self.insert_within_budget(key, hash, payer, guard)?;
+        credit.store(left, Relaxed);
+        Some(record)
+    }
+
+    #[inline(never)]
+    fn insert_within_budget<'a>(
+        &'a self,
+        key: &FlowKey<W>,
+        hash: u64,
+        payer: M::Payer,
+        guard: &'a M::Guard,
+    ) -> Option<&'a Record<W>> {
         let len = self.len.load(Relaxed);
         if len >= MAX_RECORDS {
             return None;
         }
         self.index.grow(len, guard);
-        if credit.load(Relaxed) == 0 {
-            credit.store(budget.take(), Relaxed);
-        }
-        let left = credit.load(Relaxed).checked_sub(1)?;
         let record = self.chunks.get_or_allocate(len, payer, guard)?;
         let vacancy = self.index.vacancy(hash, payer, guard)?;
         record.set_key(key, hash);
         vacancy.occupy(Place::of(len));
-        credit.store(left, Relaxed);
         self.len.store(len + 1, Release);
         Some(record)
     }
