@@ -122,11 +122,12 @@ impl<'a> Collector<'a> {
     /// The database cannot be read.
     pub fn records(&self, of: &StoredEpoch) -> Result<Vec<Record>> {
         let rows = self.query(&format!(
-            "SELECT record.*, hex(local.address) AS local_ip, hex(remote.address) AS remote_ip \
-             FROM record \
+            "SELECT protocol, hex(local_ip) AS local_ip, hex(remote_ip) AS remote_ip, \
+                 local_port, remote_port, sent_packets, received_packets, \
+                 sent_bytes, received_bytes, syn_packets \
+             FROM snapshot \
              JOIN account ON account.id = account_id \
-             JOIN address AS local ON local.id = local_address_id \
-             JOIN address AS remote ON remote.id = remote_address_id \
+             JOIN record ON record.id >= first_record AND record.id < first_record + records \
              WHERE lower(hex(identity)) = '{}' AND epoch = {}",
             of.account_id, of.epoch
         ))?;
