@@ -134,6 +134,8 @@ fn every_epoch_of_every_host_is_there_once_after_a_node_died_and_returned() {
     let stored: Vec<AtomicU64> = (0..HOSTS).map(|_| AtomicU64::new(0)).collect();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        // However this ends, the collectors do.
+        let _ending = Ending(&over);
         for (host, stored) in stored.iter().enumerate() {
             let (closed, over) = (&closed, &over);
             let login = login(&nodes, host, &database);
@@ -151,7 +153,6 @@ fn every_epoch_of_every_host_is_there_once_after_a_node_died_and_returned() {
         closed.store(3 * EPOCHS, Ordering::SeqCst);
         processes[1] = nodes[1].start(&nodes, false);
         wait_until_stored(&stored, 3 * EPOCHS);
-        over.store(true, Ordering::SeqCst);
     });
 
     for node in &nodes {
@@ -175,6 +176,14 @@ fn every_epoch_of_every_host_is_there_once_after_a_node_died_and_returned() {
     drop(store);
     for process in processes {
         kill(process);
+    }
+}
+
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 

@@ -485,7 +485,15 @@ impl Database for Mysql {
              WHERE table_schema = DATABASE() AND table_name = ?",
             &[view.into()],
         )?;
-        if known == 0 {
+        // Two nodes of a Galera cluster that define one view at the same time wait for each other
+        // for ever. One host has a minute for it, then another may.
+        if known == 0
+            && self.execute(
+                "INSERT INTO account_view (name) VALUES (?) ON DUPLICATE KEY UPDATE claimed =
+                     IF(claimed < NOW() - INTERVAL 1 MINUTE, NOW(), claimed)",
+                &[view.into()],
+            )? > 0
+        {
             let select = schema::account_view_select(view, &VIEW_WORDS);
             self.define_view(view, &select)?;
         }

@@ -154,3 +154,9 @@ CREATE TABLE IF NOT EXISTS protocol (
     number  TINYINT UNSIGNED NOT NULL PRIMARY KEY,
     name    VARCHAR(32) NOT NULL
 ) ENGINE = InnoDB, CHARACTER SET utf8mb4, COLLATE utf8mb4_bin;
+
+-- Views with the original's columns, and since when one host is about to define each.
+CREATE TABLE IF NOT EXISTS account_view (
+    name     VARCHAR(64) NOT NULL PRIMARY KEY,
+    claimed  TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP
+) ENGINE = InnoDB;
