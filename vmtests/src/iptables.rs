@@ -1,6 +1,7 @@
 //! Rules of a namespace, through the system's own iptables and the plugin beside this program.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -136,6 +137,11 @@ impl<'a> Iptables<'a> {
             .map(drop)
     }
 
+    /// A command for the namespace that counts what `end` is a rule of, such as `-A OUTPUT`.
+    pub fn command_to_count(&self, local: IpAddr, end: &str) -> Command {
+        self.command("", &format!("{end} -j TRAFSTAT --local-net {local}"))
+    }
+
     /// Runs iptables with `arguments`, however it ends.
     ///
     /// # Errors
@@ -169,16 +175,24 @@ impl<'a> Iptables<'a> {
     ///
     /// A rule is refused.
     pub fn restore(&self, rules: &str) -> Result<()> {
-        let mut command = self.command("-restore", "");
-        let ended = self
-            .netns
-            .enter(|| process::end_with_input(&mut command, rules))?;
+        let ended = self.end_restore(rules)?;
         ensure!(
             ended.code == Some(0),
             "{}-restore: {ended:?}",
             self.program()
         );
         Ok(())
+    }
+
+    /// Like [`Self::restore`], however it ends.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn end_restore(&self, rules: &str) -> Result<Ended> {
+        let mut command = self.command("-restore", "");
+        self.netns
+            .enter(|| process::end_with_input(&mut command, rules))
     }
 
     /// What `iptables -nvxL` prints.
@@ -243,6 +257,10 @@ impl<'a> Iptables<'a> {
     /// The program whose name goes on with `suffix`.
     fn command(&self, suffix: &str, arguments: &str) -> Command {
         let mut command = Command::new(self.program() + suffix);
+        if suffix != "-save" {
+            // For the lock that legacy ones have in common, whatever their namespace.
+            command.arg("-w");
+        }
         command
             .env("XTABLES_LIBDIR", self.guest.plugin_path())
             .args(arguments.split_whitespace());

@@ -32,6 +32,10 @@ const HARMLESS: &[&str] = &[
     "clocksource:",
     "hrtimer: interrupt took",
     "sched: RT throttling",
+    // An allocation was made to fail where the module asks for a workqueue, and the module's
+    // loading with it.
+    "workqueue: Failed to allocate a worker",
+    "workqueue: Failed to create a worker thread: -12",
 ];
 
 /// A place in the log.
@@ -71,6 +75,15 @@ impl KernelLog {
     /// As for [`KernelLog::trouble`].
     pub fn says(self, text: &str) -> Result<bool> {
         Ok(!self.select(|_, line| line.contains(text))?.is_empty())
+    }
+
+    /// All lines since then.
+    ///
+    /// # Errors
+    ///
+    /// As for [`KernelLog::trouble`].
+    pub fn lines(self) -> Result<Vec<String>> {
+        self.select(|_, _| true)
     }
 
     fn select(mut self, is_wanted: impl Fn(u32, &str) -> bool) -> Result<Vec<String>> {

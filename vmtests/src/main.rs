@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod checkers;
 mod collector;
 mod cost;
 mod demo;

@@ -1,17 +1,18 @@
 //! The kernel module: loaded and unloaded.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::guest::Guest;
 use crate::process;
 
 /// A deleted namespace lets go of its rules some time after `ip netns delete` returned.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Loads the module and what it depends on.
 ///
@@ -49,6 +50,23 @@ pub fn unload() -> Result<()> {
         if Instant::now() > deadline {
             bail!("the module cannot be unloaded: {}", ended.stderr.trim());
         }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Waits until nothing uses the module any more.
+///
+/// # Errors
+///
+/// It stays in use.
+pub fn wait_until_unused() -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let users = fs::read_to_string("/sys/module/xt_TRAFSTAT/refcnt")?;
+        if users.trim() == "0" {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{} users are left", users.trim());
         thread::sleep(Duration::from_millis(100));
     }
 }

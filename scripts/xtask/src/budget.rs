@@ -38,7 +38,7 @@ struct Figure {
 /// A figure grew by more than 3 percent, or something does not build.
 pub fn run(write: bool) -> Result<()> {
     packages::install(PACKAGES)?;
-    let object = kernel_object::build()?;
+    let object = kernel_object::build(kernel_object::Variant::Plain)?;
     let step = Step::begin("Counting the hot path's instructions");
     let program = link(&object, &step)?;
     let path = paths::repository().join(FIGURES);

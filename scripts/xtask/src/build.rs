@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::kernel_object::Variant;
 use crate::rootfs::{Platform, Rootfs};
 use crate::{abi, command, kbuild, kernel_object, packages, paths};
 
@@ -45,7 +46,7 @@ impl Parts {
         packages::install(PLUGIN_PACKAGES)?;
         abi::check()?;
         Ok(Self {
-            object: kernel_object::build()?,
+            object: kernel_object::build(Variant::Plain)?,
             programs: programs()?,
             plugin: plugin()?,
         })
@@ -59,8 +60,15 @@ impl Parts {
     /// The folder cannot be made, or the module does not build.
     pub fn stage_for(&self, platform: &Platform) -> Result<(Rootfs, PathBuf)> {
         let rootfs = Rootfs::ensure(platform)?;
-        let module = kbuild::for_rootfs(&rootfs, &self.object)?;
-        let share = self.programs.stage(&module, &self.plugin)?;
+        let share = if platform.is_debug() {
+            let object = kernel_object::build(Variant::Kasan)?;
+            let module = kbuild::for_rootfs(&rootfs, &object)?;
+            let planted = kbuild::with_planted_faults(&rootfs, &object)?;
+            self.programs.stage(&module, Some(&planted), &self.plugin)?
+        } else {
+            let module = kbuild::for_rootfs(&rootfs, &self.object)?;
+            self.programs.stage(&module, None, &self.plugin)?
+        };
         Ok((rootfs, share))
     }
 }
@@ -109,12 +117,13 @@ pub fn programs() -> Result<Built> {
 }
 
 impl Built {
-    /// Puts everything that a guest runs into one folder; returns that folder.
+    /// Puts everything that a guest runs into one folder, `planted` being a module with faults for
+    /// a kernel that finds them; returns that folder.
     ///
     /// # Errors
     ///
     /// A file cannot be copied.
-    pub fn stage(&self, module: &Path, plugin: &Path) -> Result<PathBuf> {
+    pub fn stage(&self, module: &Path, planted: Option<&Path>, plugin: &Path) -> Result<PathBuf> {
         let folder = paths::target().join("guest");
         fs::create_dir_all(&folder)?;
         let rule_tests = paths::repository().join("xt-plugin");
@@ -135,6 +144,13 @@ impl Built {
             (module, "xt_TRAFSTAT.ko"),
         ] {
             copy(from, &folder.join(name))?;
+        }
+        let staged = folder.join("xt_TRAFSTAT-planted.ko");
+        match planted {
+            Some(planted) => copy(planted, &staged)?,
+            // That of another kernel.
+            None if staged.exists() => fs::remove_file(&staged)?,
+            None => (),
         }
         Ok(folder)
     }

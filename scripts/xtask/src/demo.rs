@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::build::Parts;
+use crate::kernel_object::Variant;
 use crate::rootfs::Platform;
 use crate::vm::{self, Guest};
 use crate::{abi, build, command, kbuild, kernel_object, packages, paths, rootfs};
@@ -63,8 +64,8 @@ pub fn on_host() -> Result<()> {
     packages::install(abi::PACKAGES)?;
     packages::install(build::PLUGIN_PACKAGES)?;
     abi::check()?;
-    let module = kbuild::for_host(&kernel, &kernel_object::build()?)?;
-    let share = build::programs()?.stage(&module, &build::plugin()?)?;
+    let module = kbuild::for_host(&kernel, &kernel_object::build(Variant::Plain)?)?;
+    let share = build::programs()?.stage(&module, None, &build::plugin()?)?;
     let database = database()?;
     let status = command::stream(
         Command::new(share.join("trafstat-vmtests"))

@@ -83,6 +83,7 @@ fn host_folder(rootfs: &Rootfs, folder: &Path) -> Result<Rootfs> {
     let root = Rootfs {
         path: folder.join("root"),
         kernel: rootfs.kernel.clone(),
+        is_debug: false,
     };
     command::run(
         Command::new("cp")

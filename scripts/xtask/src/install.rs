@@ -33,7 +33,10 @@ pub fn install(root: Option<&Path>) -> Result<()> {
     packages::install(build::PLUGIN_PACKAGES)?;
     packages::install(&["binutils", "gcc", "kmod", "make"])?;
     abi::check()?;
-    let module = kbuild::for_host(&kernel, &kernel_object::build()?)?;
+    let module = kbuild::for_host(
+        &kernel,
+        &kernel_object::build(kernel_object::Variant::Plain)?,
+    )?;
     let mut installed = files::user_space(&build::programs()?, &build::plugin()?)?;
     installed.push(files::plain(
         &format!("lib/modules/{kernel}/updates/xt_TRAFSTAT.ko"),

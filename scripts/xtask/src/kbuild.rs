@@ -22,9 +22,25 @@ const MODULE: &str = "xt_TRAFSTAT.ko";
 /// The compiler, objtool or modpost fails or warns.
 pub fn for_rootfs(rootfs: &Rootfs, object: &[u8]) -> Result<PathBuf> {
     let folder = prepare(&rootfs.kernel, object)?;
-    make(&rootfs.kernel, &folder, |build| {
-        let mut make = rootfs.command(&folder, "make");
+    make_in_rootfs(rootfs, &folder, "")
+}
+
+/// Builds the module with faults that the folder's kernel must find, instead of the one to be used;
+/// returns its path.
+///
+/// # Errors
+///
+/// As for [`for_rootfs`].
+pub fn with_planted_faults(rootfs: &Rootfs, object: &[u8]) -> Result<PathBuf> {
+    let folder = prepare(&format!("{}-planted", rootfs.kernel), object)?;
+    make_in_rootfs(rootfs, &folder, "y")
+}
+
+fn make_in_rootfs(rootfs: &Rootfs, folder: &Path, planted_faults: &str) -> Result<PathBuf> {
+    make(&rootfs.kernel, folder, |build| {
+        let mut make = rootfs.command(folder, "make");
         make.arg("-C").arg(build).arg("M=/mnt");
+        make.arg(format!("TRAFSTAT_PLANTED_FAULTS={planted_faults}"));
         make
     })
 }
@@ -75,10 +91,10 @@ pub fn sources(object: &[u8]) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(sources)
 }
 
-/// Puts sources and object together in `target/module/KERNEL`; what did not change keeps its time.
-fn prepare(kernel: &str, object: &[u8]) -> Result<PathBuf> {
+/// Puts sources and object together in `target/module/NAME`; what did not change keeps its time.
+fn prepare(name: &str, object: &[u8]) -> Result<PathBuf> {
     let sources = sources(object)?;
-    let folder = paths::target().join("module").join(kernel);
+    let folder = paths::target().join("module").join(name);
     fs::create_dir_all(&folder)?;
     for entry in fs::read_dir(&folder)? {
         let path = entry?.path();

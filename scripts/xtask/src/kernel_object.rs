@@ -32,6 +32,50 @@ const FLAGS: &[&str] = &[
     "-Zpatchable-function-entry=16,16",
 ];
 
+/// The same for KASAN as the kernel passes to gcc (scripts/Makefile.kasan), for debug.config.
+///
+/// Not for globals: the object's are constants that only code with bounds checks reads, and those
+/// of all of libcore would stay in the object.
+const KASAN_FLAGS: &[&str] = &[
+    "-Zsanitizer=kernel-address",
+    "-Zsanitizer-recover=kernel-address",
+    // CONFIG_KASAN_SHADOW_OFFSET.
+    "-Cllvm-args=-asan-mapping-offset=0xdffffc0000000000",
+    // CONFIG_KASAN_INLINE.
+    "-Cllvm-args=-asan-instrumentation-with-call-threshold=10000",
+    "-Cllvm-args=-asan-stack=1",
+    "-Cllvm-args=-asan-instrument-dynamic-allocas=1",
+    "-Cllvm-args=-asan-globals=0",
+    "-Cllvm-args=-asan-kernel-mem-intrinsic-prefix=1",
+    // CONFIG_UNWINDER_FRAME_POINTER.
+    "-Cforce-frame-pointers=yes",
+];
+
+/// What the kernel has for such code.
+const KASAN_SYMBOLS: &str = "__asan_";
+
+/// Which kernels an object is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// Any kernel.
+    Plain,
+    /// One with KASAN, which checks each access to memory.
+    Kasan,
+}
+
+impl Variant {
+    fn target_dir(self) -> PathBuf {
+        paths::target().join(match self {
+            Self::Plain => "kernel",
+            Self::Kasan => "kernel-kasan",
+        })
+    }
+
+    fn may_leave(self, symbol: &str) -> bool {
+        self == Self::Kasan && symbol.starts_with(KASAN_SYMBOLS)
+    }
+}
+
 /// The symbols that the object may leave to be linked, beside the glue's functions.
 const ALLOWED: &str = "module/ffi/symbols.allow";
 const GLUE_HEADER: &str = "module/glue/ffi.h";
@@ -42,16 +86,22 @@ const GLUE_HEADER: &str = "module/glue/ffi.h";
 ///
 /// The compiler fails or warns, or the object has a symbol that it must not have: then the error
 /// names the symbol and the functions that use it.
-pub fn build() -> Result<Vec<u8>> {
-    let step = Step::begin("Compiling the module's Rust object");
+pub fn build(variant: Variant) -> Result<Vec<u8>> {
+    let step = Step::begin(match variant {
+        Variant::Plain => "Compiling the module's Rust object",
+        Variant::Kasan => "Compiling the module's Rust object for KASAN",
+    });
     require_libcore_source(&step)?;
-    let output = command::run(&mut cargo("build")?, &step)?;
+    let output = command::run(&mut cargo("build", variant)?, &step)?;
     ensure!(!output.contains("warning"), "the compiler warns:\n{output}");
 
-    let library = target_dir().join(TARGET).join("kernel/libtrafstat_ffi.a");
+    let library = variant
+        .target_dir()
+        .join(TARGET)
+        .join("kernel/libtrafstat_ffi.a");
     let object =
         own_object(&fs::read(&library)?).with_context(|| format!("in {}", library.display()))?;
-    check(&object, &allowed_symbols()?)?;
+    check(&object, &allowed_symbols()?, variant)?;
     step.done();
     Ok(object)
 }
@@ -64,17 +114,20 @@ pub fn build() -> Result<Vec<u8>> {
 pub fn lint() -> Result<()> {
     let step = Step::begin("Linting the module's Rust object");
     require_libcore_source(&step)?;
-    command::run(cargo("clippy")?.args(["--", "-D", "warnings"]), &step)?;
+    command::run(
+        cargo("clippy", Variant::Plain)?.args(["--", "-D", "warnings"]),
+        &step,
+    )?;
     step.done();
     Ok(())
 }
 
-fn cargo(subcommand: &str) -> Result<Command> {
+fn cargo(subcommand: &str, variant: Variant) -> Result<Command> {
     let mut cargo = Command::new(paths::cargo());
     cargo
         .current_dir(paths::repository())
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTFLAGS", flags()?.join(" "))
+        .env("RUSTFLAGS", flags(variant)?.join(" "))
         .args([
             subcommand,
             "--package",
@@ -83,15 +136,11 @@ fn cargo(subcommand: &str) -> Result<Command> {
             "kernel",
         ])
         .args(["--target", TARGET, "-Zbuild-std=core", "--target-dir"])
-        .arg(target_dir());
+        .arg(variant.target_dir());
     Ok(cargo)
 }
 
-fn target_dir() -> PathBuf {
-    paths::target().join("kernel")
-}
-
-fn flags() -> Result<Vec<&'static str>> {
+fn flags(variant: Variant) -> Result<Vec<&'static str>> {
     let known = command::read(Command::new("rustc").args(["-C", "help"]))?;
     // Stable only in newer compilers. A jump table is an indirect branch, too.
     let jump_tables = if known.contains("jump-tables") {
@@ -99,7 +148,11 @@ fn flags() -> Result<Vec<&'static str>> {
     } else {
         "-Zno-jump-tables"
     };
-    Ok(FLAGS.iter().copied().chain([jump_tables]).collect())
+    let kasan = match variant {
+        Variant::Plain => &[],
+        Variant::Kasan => KASAN_FLAGS,
+    };
+    Ok([FLAGS, &[jump_tables], kasan].concat())
 }
 
 fn require_libcore_source(step: &Step) -> Result<()> {
@@ -152,14 +205,14 @@ fn allowed_symbols() -> Result<BTreeSet<String>> {
     Ok(listed.chain(declared).map(str::to_owned).collect())
 }
 
-fn check(bytes: &[u8], allowed: &BTreeSet<String>) -> Result<()> {
+fn check(bytes: &[u8], allowed: &BTreeSet<String>, variant: Variant) -> Result<()> {
     let object = object::File::parse(bytes)?;
     let mut faults = Vec::new();
     for symbol in object.symbols().skip_while(|symbol| symbol.index().0 == 0) {
         let name = symbol.name()?;
         let plain = format!("{:#}", demangle(name));
         let wrong = if symbol.is_undefined() {
-            !name.is_empty() && !allowed.contains(name)
+            !name.is_empty() && !allowed.contains(name) && !variant.may_leave(name)
         } else {
             plain.contains("core::panicking::") || plain.contains("rust_begin_unwind")
         };

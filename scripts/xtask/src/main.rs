@@ -8,6 +8,7 @@ mod budget;
 mod build;
 mod ci;
 mod command;
+mod debug_kernel;
 mod demo;
 mod files;
 mod fuzz;

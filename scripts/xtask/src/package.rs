@@ -46,7 +46,7 @@ pub fn run(revision: u32) -> Result<Vec<PathBuf>> {
     packages::install(build::PLUGIN_PACKAGES)?;
     packages::install(PACKAGES)?;
     abi::check()?;
-    let object = kernel_object::build()?;
+    let object = kernel_object::build(kernel_object::Variant::Plain)?;
     let (programs, plugin) = (build::programs()?, build::plugin()?);
     let made = make(&programs, &plugin, &object, revision)?;
     for path in &made {

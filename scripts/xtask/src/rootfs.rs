@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::progress::Step;
-use crate::{command, packages, paths};
+use crate::{command, debug_kernel, packages, paths};
 
 /// Counts changes of what a folder is made of; an older folder is then made anew.
 const RECIPE: u32 = 3;
@@ -27,21 +27,31 @@ pub struct Platform {
     pub always_tested: bool,
     /// The release's code name.
     release: &'static str,
-    /// Whether the kernel, and nothing else, comes from the release's backports.
-    backported: bool,
+    /// Where the kernel, and nothing else, comes from.
+    origin: Origin,
     /// What the versions of the series begin with.
     series: &'static str,
     /// Debian's build of it.
     flavour: &'static str,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// The release itself.
+    Release,
+    /// The release's backports.
+    Backports,
+    /// The release's source, built here with every checker on.
+    Source,
+}
+
 /// Every platform; the first is the one that commands take unless told otherwise.
-pub const PLATFORMS: [Platform; 4] = [
+pub const PLATFORMS: [Platform; 5] = [
     Platform {
         kernel: "6.1",
         always_tested: true,
         release: "bookworm",
-        backported: false,
+        origin: Origin::Release,
         series: "6.1.",
         flavour: "-amd64",
     },
@@ -49,7 +59,7 @@ pub const PLATFORMS: [Platform; 4] = [
         kernel: "6.12",
         always_tested: true,
         release: "trixie",
-        backported: false,
+        origin: Origin::Release,
         series: "6.12.",
         flavour: "-amd64",
     },
@@ -57,7 +67,7 @@ pub const PLATFORMS: [Platform; 4] = [
         kernel: "7.3",
         always_tested: true,
         release: "trixie",
-        backported: true,
+        origin: Origin::Backports,
         series: "7.3.",
         flavour: "-amd64",
     },
@@ -65,9 +75,17 @@ pub const PLATFORMS: [Platform; 4] = [
         kernel: "7.3-rt",
         always_tested: false,
         release: "trixie",
-        backported: true,
+        origin: Origin::Backports,
         series: "7.3.",
         flavour: "-rt-amd64",
+    },
+    Platform {
+        kernel: "debug",
+        always_tested: false,
+        release: "trixie",
+        origin: Origin::Source,
+        series: "6.12.",
+        flavour: "-amd64",
     },
 ];
 
@@ -141,6 +159,11 @@ impl Platform {
                 )
             })
     }
+
+    /// Whether the kernel checks what the module does, so that the Rust object should help it to.
+    pub fn is_debug(&self) -> bool {
+        self.origin == Origin::Source
+    }
 }
 
 /// A complete folder.
@@ -149,6 +172,8 @@ pub struct Rootfs {
     pub path: PathBuf,
     /// Its kernel, as `uname -r` says it.
     pub kernel: String,
+    /// Whether that is the one with every checker.
+    pub is_debug: bool,
 }
 
 impl Rootfs {
@@ -167,17 +192,30 @@ impl Rootfs {
         let lock = fs::File::create(cache.join("lock"))?;
         flock(&lock, FlockOperation::LockExclusive)?;
         let base = ensure_base(release)?;
-        let kernel = platform
+        let mut kernel = platform
             .newest_kernel(&kernels(release, &base)?)?
             .to_owned();
-        let path = cache.join(format!("{release}-{kernel}-{RECIPE}"));
+        let mut folder = format!("{release}-{kernel}-{RECIPE}");
+        let mut package = format!("linux-image-{kernel}");
+        if platform.is_debug() {
+            // What is packaged is built from the source as it is packaged, too.
+            kernel = kernel.replace(platform.flavour, "-debug");
+            folder = format!("{release}-{kernel}-{RECIPE}-{}", debug_kernel::recipe()?);
+            package = debug_kernel::SOURCE.to_owned();
+        }
+        let path = cache.join(folder);
         if !path.exists() {
             may_make_folders()?;
             make(platform, &kernel, &base, &path)?;
         }
-        let version = package_version(&path, &format!("linux-image-{kernel}"))?;
-        eprintln!("Debian {release}: kernel {kernel} (linux-image {version})");
-        Ok(Self { path, kernel })
+        let version = package_version(&path, &package)?;
+        eprintln!("Debian {release}: kernel {kernel} ({package} {version})");
+        let is_debug = platform.is_debug();
+        Ok(Self {
+            path,
+            kernel,
+            is_debug,
+        })
     }
 
     /// The kernel's image.
@@ -223,16 +261,19 @@ fn make(platform: &Platform, kernel: &str, base: &Path, path: &Path) -> Result<(
             .arg(&unfinished),
         &step,
     )?;
-    if platform.backported {
-        prefer_backported_kernels(platform.release, &unfinished)?;
+    let install =
+        |packages: &[&str]| apt_get(&unfinished, &[&INSTALL[..], packages].concat(), &step);
+    if platform.is_debug() {
+        install(debug_kernel::PACKAGES)?;
+        debug_kernel::install(&unfinished, kernel, || chroot(&unfinished, None), &step)?;
+    } else {
+        if platform.origin == Origin::Backports {
+            prefer_backported_kernels(platform.release, &unfinished)?;
+        }
+        let image = format!("linux-image-{kernel}");
+        let headers = format!("linux-headers-{kernel}");
+        install(&[&image, &headers])?;
     }
-    let image = format!("linux-image-{kernel}");
-    let headers = format!("linux-headers-{kernel}");
-    apt_get(
-        &unfinished,
-        &[&INSTALL[..], &[&image, &headers]].concat(),
-        &step,
-    )?;
     apt_get(&unfinished, &["clean"], &step)?;
 
     // virtme-ng starts udev where it finds it, whose search for hardware takes longer under

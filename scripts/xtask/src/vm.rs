@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::progress::Step;
 use crate::rootfs::{self, Rootfs};
-use crate::{command, packages, paths};
+use crate::{command, debug_kernel, packages, paths};
 
 /// The line by which the program in the guest says that all went well.
 pub const SUCCESS: &str = "TRAFSTAT GUEST SUCCEEDED";
@@ -132,6 +132,11 @@ impl<'a> Guest<'a> {
         bail!("the run in the guest failed")
     }
 
+    /// Whether its kernel is the one with every checker.
+    pub fn is_debug(&self) -> bool {
+        self.rootfs.is_debug
+    }
+
     /// The kernel's release and how it is run, for a report.
     pub fn describe(&self) -> String {
         let machine = match self.machine {
@@ -234,6 +239,11 @@ impl<'a> Guest<'a> {
 
     fn command(&self, share: &Path, machine: Machine, pid_path: &Path) -> Command {
         let root = &self.rootfs.path;
+        let (memory, boot_options) = if self.rootfs.is_debug {
+            ("2G", debug_kernel::BOOT_OPTIONS)
+        } else {
+            ("1G", &[][..])
+        };
         let mut command = Command::new(&self.virtme_run);
         command
             // virtme-run looks for the share's mount point from here.
@@ -244,14 +254,16 @@ impl<'a> Guest<'a> {
             .arg(root)
             .arg("--rwdir")
             .arg(format!("{}={}", rootfs::SHARE, share.display()))
-            .args(["--force-9p", "--mods", "auto"])
+            // A kernel with no modules would get no initial RAM disk otherwise, and find no root.
+            .args(["--force-9p", "--force-initramfs", "--mods", "auto"])
             .args(match machine {
-                Machine::Kvm | Machine::Emulated => ["--cpus", "2", "--memory", "1G"],
+                Machine::Kvm | Machine::Emulated => ["--cpus", "2", "--memory", memory],
                 // A million flows of every kind that are compared, at once.
                 Machine::Counting => ["--cpus", "1", "--memory", "2G"],
             })
             // Up to warnings: what a failed run's console should show.
             .args(["--show-boot-console", "--kopt", "loglevel=5"])
+            .args(boot_options.iter().flat_map(|option| ["--kopt", *option]))
             .arg("--script-sh")
             .arg(format!("sh {}/{PROLOGUE_FILE}", rootfs::SHARE));
         if machine != Machine::Kvm {

@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(60 * 60);
 /// The option of the guest's program for scenarios that count instructions.
 const COUNTING: &str = "--counting";
 
+/// The same with every checker on, and with faults injected for ten minutes.
+const DEBUG_PATIENCE: Duration = Duration::from_secs(120 * 60);
+
 /// Runs the scenarios whose name contains `filter`, on each of `platforms`; returns their numbers.
 ///
 /// A kernel on which they cannot run counts as one failure, and the next one has its turn.
@@ -115,7 +118,12 @@ fn run_in(
         "{}/trafstat-vmtests run {option} {captures} {filter}",
         vm::PROGRAMS
     );
-    guest.run(&script, share, PATIENCE, |line| {
+    let patience = if guest.is_debug() {
+        DEBUG_PATIENCE
+    } else {
+        PATIENCE
+    };
+    guest.run(&script, share, patience, |line| {
         step.print(line);
         tally.add_scenarios(line);
     })?;

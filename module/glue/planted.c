@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Faults that KASAN must find, one in each language, so that its silence about the
+ * rest of the module means something. Linked only into a module made for that
+ * (TRAFSTAT_PLANTED_FAULTS), never into one that is used; writing `glue` or `core` to
+ * parameter planted_fault commits one.
+ *
+ * Core has no unsafe code and reads within its slices, so what is wrong here is what
+ * C says: that a header is longer than its memory. The read past the end is core's.
+ */
+#include <linux/bottom_half.h>
+#include <linux/ipv6.h>
+#include <linux/module.h>
+#include <linux/netfilter/x_tables.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include <linux/smp.h>
+#include <linux/string.h>
+#include <linux/user_namespace.h>
+
+#include <net/ipv6.h>
+
+#include "trafstat.h"
+
+static noinline u8 trafstat_read_past_end(const u8 *bytes, size_t len)
+{
+	return READ_ONCE(bytes[len]);
+}
+
+static int trafstat_commit_in_glue(void)
+{
+	const size_t len = 20;
+	u8 *bytes = kzalloc(len, GFP_KERNEL);
+
+	if (!bytes)
+		return -ENOMEM;
+	trafstat_read_past_end(bytes, len);
+	kfree(bytes);
+	return 0;
+}
+
+/* A packet with an extension header whose memory ends with the IPv6 header. */
+static int trafstat_count_past_end(const struct trafstat_rule_core *rule)
+{
+	const unsigned int len = sizeof(struct ipv6hdr) + 8;
+	struct ipv6hdr *header = kzalloc(sizeof(*header), GFP_KERNEL);
+
+	if (!header)
+		return -ENOMEM;
+	header->version = 6;
+	header->payload_len = htons(len - sizeof(*header));
+	header->nexthdr = NEXTHDR_HOP;
+
+	rcu_read_lock();
+	local_bh_disable();
+	trafstat_count(rule, smp_processor_id(), (const u8 *)header, len, len, NULL);
+	local_bh_enable();
+	rcu_read_unlock();
+	kfree(header);
+	return 0;
+}
+
+static int trafstat_commit_in_core(void)
+{
+	struct xt_trafstat_tginfo *info = kzalloc(sizeof(*info), GFP_KERNEL);
+	struct trafstat_account_core *account = kzalloc(trafstat_account_size(), GFP_KERNEL);
+	struct trafstat_rule_core *rule = kzalloc(trafstat_rule_size(), GFP_KERNEL);
+	static const u8 random[64];
+	struct trafstat_payer payer;
+	int err = -ENOMEM;
+
+	trafstat_payer_init(&payer, &init_user_ns);
+	if (!info || !account || !rule)
+		goto free;
+	/* Of no name and no bits of a prefix: every address is local. */
+
+	err = trafstat_account_init(account, info, NFPROTO_IPV6, &payer, random, 0, nr_cpu_ids);
+	if (!err)
+		err = trafstat_rule_init(rule, account, info, XT_CONTINUE);
+	if (!err) {
+		err = trafstat_count_past_end(rule);
+		trafstat_rule_drop(rule);
+	}
+	trafstat_account_drop(account);
+free:
+	kfree(rule);
+	kfree(account);
+	kfree(info);
+	trafstat_payer_exit(&payer);
+	return err;
+}
+
+static int trafstat_commit(const char *which, const struct kernel_param *param)
+{
+	if (sysfs_streq(which, "glue"))
+		return trafstat_commit_in_glue();
+	if (sysfs_streq(which, "core"))
+		return trafstat_commit_in_core();
+	return -EINVAL;
+}
+
+module_param_call(planted_fault, trafstat_commit, NULL, NULL, 0200);
+MODULE_PARM_DESC(planted_fault, "Commits an access out of bounds: glue or core");
