@@ -1,5 +1,5 @@
 //! A million random sources reach an account's limit: nothing is left out, memory stays in bounds,
-//! and its packets cost at most twice the instructions that they cost while there was room.
+//! and its packets cost at most twice the instructions that one of a known flow costs.
 
 use anyhow::{Context, Result, ensure};
 
@@ -58,8 +58,8 @@ pub fn run(guest: &Guest) -> Result<()> {
     );
     ensure!(known > 0.0, "counting costs nothing: {known}");
     ensure!(
-        no_room <= 2.0 * room,
-        "a packet that finds no room costs {no_room:.0} instructions, before the limit {room:.0}"
+        no_room <= 2.0 * known,
+        "a packet that finds no room costs {no_room:.0} instructions, one of a known flow {known:.0}"
     );
 
     let sent = u64::from(FLOOD + 3 * (RUNS + 1) * PACKETS);

@@ -11,9 +11,12 @@
 //! index, the others in the old one. Entries stay in the old index after they are moved,
 //! so probing past them still works; their homes are never searched there again. What most
 //! packets take, [`Index::first`], finds nothing meanwhile; each packet that has to look
-//! further for that moves a few homes too, so it does not last.
+//! further for that moves a few homes too, so it does not last. Whoever allocates the next
+//! level late has it begin in the same way: flows that are all known insert nothing.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 
 use super::chunks::Place;
 use crate::memory::{Allocation, Memory, Slot};
@@ -46,7 +49,7 @@ pub enum First {
 pub struct Index<M: Memory> {
     /// `levels[level]` is the one in use, `levels[level + 1]` the next while it grows.
     level: AtomicU32,
-    /// `level`, or [`GROWING`].
+    /// `level`, or [`GROWING`] while it grows or is to begin.
     first_level: AtomicU32,
     /// Those of `level`.
     homes: AtomicU32,
@@ -238,30 +241,33 @@ impl<M: Memory> Index<M> {
                 is_there &= slot.fill(entries(at) as usize, how, payer);
             }
         }
+        if is_there && wanted > level {
+            // The writer may have grown past this level by now: it then undoes this.
+            self.first_level.store(GROWING, Release);
+        }
         is_there
     }
 
-    /// Moves the next few homes where the index is growing. Called by the writer at an
-    /// insertion, with the number of entries.
+    /// Moves the next few homes where the index is growing or should be. Called by the
+    /// writer at an insertion and where [`Index::is_growing`], with the number of entries.
     pub fn grow(&self, len: u32, guard: &M::Guard) {
         let level = self.level.load(Relaxed);
         let cursor = self.cursor.load(Relaxed);
-        if cursor == 0 && !self.wants_next(len) {
-            return;
-        }
-        let Some(next) = self
+        // Whoever sees that growth is to begin sees the level that it begins with.
+        let is_growing = self.first_level.load(Acquire) == GROWING;
+        let next = self
             .levels
             .get(level as usize + 1)
-            .filter(|_| level + 1 < GROWING)
-            .and_then(|slot| slot.get(guard))
-        else {
-            return;
-        };
-        let Some(current) = self
+            .filter(|_| level + 1 < GROWING && (cursor != 0 || self.wants_next(len)))
+            .and_then(|slot| slot.get(guard));
+        let current = self
             .levels
             .get(level as usize)
-            .and_then(|slot| slot.get(guard))
-        else {
+            .and_then(|slot| slot.get(guard));
+        let (Some(current), Some(next)) = (current, next) else {
+            if is_growing {
+                self.first_level.store(level, Relaxed);
+            }
             return;
         };
         self.first_level.store(GROWING, Relaxed);
@@ -284,9 +290,9 @@ impl<M: Memory> Index<M> {
         }
     }
 
-    /// Whether entries are on their way to the next level.
+    /// Whether entries are on their way to the next level, or should be.
     pub fn is_growing(&self) -> bool {
-        self.cursor.load(Relaxed) != 0
+        self.first_level.load(Relaxed) == GROWING
     }
 
     /// Bytes that the index holds.

@@ -177,11 +177,11 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
             volume,
             syn,
         } = *seen;
+        if self.index.is_growing() {
+            self.index.grow(self.len.load(Relaxed), guard);
+        }
         if let Some(record) = self.find(&key, hash, guard) {
             record.count(direction, volume, syn);
-            if self.index.is_growing() {
-                self.index.grow(self.len.load(Relaxed), guard);
-            }
             return false;
         }
         self.count_new(seen, budgets, guard, fold)

@@ -2,6 +2,7 @@
 
 mod cpus;
 mod csv;
+mod growth;
 mod hostile;
 mod model;
 mod scarce;
