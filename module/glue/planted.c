@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Faults that KASAN must find, one in each language, so that its silence about the
- * rest of the module means something. Linked only into a module made for that
- * (TRAFSTAT_PLANTED_FAULTS), never into one that is used; writing `glue` or `core` to
+ * rest of the module means something. Linked only into a module made for tests
+ * (TRAFSTAT_TESTS), never into one that is used; writing `glue` or `core` to
  * parameter planted_fault commits one.
  *
  * Core has no unsafe code and reads within its slices, so what is wrong here is what

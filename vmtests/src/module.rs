@@ -29,9 +29,22 @@ pub fn load(guest: &Guest) -> Result<()> {
 ///
 /// The kernel refuses it.
 pub fn load_with(guest: &Guest, parameters: &[&str]) -> Result<()> {
+    insert(guest, "xt_TRAFSTAT.ko", parameters)
+}
+
+/// Loads the module with what only tests have in it.
+///
+/// # Errors
+///
+/// The kernel refuses it.
+pub fn load_with_tests(guest: &Guest) -> Result<()> {
+    insert(guest, "xt_TRAFSTAT-tests.ko", &[])
+}
+
+fn insert(guest: &Guest, file: &str, parameters: &[&str]) -> Result<()> {
     process::succeed(Command::new("modprobe").arg("x_tables"))?;
     let mut insmod = Command::new("insmod");
-    insmod.arg(guest.file("xt_TRAFSTAT.ko")).args(parameters);
+    insmod.arg(guest.file(file)).args(parameters);
     process::succeed(&mut insmod).map(drop)
 }
 

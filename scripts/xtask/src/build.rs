@@ -60,15 +60,18 @@ impl Parts {
     /// The folder cannot be made, or the module does not build.
     pub fn stage_for(&self, platform: &Platform) -> Result<(Rootfs, PathBuf)> {
         let rootfs = Rootfs::ensure(platform)?;
-        let share = if platform.is_debug() {
-            let object = kernel_object::build(Variant::Kasan)?;
-            let module = kbuild::for_rootfs(&rootfs, &object)?;
-            let planted = kbuild::with_planted_faults(&rootfs, &object)?;
-            self.programs.stage(&module, Some(&planted), &self.plugin)?
+        let checked;
+        let object = if platform.is_debug() {
+            checked = kernel_object::build(Variant::Kasan)?;
+            &checked
         } else {
-            let module = kbuild::for_rootfs(&rootfs, &self.object)?;
-            self.programs.stage(&module, None, &self.plugin)?
+            &self.object
         };
+        let module = kbuild::for_rootfs(&rootfs, object)?;
+        let with_tests = kbuild::with_tests(&rootfs, object)?;
+        let share = self
+            .programs
+            .stage(&module, Some(&with_tests), &self.plugin)?;
         Ok((rootfs, share))
     }
 }
@@ -117,13 +120,18 @@ pub fn programs() -> Result<Built> {
 }
 
 impl Built {
-    /// Puts everything that a guest runs into one folder, `planted` being a module with faults for
-    /// a kernel that finds them; returns that folder.
+    /// Puts everything that a guest runs into one folder, `with_tests` being the module with what
+    /// only tests have in it; returns that folder.
     ///
     /// # Errors
     ///
     /// A file cannot be copied.
-    pub fn stage(&self, module: &Path, planted: Option<&Path>, plugin: &Path) -> Result<PathBuf> {
+    pub fn stage(
+        &self,
+        module: &Path,
+        with_tests: Option<&Path>,
+        plugin: &Path,
+    ) -> Result<PathBuf> {
         let folder = paths::target().join("guest");
         fs::create_dir_all(&folder)?;
         let rule_tests = paths::repository().join("xt-plugin");
@@ -145,9 +153,9 @@ impl Built {
         ] {
             copy(from, &folder.join(name))?;
         }
-        let staged = folder.join("xt_TRAFSTAT-planted.ko");
-        match planted {
-            Some(planted) => copy(planted, &staged)?,
+        let staged = folder.join("xt_TRAFSTAT-tests.ko");
+        match with_tests {
+            Some(with_tests) => copy(with_tests, &staged)?,
             // That of another kernel.
             None if staged.exists() => fs::remove_file(&staged)?,
             None => (),

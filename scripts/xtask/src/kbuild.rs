@@ -25,22 +25,22 @@ pub fn for_rootfs(rootfs: &Rootfs, object: &[u8]) -> Result<PathBuf> {
     make_in_rootfs(rootfs, &folder, "")
 }
 
-/// Builds the module with faults that the folder's kernel must find, instead of the one to be used;
-/// returns its path.
+/// Builds the module with what only tests have in it, instead of the one to be used; returns its
+/// path.
 ///
 /// # Errors
 ///
 /// As for [`for_rootfs`].
-pub fn with_planted_faults(rootfs: &Rootfs, object: &[u8]) -> Result<PathBuf> {
-    let folder = prepare(&format!("{}-planted", rootfs.kernel), object)?;
+pub fn with_tests(rootfs: &Rootfs, object: &[u8]) -> Result<PathBuf> {
+    let folder = prepare(&format!("{}-tests", rootfs.kernel), object)?;
     make_in_rootfs(rootfs, &folder, "y")
 }
 
-fn make_in_rootfs(rootfs: &Rootfs, folder: &Path, planted_faults: &str) -> Result<PathBuf> {
+fn make_in_rootfs(rootfs: &Rootfs, folder: &Path, tests: &str) -> Result<PathBuf> {
     make(&rootfs.kernel, folder, |build| {
         let mut make = rootfs.command(folder, "make");
         make.arg("-C").arg(build).arg("M=/mnt");
-        make.arg(format!("TRAFSTAT_PLANTED_FAULTS={planted_faults}"));
+        make.arg(format!("TRAFSTAT_TESTS={tests}"));
         make
     })
 }

@@ -4,6 +4,7 @@ mod access;
 mod autoload;
 mod big_tcp;
 mod captures;
+mod collide;
 mod conservation;
 mod counters_agree;
 mod cpus;
@@ -46,10 +47,16 @@ pub struct Scenario {
 }
 
 /// Those that need a guest whose clock counts instructions; it has one CPU.
-pub const COUNTING: &[Scenario] = &[Scenario {
-    name: "flood",
-    scenario: flood::run,
-}];
+pub const COUNTING: &[Scenario] = &[
+    Scenario {
+        name: "flood",
+        scenario: flood::run,
+    },
+    Scenario {
+        name: "collide",
+        scenario: collide::run,
+    },
+];
 
 /// Those of any other guest, in the order in which they run.
 pub const ALL: &[Scenario] = &[

@@ -3,15 +3,14 @@
 //! The last scenario: after such a report a kernel no longer trusts its own lockdep.
 
 use std::fs;
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::checkers::Checkers;
 use crate::guest::{Guest, Skipped};
 use crate::kernel_log::KernelLog;
-use crate::process;
+use crate::module;
 
-const MODULE: &str = "xt_TRAFSTAT-planted.ko";
 const FAULT: &str = "/sys/module/xt_TRAFSTAT/parameters/planted_fault";
 
 /// What is written to commit a fault, and the function that reads where it must not: one of the
@@ -22,12 +21,10 @@ const FAULTS: [(&str, &str); 2] = [
 ];
 
 pub fn run(guest: &Guest) -> Result<()> {
-    let module = guest.file(MODULE);
-    if !module.exists() {
+    if Checkers::find()?.is_none() {
         return Err(Skipped("this kernel has no KASAN").into());
     }
-    process::succeed(Command::new("modprobe").arg("x_tables"))?;
-    process::succeed(Command::new("insmod").arg(module))?;
+    module::load_with_tests(guest)?;
     for (fault, function) in FAULTS {
         let log = KernelLog::from_now()?;
         fs::write(FAULT, fault).with_context(|| format!("cannot commit the fault in {fault}"))?;

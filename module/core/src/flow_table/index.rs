@@ -15,7 +15,7 @@
 //! level late has it begin in the same way: flows that are all known insert nothing.
 
 use core::sync::atomic::{
-    AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 
 use super::chunks::Place;
@@ -55,6 +55,8 @@ pub struct Index<M: Memory> {
     homes: AtomicU32,
     /// Homes below this one are in the next level.
     cursor: AtomicU32,
+    /// The home at the cursor finds no room in the next level.
+    is_stuck: AtomicBool,
     levels: [M::Slot<AtomicU64>; LEVELS],
 }
 
@@ -65,6 +67,7 @@ impl<M: Memory> Default for Index<M> {
             first_level: AtomicU32::new(0),
             homes: AtomicU32::new(homes(0)),
             cursor: AtomicU32::new(0),
+            is_stuck: AtomicBool::new(false),
             levels: core::array::from_fn(|_| Default::default()),
         }
     }
@@ -258,24 +261,27 @@ impl<M: Memory> Index<M> {
         let next = self
             .levels
             .get(level as usize + 1)
-            .filter(|_| level + 1 < GROWING && (cursor != 0 || self.wants_next(len)))
+            .filter(|_| level + 1 < GROWING && !self.is_stuck.load(Relaxed))
+            .filter(|_| cursor != 0 || self.wants_next(len))
             .and_then(|slot| slot.get(guard));
         let current = self
             .levels
             .get(level as usize)
             .and_then(|slot| slot.get(guard));
         let (Some(current), Some(next)) = (current, next) else {
-            if is_growing {
+            if is_growing && cursor == 0 {
                 self.first_level.store(level, Relaxed);
             }
             return;
         };
         self.first_level.store(GROWING, Relaxed);
         let end = cursor + MOVED_HOMES;
+        let mut full = Full::default();
         for at in cursor..end {
-            if !move_home(current, next, at, level) {
-                // The next level has no room for this home within the probe; its
-                // entries stay reachable where they are.
+            if !move_home(current, next, at, level, &mut full) {
+                // Only flows that are chosen by the hash's key come to this. They stay
+                // where they are and are not tried again; the rest is folded.
+                self.is_stuck.store(true, Relaxed);
                 self.cursor.store(at, Relaxed);
                 if at == 0 {
                     self.first_level.store(level, Relaxed);
@@ -316,12 +322,47 @@ impl<M: Memory> Index<M> {
         self.first_level.store(level, Relaxed);
         self.homes.store(homes(level), Relaxed);
         self.cursor.store(0, Relaxed);
+        self.is_stuck.store(false, Relaxed);
+    }
+}
+
+/// Entries of the next level that are known to be occupied: neighbours that move need not
+/// each look at them again.
+#[derive(Default)]
+struct Full {
+    start: usize,
+    end: usize,
+}
+
+impl Full {
+    /// The first empty entry at `home` or behind it.
+    fn vacancy<'a>(&mut self, entries: &'a [AtomicU64], home: usize) -> Option<&'a AtomicU64> {
+        if !(self.start..=self.end).contains(&home) {
+            *self = Self {
+                start: home,
+                end: home,
+            };
+        }
+        let limit = home.wrapping_add(PROBE);
+        loop {
+            let entry = entries.get(self.end).filter(|_| self.end < limit)?;
+            if entry.load(Relaxed) == 0 {
+                return Some(entry);
+            }
+            self.end = self.end.wrapping_add(1);
+        }
     }
 }
 
 /// Copies the entries whose home is `at` into the next level, all or none of them in
 /// effect: after a failure the cursor stays, and the copies are found by no search.
-fn move_home(current: &[AtomicU64], next: &[AtomicU64], at: u32, level: u32) -> bool {
+fn move_home(
+    current: &[AtomicU64],
+    next: &[AtomicU64],
+    at: u32,
+    level: u32,
+    full: &mut Full,
+) -> bool {
     let Some(from) = current.get(at as usize..) else {
         return false;
     };
@@ -334,15 +375,8 @@ fn move_home(current: &[AtomicU64], next: &[AtomicU64], at: u32, level: u32) -> 
         if home(tag, homes(level)) != at {
             continue;
         }
-        let to = next
-            .get(home(tag, homes(level + 1)) as usize..)
-            .unwrap_or_default();
-        let vacant = to.iter().take(PROBE).find(|slot| {
-            let present = slot.load(Relaxed);
-            present == 0 || present == entry
-        });
-        match vacant {
-            Some(slot) => slot.store(entry, Relaxed),
+        match full.vacancy(next, home(tag, homes(level + 1)) as usize) {
+            Some(vacant) => vacant.store(entry, Relaxed),
             None => return false,
         }
     }
@@ -360,5 +394,39 @@ impl Vacancy<'_> {
     pub fn occupy(self, Place(place): Place) {
         self.entry
             .store(u64::from(place) << 32 | u64::from(self.tag), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::StdMemory;
+
+    #[test]
+    fn home_without_room_in_the_next_level_stays_and_is_found() {
+        let index = Index::<StdMemory>::default();
+        let hash = |number: u32| u64::from(number) << 56;
+        let insert = |number| {
+            let vacancy = index.vacancy(hash(number), (), &()).expect("room");
+            vacancy.occupy(Place(number + 1));
+        };
+        (0..100).for_each(insert);
+        let len = homes(0);
+        assert!(index.prepare(len, 0, ()));
+        let next = index.levels[1].slice(&());
+        for entry in &next[15..600] {
+            entry.store(u64::MAX, Relaxed);
+        }
+        for _ in 0..100 {
+            index.grow(len, &());
+        }
+        assert!(index.is_growing() && index.is_stuck.load(Relaxed));
+        for number in 0..100 {
+            let found = index.find(hash(number), &(), Some);
+            assert_eq!(found, Some(Place(number + 1)), "home {number}");
+        }
+        insert(3);
+        insert(200);
+        assert_eq!(index.find(hash(200), &(), Some), Some(Place(201)));
     }
 }

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What flows cost that are chosen to collide, beside random ones. No packet can be
+ * chosen by a key that nobody is told, so core gets them here, with a key that is
+ * known. Linked only into a module made for tests (TRAFSTAT_TESTS).
+ *
+ * Writing FLOWS to parameter collide counts so many random flows, then as many that
+ * all have one hash under a certain key, in an account of another key and in one of that
+ * key; each flow twice. Reading it has a line for each: its name, flows, records, folded
+ * packets, and the nanoseconds of a packet the second time.
+ */
+#include <linux/bottom_half.h>
+#include <linux/ip.h>
+#include <linux/ktime.h>
+#include <linux/math64.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/netfilter/x_tables.h>
+#include <linux/random.h>
+#include <linux/rcupdate.h>
+#include <linux/slab.h>
+#include <linux/smp.h>
+#include <linux/udp.h>
+#include <linux/user_namespace.h>
+
+#include "trafstat.h"
+
+#define LOCAL_ADDR	htonl(0x0a000001)
+#define REMOTE_ADDR	htonl(0xc0a80201)
+#define FIRST_PORT	1024
+
+/* Packets between two chances for others. */
+#define BATCH		256
+
+struct headers {
+	struct iphdr ip;
+	struct udphdr udp;
+};
+
+enum kind {
+	RANDOM,
+	CHOSEN_BLINDLY,
+	CHOSEN_BY_KEY,
+	KINDS
+};
+
+static const char *const kind_names[KINDS] = {
+	[RANDOM]		= "random",
+	[CHOSEN_BLINDLY]	= "chosen blindly",
+	[CHOSEN_BY_KEY]		= "chosen by key",
+};
+
+struct outcome {
+	u32 flows;
+	u64 records;
+	u64 folded_packets;
+	u64 ns_per_packet;
+};
+
+static struct outcome outcomes[KINDS];
+static DEFINE_MUTEX(outcomes_lock);
+
+static const struct headers *trafstat_packet(enum kind kind, u32 flow)
+{
+	static struct headers headers;
+	/* Odd factors: distinct flows stay distinct. */
+	u64 mixed = (u64)flow * 0x9e3779b97f4a7c15ULL;
+
+	headers = (struct headers) {
+		.ip.version	= 4,
+		.ip.ihl		= 5,
+		.ip.protocol	= IPPROTO_UDP,
+		.ip.tot_len	= htons(sizeof(headers)),
+		.ip.daddr	= LOCAL_ADDR,
+		.ip.saddr	= kind == RANDOM ? htonl(mixed >> 32) : REMOTE_ADDR,
+		.udp.dest	= htons(FIRST_PORT + (flow >> 15)),
+		.udp.source	= htons(FIRST_PORT + (flow & 0x7fff)),
+	};
+	return &headers;
+}
+
+static void trafstat_count_flows(const struct trafstat_account_core *account,
+				 const struct trafstat_rule_core *rule,
+				 enum kind kind, u32 flows)
+{
+	u32 flow = 0;
+
+	while (flow < flows) {
+		u32 end = min(flow + BATCH, flows);
+		bool prepare = false;
+
+		rcu_read_lock();
+		local_bh_disable();
+		for (; flow < end; flow++) {
+			const struct headers *headers = trafstat_packet(kind, flow);
+
+			prepare |= trafstat_count(rule, smp_processor_id(),
+						  (const u8 *)headers, sizeof(*headers),
+						  sizeof(*headers), NULL) ==
+				   TRAFSTAT_COUNTED_PREPARE;
+		}
+		local_bh_enable();
+		rcu_read_unlock();
+		if (prepare)
+			trafstat_prepare(account);
+		cond_resched();
+	}
+}
+
+static int trafstat_measure(enum kind kind, u32 flows, struct outcome *outcome)
+{
+	struct xt_trafstat_tginfo *info = kzalloc(sizeof(*info), GFP_KERNEL);
+	struct trafstat_account_core *account = kzalloc(trafstat_account_size(), GFP_KERNEL);
+	struct trafstat_rule_core *rule = kzalloc(trafstat_rule_size(), GFP_KERNEL);
+	const __be32 addresses[] = { LOCAL_ADDR, REMOTE_ADDR };
+	struct trafstat_stats stats;
+	struct trafstat_payer payer;
+	u8 random[64];
+	int err = -ENOMEM;
+	u64 began;
+	int list;
+
+	trafstat_payer_init(&payer, &init_user_ns);
+	if (!info || !account || !rule)
+		goto free;
+	memcpy(info->local_addr, addresses, sizeof(addresses[0]));
+	info->prefix_len = 32;
+	for (list = 0; list < XT_TRAFSTAT_LISTS; list++)
+		info->lists[list].mode = XT_TRAFSTAT_PORTS_ALL;
+
+	get_random_bytes(random, sizeof(random));
+	/*
+	 * Behind the account's id: the key's first word. Where it is that of the flows,
+	 * their addresses, what the ports are multiplied by is 0.
+	 */
+	if (kind == CHOSEN_BY_KEY)
+		memcpy(random + 16, addresses, sizeof(addresses));
+
+	err = trafstat_account_init(account, info, NFPROTO_IPV4, &payer, random, 0, nr_cpu_ids);
+	if (!err)
+		err = trafstat_rule_init(rule, account, info, XT_CONTINUE);
+	if (!err) {
+		trafstat_count_flows(account, rule, kind, flows);
+		began = ktime_get_ns();
+		trafstat_count_flows(account, rule, kind, flows);
+		outcome->ns_per_packet = div_u64(ktime_get_ns() - began, flows);
+		trafstat_account_stats(account, &stats);
+		outcome->flows = flows;
+		outcome->records = stats.records;
+		outcome->folded_packets = stats.folded.packets;
+		trafstat_rule_drop(rule);
+	}
+	trafstat_account_drop(account);
+free:
+	kfree(rule);
+	kfree(account);
+	kfree(info);
+	trafstat_payer_exit(&payer);
+	return err;
+}
+
+static int trafstat_collide(const char *written, const struct kernel_param *param)
+{
+	enum kind kind;
+	u32 flows;
+	int err = kstrtou32(written, 0, &flows);
+
+	if (err)
+		return err;
+	if (!flows || flows > 1 << 20)
+		return -ERANGE;
+	mutex_lock(&outcomes_lock);
+	for (kind = 0; kind < KINDS && !err; kind++)
+		err = trafstat_measure(kind, flows, &outcomes[kind]);
+	mutex_unlock(&outcomes_lock);
+	return err;
+}
+
+static int trafstat_show_collisions(char *page, const struct kernel_param *param)
+{
+	int len = 0;
+	enum kind kind;
+
+	mutex_lock(&outcomes_lock);
+	for (kind = 0; kind < KINDS; kind++)
+		len += scnprintf(page + len, PAGE_SIZE - len, "%s: %u %llu %llu %llu\n",
+				 kind_names[kind], outcomes[kind].flows,
+				 outcomes[kind].records, outcomes[kind].folded_packets,
+				 outcomes[kind].ns_per_packet);
+	mutex_unlock(&outcomes_lock);
+	return len;
+}
+
+module_param_call(collide, trafstat_collide, trafstat_show_collisions, NULL, 0600);
+MODULE_PARM_DESC(collide, "Counts so many flows that collide, beside random ones");
