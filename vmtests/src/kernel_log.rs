@@ -24,14 +24,18 @@ const TROUBLE: &[&str] = &[
     "rcu_sched",
 ];
 
-/// Warnings that say nothing about the module: that it is not signed, and that the clock of an
-/// emulated machine on a busy host is late.
+/// Warnings that say nothing about the module: that it is not signed, that the clock of an
+/// emulated machine on a busy host is late, and what scenarios send and fail on purpose.
 const HARMLESS: &[&str] = &[
     "loading out-of-tree module taints kernel",
     "module verification failed",
     "clocksource:",
+    "TSC found unstable",
     "hrtimer: interrupt took",
     "sched: RT throttling",
+    // Packets that are malformed.
+    "dccp_invalid_packet:",
+    "net_ratelimit:",
     // An allocation was made to fail where the module asks for a workqueue, and the module's
     // loading with it.
     "workqueue: Failed to allocate a worker",
