@@ -141,7 +141,8 @@ fn boot(root: &Rootfs, folder: &Path, disk: &Path) -> Result<()> {
     let step = Step::begin(format!("The life of a host with kernel {}", root.kernel));
     let console = folder.join("console.log");
     let mut qemu = Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "1G"])
+        .args(["-accel", "tcg,thread=single"])
+        .args(["-cpu", "max", "-smp", "2", "-m", "1G"])
         .args(["-display", "none", "-nic", "none", "-kernel"])
         .arg(root.kernel_image())
         .arg("-initrd")

@@ -11,7 +11,8 @@
 //!   frames of IPv4 = InReceives,  InReceives - InHdrErrors - InTruncatedPkts - InDiscards = seen
 //! ```
 //!
-//! and the same for IPv6. The rules drop what they have counted, so that nothing behind them counts
+//! and the same for IPv6. Where nothing was refused, the program that counts captures makes the same
+//! records of the same frames. The rules drop what they have counted, so that nothing behind them counts
 //! in the same counters.
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use pcap_parser::pcap::{parse_pcap_frame, parse_pcap_frame_be, parse_pcap_header};
 
 use crate::family::Family;
@@ -29,8 +30,10 @@ use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Iptables, RuleCounters};
 use crate::kernel_log::KernelLog;
 use crate::module;
-use crate::proc::{AccountKey, Snapshot};
+use crate::proc::{AccountKey, Record, Snapshot, Tuple};
+use crate::process;
 use crate::topology::{DEVICE, Netns, PEER};
+use crate::traffic::Volume;
 
 const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
@@ -75,10 +78,14 @@ pub fn run(guest: &Guest) -> Result<()> {
     for family in FAMILIES {
         let Received { receives, refused } =
             sums.received.get(&family).copied().unwrap_or_default();
-        println!("{family:?}: {receives} packets came in, {refused} of them were refused");
+        let compared = sums.compared.get(&family).copied().unwrap_or_default();
+        println!(
+            "{family:?}: {receives} packets came in, {refused} of them were refused; of {compared} \
+             the records were compared with those of the capture"
+        );
         ensure!(
-            refused > 0,
-            "no capture has a packet of {family:?} that is refused"
+            refused > 0 && compared > 0,
+            "no capture has a packet of {family:?} that is refused, or all have"
         );
         let counted = wire.iptables(family).counters_by_name()?;
         for account in ACCOUNTS {
@@ -147,6 +154,19 @@ struct Sums {
     /// What the accounts saw.
     seen: BTreeMap<(Family, &'static str), RuleCounters>,
     received: BTreeMap<Family, Received>,
+    /// Packets of records that are the same where the capture is counted without the module.
+    compared: BTreeMap<Family, u64>,
+}
+
+/// The options of an account's rule.
+fn options(family: Family, account: &str) -> String {
+    let [all, _] = ACCOUNTS;
+    match (account == all, family) {
+        (true, Family::Ipv4) => format!("--local-net 0.0.0.0/0 {ALL_PORTS}"),
+        (true, Family::Ipv6) => format!("--local-net ::/0 {ALL_PORTS}"),
+        (false, Family::Ipv4) => "--local-net 10.0.0.0/8".to_owned(),
+        (false, Family::Ipv6) => "--local-net fe80::/10".to_owned(),
+    }
 }
 
 impl<'a> Wire<'a> {
@@ -176,14 +196,11 @@ impl<'a> Wire<'a> {
         };
         for family in FAMILIES {
             let [all, lan] = ACCOUNTS;
-            let (everything, net) = match family {
-                Family::Ipv4 => ("0.0.0.0/0", "10.0.0.0/8"),
-                Family::Ipv6 => ("::/0", "fe80::/10"),
-            };
+            let [everything, net] = ACCOUNTS.map(|name| options(family, name));
             wire.iptables(family).restore(&format!(
                 "*raw\n\
-                 -A PREROUTING -j TRAFSTAT --local-net {everything} {ALL_PORTS} --name {all}\n\
-                 -A PREROUTING -j TRAFSTAT --local-net {net} --name {lan} --traf-policy drop\n\
+                 -A PREROUTING -j TRAFSTAT {everything} --name {all}\n\
+                 -A PREROUTING -j TRAFSTAT {net} --name {lan} --traf-policy drop\n\
                  COMMIT\n"
             ))?;
         }
@@ -206,11 +223,11 @@ impl<'a> Wire<'a> {
         ensure!(sent == frames, "of {frames} frames {sent} were sent");
         let deadline = Instant::now() + PATIENCE;
         for (family, before) in FAMILIES.into_iter().zip(before) {
-            let carried = captures
-                .iter()
-                .flat_map(|capture| &capture.frames)
+            let frames = captures.iter().flat_map(|capture| &capture.frames);
+            let frames: Vec<_> = frames
                 .filter(|frame| carried(frame) == Some(family))
-                .count() as u64;
+                .collect();
+            let carried = frames.len() as u64;
             let [receives, refused] = loop {
                 let now = self.received()?[family as usize];
                 let since = [now.receives - before.receives, now.refused - before.refused];
@@ -228,6 +245,10 @@ impl<'a> Wire<'a> {
             sum.refused += refused;
             for name in ACCOUNTS {
                 let snapshot = Snapshot::collect(&self.local, AccountKey { family, name })?;
+                if refused == 0 && carried > 0 {
+                    self.source_agrees(&frames, family, name, &snapshot.records)?;
+                    *sums.compared.entry(family).or_default() += snapshot.header.recorded_packets;
+                }
                 let seen = snapshot.header.seen_packets;
                 ensure!(
                     seen == receives - refused,
@@ -245,6 +266,44 @@ impl<'a> Wire<'a> {
             trouble.is_empty(),
             "the kernel says:\n{}",
             trouble.join("\n")
+        );
+        Ok(())
+    }
+
+    /// Counts `frames` without the module; the records are to be `counted`.
+    fn source_agrees(
+        &self,
+        frames: &[&Vec<u8>],
+        family: Family,
+        account: &str,
+        counted: &[Record],
+    ) -> Result<()> {
+        let path = self.scratch.join("counted.pcap");
+        fs::write(&path, self.readdressed(frames.iter().copied())?)?;
+        let mut show = Command::new(self.guest.file("trafstat"));
+        show.args(["show", "--top", "0", "--format", "csv", "--by"])
+            .arg("protocol,local-ip,remote-ip,local-port,remote-port")
+            .args(["--source", &format!("pcap:{}", path.display())])
+            .args(options(family, account).split(' '));
+        // The one folder that can be written.
+        show.env("TMPDIR", self.scratch);
+        let shown = process::succeed(&mut show)?;
+        let mut records = shown
+            .lines()
+            .skip(1)
+            .map(|line| parse_record(line).with_context(|| format!("no record: {line}")))
+            .collect::<Result<Vec<_>>>()?;
+        let mut counted = counted.to_vec();
+        records.sort();
+        counted.sort();
+        if let Some((module, source)) = counted.iter().zip(&records).find(|(a, b)| a != b) {
+            bail!("the module's record {module:?}, the capture's {source:?}");
+        }
+        ensure!(
+            records.len() == counted.len(),
+            "{} records of the module, {} of the capture",
+            counted.len(),
+            records.len()
         );
         Ok(())
     }
@@ -408,6 +467,49 @@ fn read_capture(bytes: &[u8]) -> Result<(i32, Vec<&[u8]>)> {
         rest = after;
     }
     Ok((header.network.0 & LINK_TYPE_BITS, frames))
+}
+
+/// A line of `trafstat show --format csv`.
+fn parse_record(line: &str) -> Option<Record> {
+    let columns: Vec<_> = line.split(',').collect();
+    let [
+        protocol,
+        local_ip,
+        remote_ip,
+        local_port,
+        remote_port,
+        counters @ ..,
+    ] = &columns[..]
+    else {
+        return None;
+    };
+    let counters: Vec<u64> = counters
+        .iter()
+        .map(|counter| counter.parse().ok())
+        .collect::<Option<_>>()?;
+    let [
+        sent_packets,
+        received_packets,
+        sent_bytes,
+        received_bytes,
+        syn_packets,
+    ] = counters.try_into().ok()?;
+    Some(Record {
+        tuple: Tuple {
+            protocol: protocol.parse().ok()?,
+            local_ip: local_ip.parse().ok()?,
+            remote_ip: remote_ip.parse().ok()?,
+            local_port: local_port.parse().ok()?,
+            remote_port: remote_port.parse().ok()?,
+        },
+        volume: Volume {
+            sent_packets,
+            sent_bytes,
+            received_packets,
+            received_bytes,
+        },
+        syn_packets,
+    })
 }
 
 /// The family of the packet that the kernel finds in a frame to itself.
