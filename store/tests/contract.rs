@@ -5,6 +5,8 @@
 mod common;
 #[path = "common/mariadb.rs"]
 mod mariadb_server;
+#[path = "common/mysql.rs"]
+mod mysql_server;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -160,30 +162,85 @@ impl Database for MariadbWithoutLoad {
     }
 }
 
-macro_rules! contract {
-    ($backend:ident, $database:ty, [$($behaviour:ident),* $(,)?]) => {
-        mod $backend {
-            $(#[test]
-            fn $behaviour() {
-                super::$behaviour::<$database>();
-            })*
+/// The same, on MySQL's own server.
+struct MysqlDatabase(MariadbDatabase);
 
-            #[test]
-            fn process_killed_within_a_transaction_leaves_nothing() {
+impl Database for MysqlDatabase {
+    const CASES: u32 = 4;
+
+    fn create() -> Self {
+        let socket = mysql_server::socket().to_path_buf();
+        let name = mariadb_server::create_database(&socket);
+        Self(MariadbDatabase { socket, name })
+    }
+
+    fn location(&self) -> String {
+        self.0.location()
+    }
+
+    fn at(location: &str) -> Box<dyn Store> {
+        MariadbDatabase::at(location)
+    }
+
+    fn run(&self, sql: &str) -> Vec<Vec<String>> {
+        self.0.run(sql)
+    }
+}
+
+/// The same, as that server allows unless it is told otherwise.
+struct MysqlWithoutLoad(MysqlDatabase);
+
+impl Database for MysqlWithoutLoad {
+    const CASES: u32 = 4;
+
+    fn create() -> Self {
+        Self(MysqlDatabase::create())
+    }
+
+    fn location(&self) -> String {
+        self.0.location()
+    }
+
+    fn at(location: &str) -> Box<dyn Store> {
+        MariadbWithoutLoad::at(location)
+    }
+
+    fn run(&self, sql: &str) -> Vec<Vec<String>> {
+        self.0.run(sql)
+    }
+}
+
+macro_rules! contract_test {
+    ([$($attribute:meta)?], $behaviour:ident, $body:block) => {
+        #[test]
+        $(#[$attribute])?
+        fn $behaviour() $body
+    };
+}
+
+macro_rules! contract {
+    ($backend:ident, $database:ty, $attribute:tt, [$($behaviour:ident),* $(,)?]) => {
+        mod $backend {
+            $(contract_test!($attribute, $behaviour, {
+                super::$behaviour::<$database>();
+            });)*
+
+            contract_test!($attribute, process_killed_within_a_transaction_leaves_nothing, {
                 super::process_killed_within_a_transaction_leaves_nothing::<$database>(concat!(
                     stringify!($backend),
                     "::process_killed_within_a_transaction_leaves_nothing"
                 ));
-            }
+            });
         }
     };
 }
 
 macro_rules! contracts {
-    ($($backend:ident: $database:ty),* $(,)?) => {
+    ($($(#[$attribute:meta])? $backend:ident: $database:ty),* $(,)?) => {
         $(contract!(
             $backend,
             $database,
+            [$($attribute)?],
             [
                 empty_store_has_nothing_to_show,
                 stored_snapshot_is_not_stored_again,
@@ -224,6 +281,10 @@ contracts! {
     sqlite: super::SqliteDatabase,
     mariadb: super::MariadbDatabase,
     mariadb_without_load: super::MariadbWithoutLoad,
+    #[ignore = "needs MySQL's own server: cargo xtask test --all"]
+    mysql_itself: super::MysqlDatabase,
+    #[ignore = "needs MySQL's own server: cargo xtask test --all"]
+    mysql_itself_without_load: super::MysqlWithoutLoad,
 }
 
 fn empty_store_has_nothing_to_show<D: Database>() {
@@ -916,7 +977,7 @@ fn process_killed_within_a_transaction_leaves_nothing<D: Database>(test: &str) {
     let database = D::create();
     stored(&mut *database.open(), &lan(1)).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
+        .args([test, "--exact", "--include-ignored", "--nocapture"])
         .env(CHILD, database.location())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

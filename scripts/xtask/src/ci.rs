@@ -20,7 +20,7 @@ pub fn run() -> Result<()> {
     cargo("clippy --package trafstat-store --all-targets --features kill-points -- -D warnings")?;
     kernel_object::lint()?;
     budget::run(false)?;
-    let mut tally = test::cargo_test()?;
+    let mut tally = test::cargo_test(false)?;
     ensure!(tally.is_clean(), "cargo test: {tally}");
     let cargo_tests = tally.to_string();
     cargo("bench --workspace --exclude trafstat-ffi --no-run")?;

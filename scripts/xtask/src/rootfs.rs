@@ -186,11 +186,7 @@ impl Rootfs {
     pub fn ensure(platform: &Platform) -> Result<Self> {
         let release = platform.release;
         let cache = paths::cache()?;
-        fs::create_dir_all(&cache)
-            .with_context(|| format!("cannot make the folder {}", cache.display()))?;
-        // Another command may be making the same folder.
-        let lock = fs::File::create(cache.join("lock"))?;
-        flock(&lock, FlockOperation::LockExclusive)?;
+        let _lock = lock()?;
         let base = ensure_base(release)?;
         let mut kernel = platform
             .newest_kernel(&kernels(release, &base)?)?
@@ -337,15 +333,7 @@ fn ensure_base(release: &str) -> Result<PathBuf> {
     ));
     let unfinished = unfinished(&path)?;
     let archive = Archive::of_host()?;
-    let mut debootstrap = Command::new("debootstrap");
-    debootstrap
-        .args(["--variant=minbase", release])
-        .arg(&unfinished)
-        .arg(&archive.main);
-    if let Some(proxy) = &archive.proxy {
-        debootstrap.env("http_proxy", proxy);
-    }
-    command::run(&mut debootstrap, &step)?;
+    debootstrap(release, &[], &unfinished, &archive, &step)?;
     archive.configure(release, &unfinished)?;
     start_no_services(&unfinished)?;
     fs::create_dir(unfinished.join(SHARE.trim_start_matches('/')))?;
@@ -360,6 +348,69 @@ fn ensure_base(release: &str) -> Result<PathBuf> {
     fs::rename(&unfinished, &path)?;
     step.done();
     Ok(path)
+}
+
+/// A folder with the newest MySQL server, which only Debian's unstable release has, and nothing
+/// of a kernel's.
+///
+/// # Errors
+///
+/// Not root while the folder must be made, or Debian's archive cannot be reached.
+pub fn ensure_mysql() -> Result<PathBuf> {
+    let path = paths::cache()?.join(format!("{UNSTABLE}-mysql-{MYSQL_RECIPE}"));
+    let _lock = lock()?;
+    if !path.exists() {
+        may_make_folders()?;
+        let step = Step::begin(format!(
+            "Making a Debian {UNSTABLE} folder with MySQL in {}",
+            path.display()
+        ));
+        let unfinished = unfinished(&path)?;
+        let archive = Archive::of_host()?;
+        debootstrap(UNSTABLE, &[MYSQL_SERVER], &unfinished, &archive, &step)?;
+        fs::rename(&unfinished, &path)?;
+        step.done();
+    }
+    let version = package_version(&path, MYSQL_SERVER)?;
+    eprintln!("Debian {UNSTABLE}: {MYSQL_SERVER} {version}");
+    Ok(path)
+}
+
+/// The release that is never finished.
+const UNSTABLE: &str = "sid";
+
+const MYSQL_SERVER: &str = "mysql-server-core";
+
+/// Counts changes of what MySQL's folder is made of.
+const MYSQL_RECIPE: u32 = 1;
+
+fn debootstrap(
+    release: &str,
+    packages: &[&str],
+    path: &Path,
+    archive: &Archive,
+    step: &Step,
+) -> Result<()> {
+    let mut debootstrap = Command::new("debootstrap");
+    debootstrap.arg("--variant=minbase");
+    if !packages.is_empty() {
+        debootstrap.arg(format!("--include={}", packages.join(",")));
+    }
+    debootstrap.arg(release).arg(path).arg(&archive.main);
+    if let Some(proxy) = &archive.proxy {
+        debootstrap.env("http_proxy", proxy);
+    }
+    command::run(&mut debootstrap, step).map(drop)
+}
+
+/// Held while a folder is looked for and made: another command may be making the same one.
+fn lock() -> Result<fs::File> {
+    let cache = paths::cache()?;
+    fs::create_dir_all(&cache)
+        .with_context(|| format!("cannot make the folder {}", cache.display()))?;
+    let lock = fs::File::create(cache.join("lock"))?;
+    flock(&lock, FlockOperation::LockExclusive)?;
+    Ok(lock)
 }
 
 /// Where a folder is made: renamed when complete, it is never half made under its final name.

@@ -242,14 +242,20 @@ pub enum StoreError {
     /// Someone else writes and does not end.
     #[error("the database is locked by another program; try again when it is done")]
     Locked,
-    /// No server of the database answers; what each of them said.
-    #[error("no database server answers: {0}")]
+    /// No server of the database can be used; what came of each.
+    #[error("no database server can be used: {0}")]
     Unreachable(String),
+    /// What TLS needs on this host is not there.
+    #[error("TLS cannot be used: {0}")]
+    Tls(String),
     /// The server went away; whether it had committed is not known.
     #[error("the connection to the database was lost: {0}")]
-    ConnectionLost(#[source] Box<dyn std::error::Error + Send + Sync>),
+    ConnectionLost(String),
     /// The server has as many clients as it takes.
-    #[error("the database server has too many connections; raise max_connections")]
+    #[error(
+        "the database server has too many connections; raise max_connections, or the user's \
+         MAX_USER_CONNECTIONS"
+    )]
     TooManyConnections,
     /// The database can be read only.
     #[error("the database is read-only: is it a replica, or is its file system mounted read-only?")]

@@ -9,6 +9,7 @@
 //! all the same, deadlock or lost connection, is taken back whole: the snapshot is
 //! appended again, and its identity tells whether it was committed.
 
+mod error;
 mod login;
 
 use std::collections::HashSet;
@@ -18,7 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use mysql::prelude::Queryable;
-use mysql::{Conn, DriverError, Error, LocalInfileHandler, Params, Value as MysqlValue};
+use mysql::{Conn, LocalInfileHandler, Params, Value as MysqlValue};
 
 use super::sql::{
     self, Access, Database, Dialect, SnapshotKey, Value, counter_values, insert_rows, one_integer,
@@ -148,7 +149,9 @@ impl Mysql {
             self.connect()?;
         }
         let Some(connection) = self.connection.as_mut() else {
-            return Err(StoreError::ConnectionLost("within a transaction".into()));
+            return Err(StoreError::ConnectionLost(
+                "within a transaction".to_owned(),
+            ));
         };
         let done = work(connection);
         if matches!(done, Err(StoreError::ConnectionLost(_))) {
@@ -328,13 +331,11 @@ impl Store for Mysql {
     fn check(&mut self) -> Result<Vec<String>, StoreError> {
         let mut wrong = Vec::new();
         for table in TABLES {
-            self.select(&format!("CHECK TABLE {table}"), &[], &mut |row| {
-                // Table, operation, kind of message, message.
-                if row[3].text()? != "OK" {
-                    wrong.push(format!("{table}: {}", row[3].text()?));
-                }
-                Ok(())
-            })?;
+            // MySQL prepares no CHECK.
+            let said: Vec<(String, String, String, String)> =
+                self.run(|connection| Ok(connection.query(format!("CHECK TABLE {table}"))?))?;
+            let not_ok = said.into_iter().filter(|(.., message)| message != "OK");
+            wrong.extend(not_ok.map(|(.., message)| format!("{table}: {message}")));
         }
         wrong.extend(sql::check::check(self)?);
         Ok(wrong)
@@ -354,10 +355,12 @@ impl Database for Mysql {
         records_of_snapshot: RECORDS_OF_SNAPSHOT,
         record_number: "r.number",
         ordered_join: "STRAIGHT_JOIN",
+        by_primary_key: "FORCE INDEX (PRIMARY)",
         insert_ignore: "INSERT IGNORE",
         for_update: "FOR UPDATE",
         integer: "SIGNED",
-        explain: "EXPLAIN",
+        // MySQL would draw a tree.
+        explain: "EXPLAIN FORMAT = TRADITIONAL",
         rows_per_insert: 512,
         on_conflict: "ON DUPLICATE KEY UPDATE",
         offered: ("VALUES(", ")"),
@@ -632,46 +635,11 @@ fn value(column: MysqlValue) -> Result<Value, StoreError> {
         MysqlValue::UInt(value) => i64::try_from(value)
             .map(Value::Integer)
             .map_err(|_| StoreError::Corrupt(format!("a column has {value}, past 63 bits"))),
+        // MySQL's estimates, as EXPLAIN has them.
+        MysqlValue::Float(value) => Ok(Value::Text(value.to_string())),
+        MysqlValue::Double(value) => Ok(Value::Text(value.to_string())),
         other => Err(StoreError::Corrupt(format!(
             "a column has {other:?}, no integer and no bytes"
         ))),
-    }
-}
-
-impl From<Error> for StoreError {
-    fn from(error: Error) -> Self {
-        match &error {
-            Error::IoError(_) | Error::CodecError(_) => Self::ConnectionLost(Box::new(error)),
-            Error::DriverError(DriverError::ConnectTimeout | DriverError::CouldNotConnect(_)) => {
-                Self::ConnectionLost(Box::new(error))
-            }
-            Error::MySqlError(server) => match server.code {
-                // Lock wait timeout, deadlock (Galera's certification failure too).
-                1205 | 1213 => Self::Locked,
-                // Too many connections, of all users or of this one.
-                1040 | 1203 | 1226 => Self::TooManyConnections,
-                // Galera: not part of the cluster's majority; server in shutdown;
-                // connection killed.
-                1047 | 1053 | 1927 | 3169 => Self::ConnectionLost(Box::new(error)),
-                // --read-only, table read-only, transaction read-only.
-                1036 | 1290 | 1792 | 1836 => Self::ReadOnly,
-                // Disk full, table full.
-                1021 | 1114 => Self::Full,
-                // User, database or table refused, password expired, account locked.
-                1044 | 1045 | 1142 | 1143 | 1227 | 1370 | 1698 | 1820 | 3118 | 4151 => {
-                    Self::Denied(server.message.clone())
-                }
-                1049 => Self::Denied(format!(
-                    "{}: create it with \"CREATE DATABASE\" and grant the user all rights on it",
-                    server.message
-                )),
-                // Table crashed, index corrupt.
-                126 | 127 | 144 | 145 | 1034 | 1035 | 1194 | 1195 | 1712 => {
-                    Self::Corrupt(server.message.clone())
-                }
-                _ => Self::Database(Box::new(error)),
-            },
-            _ => Self::Database(Box::new(error)),
-        }
     }
 }

@@ -310,6 +310,7 @@ impl Database for Sqlite {
         record_number: "r.id",
         // SQLite keeps to the order of a CROSS JOIN (https://sqlite.org/optoverview.html).
         ordered_join: "CROSS JOIN",
+        by_primary_key: "",
         insert_ignore: "INSERT OR IGNORE",
         for_update: "",
         integer: "INTEGER",

@@ -154,7 +154,9 @@ impl TryFrom<ClientOptions> for MysqlOptions {
             None => match (options.ssl, options.ssl_verify_server_cert) {
                 (Some(false), _) => Some(TlsMode::Disabled),
                 (_, Some(true)) => Some(TlsMode::VerifyIdentity),
-                (Some(true), _) if options.ssl_ca.is_none() => Some(TlsMode::Required),
+                (Some(true), Some(false)) => Some(TlsMode::Required),
+                (Some(true), None) if options.ssl_ca.is_none() => Some(TlsMode::Required),
+                (None, Some(false)) if options.ssl_ca.is_some() => Some(TlsMode::Required),
                 _ => None,
             },
         };
@@ -485,6 +487,9 @@ mod tests {
         assert_eq!(mode(Some(false), Some(true), None), TlsMode::Disabled);
         assert_eq!(mode(Some(true), None, Some("ca")), TlsMode::VerifyCa);
         assert_eq!(mode(None, Some(true), Some("ca")), TlsMode::VerifyIdentity);
+        assert_eq!(mode(None, Some(false), Some("ca")), TlsMode::Required);
+        assert_eq!(mode(Some(true), Some(false), Some("ca")), TlsMode::Required);
+        assert_eq!(mode(None, Some(false), None), TlsMode::Preferred);
     }
 
     #[test]

@@ -298,6 +298,11 @@ fn parse_line(line: &str) -> Result<Line<'_>, &'static str> {
         None => (line, None),
     };
     let name = name.trim_ascii().replace('_', "-");
+    // For clients that do not know the option.
+    let name = match name.strip_prefix("loose-") {
+        Some(name) => name.to_owned(),
+        None => name,
+    };
     if name.is_empty() {
         return Err("there is no option name before \"=\"");
     }

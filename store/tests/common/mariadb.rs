@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -101,20 +102,29 @@ pub fn install(data: &Path) {
 
 /// Starts a server that the kernel ends with this process; gives its process id.
 pub fn spawn(folder: &Path, options: &[String]) -> u32 {
-    let mut command = Command::new("setpriv");
-    // The kernel forgets the signal when a process changes its user, so that is done first.
-    if user_options().is_some() {
-        command.args(["--reuid=mysql", "--regid=mysql", "--init-groups"]);
-    }
+    let mut command = Command::new(program("mariadbd"));
     command
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(program("mariadbd"))
         .arg("--no-defaults")
+        .args(user_options())
         .arg(format!("--datadir={}", folder.join("data").display()))
         .arg(format!("--socket={}", folder.join("s.sock").display()))
         .arg(format!("--pid-file={}", folder.join("pid").display()))
         .arg(format!("--log-error={}", folder.join("err.log").display()))
-        .args(options)
+        .args(options);
+    spawn_command(&command)
+}
+
+/// The same, of any server.
+pub fn spawn_command(server: &Command) -> u32 {
+    let mut command = Command::new("setpriv");
+    // The kernel forgets the signal when a process changes its user, so that is done first.
+    if server.get_args().any(|option| option == "--user=mysql") {
+        command.args(["--reuid=mysql", "--regid=mysql", "--init-groups"]);
+    }
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(server.get_program())
+        .args(server.get_args())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
@@ -143,11 +153,44 @@ pub fn wait_until_ready(folder: &Path) {
             Ok(_) => return,
             Err(error) if begin.elapsed() > Duration::from_secs(300) => {
                 let log = fs::read_to_string(folder.join("err.log")).unwrap_or_default();
-                panic!("mariadbd does not answer: {error}\n{log}");
+                panic!("the server does not answer: {error}\n{log}");
             }
             Err(_) => thread::sleep(Duration::from_millis(50)),
         }
     }
+}
+
+/// A server that listens on a port of the loopback addresses, too.
+pub struct NetworkServer {
+    pub folder: PathBuf,
+    pub port: u16,
+}
+
+impl NetworkServer {
+    pub fn start(suffix: &str, options: impl FnOnce(&Path) -> Vec<String>) -> Self {
+        let folder = new_folder(suffix);
+        install(&folder.join("data"));
+        let mut options = options(&folder);
+        let port = free_port();
+        options.extend([
+            format!("--port={port}"),
+            "--bind-address=127.0.0.1,127.0.0.2".to_owned(),
+            "--skip-name-resolve".to_owned(),
+        ]);
+        spawn(&folder, &options);
+        wait_until_ready(&folder);
+        Self { folder, port }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("s.sock")
+    }
+}
+
+/// A port at which nothing listens.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
 }
 
 fn start() -> PathBuf {
@@ -158,7 +201,7 @@ fn start() -> PathBuf {
     folder.join("s.sock")
 }
 
-fn run(command: &mut Command) {
+pub fn run(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(
         output.status.success(),

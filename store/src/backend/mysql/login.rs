@@ -1,6 +1,7 @@
 //! Where a MySQL server is, and who asks.
 
 use std::fmt;
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -72,26 +73,62 @@ pub enum TlsMode {
 }
 
 impl MysqlLogin {
-    /// Connects to the first server that answers.
+    /// Connects to the first server that can be used.
     ///
     /// # Errors
-    /// [`StoreError::Unreachable`] if none does, with what each said; that the server
+    /// [`StoreError::Unreachable`] if none can, with the reason of each; that the server
     /// refuses the user, at once: another server of the same database would too.
     pub(super) fn connect(&self) -> Result<(Conn, &MysqlHost), StoreError> {
+        self.check_tls_files()?;
         let mut tried = Vec::new();
+        let mut only_crowded = !self.hosts.is_empty();
         for host in &self.hosts {
-            match self.connect_to(host) {
+            match self.connect_to(host).map_err(StoreError::from) {
                 Ok(connection) => return Ok((connection, host)),
-                Err(error) => match StoreError::from(error) {
-                    denied @ StoreError::Denied(_) => return Err(denied),
-                    error => tried.push(format!("{host}: {error}")),
-                },
+                Err(StoreError::Denied(reason)) => {
+                    return Err(StoreError::Denied(format!("{host}: {reason}")));
+                }
+                Err(error) => {
+                    only_crowded &= matches!(error, StoreError::TooManyConnections);
+                    let reason = match error {
+                        StoreError::ConnectionLost(reason) => reason,
+                        error => error.to_string(),
+                    };
+                    tried.push(format!("{host}: {reason}"));
+                }
             }
+        }
+        if only_crowded {
+            return Err(StoreError::TooManyConnections);
         }
         if tried.is_empty() {
             tried.push("no host is named".to_owned());
         }
         Err(StoreError::Unreachable(tried.join("; ")))
+    }
+
+    /// The driver would not say which file is missing.
+    fn check_tls_files(&self) -> Result<(), StoreError> {
+        if self.tls == TlsMode::Disabled {
+            return Ok(());
+        }
+        if self.tls_cert.is_some() != self.tls_key.is_some() {
+            let reason = "ssl-cert and ssl-key are this client's certificate and the key of it: \
+                          name both or none";
+            return Err(StoreError::Tls(reason.to_owned()));
+        }
+        for (option, path) in [
+            ("ssl-ca", &self.tls_ca),
+            ("ssl-cert", &self.tls_cert),
+            ("ssl-key", &self.tls_key),
+        ] {
+            if let Some(path) = path {
+                File::open(path).map_err(|error| {
+                    StoreError::Tls(format!("{option} {}: {error}", path.display()))
+                })?;
+            }
+        }
+        Ok(())
     }
 
     fn connect_to(&self, host: &MysqlHost) -> mysql::Result<Conn> {

@@ -288,10 +288,11 @@ fn add_parts<D: Database>(
     conditions.accounts(&query.filter);
     conditions.within_time("t.month", SECOND_NS, (span.from, span.until));
     let sql = format!(
-        "SELECT t.sums FROM account AS a {join} remote_part AS t
+        "SELECT t.sums FROM account AS a {join} remote_part AS t {by_key}
     ON t.host_id = a.host_id AND t.account_id = a.id
 WHERE 1 = 1{conditions}",
         join = D::DIALECT.ordered_join,
+        by_key = D::DIALECT.by_primary_key,
         conditions = conditions.sql
     );
     database.select(&sql, &conditions.parameters, &mut |row| {
@@ -397,16 +398,16 @@ fn select_span<D: Database>(query: &Query, span: &Span) -> (String, Vec<Column>)
             let period = format!("t.{}", rollup.period.column());
             conditions.within_time(&period, SECOND_NS, (span.from, span.until));
             format!(
-                "{} AS t ON t.host_id = a.host_id AND t.account_id = a.id",
-                rollup.table
+                "{} AS t {} ON t.host_id = a.host_id AND t.account_id = a.id",
+                rollup.table, dialect.by_primary_key
             )
         }
         None => {
             conditions.within_time("s.closed_ns", 1, (span.from, span.until));
             format!(
                 "snapshot AS s ON s.host_id = a.host_id AND s.account_id = a.id
-    {join} record AS r ON {}",
-                dialect.records_of_snapshot
+    {join} record AS r {} ON {}",
+                dialect.by_primary_key, dialect.records_of_snapshot
             )
         }
     };
