@@ -95,6 +95,11 @@ impl Sqlite {
         store
             .connection
             .pragma_update(None, "cache_size", -CACHE_KIB)?;
+        // A filter by equality would make SQLite index all records anew for one query, and
+        // read them once for every epoch.
+        store
+            .connection
+            .pragma_update(None, "automatic_index", false)?;
         store
             .connection
             .set_prepared_statement_cache_capacity(STATEMENTS);
