@@ -1,4 +1,4 @@
-//! Where a test may kill the collector, to prove that nothing is lost or doubled.
+//! Where a test may kill the program, to prove that nothing is lost or doubled.
 //!
 //! With the feature `kill-points`, `TRAFSTAT_STORE_KILL_AT` names the point at which
 //! the process sends itself SIGKILL, which no handler or destructor can soften.
@@ -6,7 +6,7 @@
 
 /// A point between two steps of which a crash could do one without the other.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum KillPoint {
+pub(crate) enum KillPoint {
     /// All records are written, the transaction is open.
     BeforeCommit,
     /// All pieces are in the spool, its transaction is open.
@@ -17,16 +17,22 @@ pub(super) enum KillPoint {
     BeforeAck,
     /// The kernel has given the snapshot up.
     AfterAck,
+    /// Half of an archive is written.
+    WithinArchive,
+    /// The archive is whole and has its name, and the database has all records still.
+    BeforeDelete,
+    /// The archived records are deleted, the transaction is open.
+    BeforeDeleteCommit,
 }
 
 impl KillPoint {
     /// Goes on, unless the environment says that this is the end.
     #[cfg(not(feature = "kill-points"))]
-    pub(super) fn pass(self) {}
+    pub(crate) fn pass(self) {}
 
     /// Goes on, unless the environment says that this is the end.
     #[cfg(feature = "kill-points")]
-    pub(super) fn pass(self) {
+    pub(crate) fn pass(self) {
         use rustix::process::{Signal, getpid, kill_process};
 
         let name = match self {
@@ -35,6 +41,9 @@ impl KillPoint {
             Self::BeforeUnspool => "before-unspool",
             Self::BeforeAck => "before-ack",
             Self::AfterAck => "after-ack",
+            Self::WithinArchive => "within-archive",
+            Self::BeforeDelete => "before-delete",
+            Self::BeforeDeleteCommit => "before-delete-commit",
         };
         if std::env::var_os("TRAFSTAT_STORE_KILL_AT").is_some_and(|at| at == name) {
             // A process may always signal itself; should it live on, the test that

@@ -13,6 +13,7 @@
 //!   commit.
 //! - [`backend`] is the store: one trait, one file per database. SQL stands there,
 //!   in the spool's file, and nowhere else.
+//! - [`export`] writes out what a store has, for other programs and to be restored.
 //! - [`import`] takes over what the original xt_TRAFSTAT's users have.
 //! - [`query`] is a question to the store and its answer.
 //! - [`options`], [`output`], [`time`] and [`manual`] are what the programs' command lines share.
@@ -20,7 +21,9 @@
 pub mod account;
 pub mod backend;
 pub mod collect;
+pub mod export;
 pub mod import;
+mod kill_point;
 pub mod manual;
 pub mod options;
 pub mod origin;

@@ -492,7 +492,7 @@ fn check_size(what: &'static str, found: u16, least: usize) -> Result<(), Snapsh
     Ok(())
 }
 
-fn check_conservation(totals: &Totals) -> Result<(), SnapshotError> {
+pub(crate) fn check_conservation(totals: &Totals) -> Result<(), SnapshotError> {
     for (unit, of) in [
         (
             Unit::Packets,

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use common::{HOUR_NS, NOON_NS, SnapshotBuilder, record};
 use jiff::Timestamp;
 use proptest::prelude::*;
-use trafstat_store::backend::{Begun, Mysql, Retention, Sqlite, Store};
+use trafstat_store::backend::{Archive, ArchiveForm, Begun, Mysql, Retention, Sqlite, Store};
 use trafstat_store::collect::append;
 use trafstat_store::origin::Origin;
 use trafstat_store::query::{Field, Filter, Order, Query};
@@ -25,8 +25,8 @@ enum Event {
     Append(u64),
     /// A collector is killed after so many steps of appending the epoch.
     Crash(u64, usize),
-    /// Records of what closed before the epoch are archived and deleted.
-    Archive(u64),
+    /// Records of what closed before the epoch are archived in a form and deleted.
+    Archive(u64, ArchiveForm),
     /// All archives are restored.
     Restore,
 }
@@ -35,7 +35,8 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         3 => (1..=EPOCHS).prop_map(Event::Append),
         3 => (1..=EPOCHS, 0..=STEPS).prop_map(|(epoch, steps)| Event::Crash(epoch, steps)),
-        1 => (1..=EPOCHS).prop_map(Event::Archive),
+        1 => (1..=EPOCHS).prop_map(|epoch| Event::Archive(epoch, ArchiveForm::Sqlite)),
+        1 => (1..=EPOCHS).prop_map(|epoch| Event::Archive(epoch, ArchiveForm::Csv)),
         1 => Just(Event::Restore),
     ]
 }
@@ -90,12 +91,13 @@ fn ends_as_the_model(cases: u32, create: impl Fn() -> String) {
                     store(&location, epoch);
                     model.entry(epoch).or_insert(true);
                 }
-                Event::Archive(before) => {
+                Event::Archive(before, form) => {
                     let retention = Retention {
                         records_before: Some(closed(before)),
                         ..Retention::default()
                     };
-                    let rotated = open(&location).rotate(&retention, Some(archive.path())).unwrap();
+                    let place = Archive { folder: archive.path(), form };
+                    let rotated = open(&location).rotate(&retention, Some(place)).unwrap();
                     archives.extend(rotated.archives);
                     for (epoch, there) in &mut model {
                         *there &= *epoch >= before;

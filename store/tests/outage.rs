@@ -7,11 +7,11 @@ mod program;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Output;
 
 use common::{SnapshotBuilder, record};
-use program::{Host, code, lan, program, sent_packets, stderr, stdout};
+use program::{Host, Tmpfs, code, lan, program, sent_packets, stderr, stdout};
 use proptest::prelude::*;
 use rusqlite::Connection;
 
@@ -271,47 +271,6 @@ fn database_locked_by_another_program_is_an_outage() {
     other.execute_batch("ROLLBACK").unwrap();
     assert_eq!(code(&collect(&host, 3)), Some(0));
     assert_eq!(host.sent_packets(), 3 * SENT_PACKETS);
-}
-
-/// A file system of its own, small.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    /// None, with a reason, where this user may not mount.
-    fn mount(folder: &Path, size: &str) -> Option<Self> {
-        fs::create_dir_all(folder).unwrap();
-        let mounted = Command::new("mount")
-            .args([
-                "-t",
-                "tmpfs",
-                "-o",
-                &format!("size={size}"),
-                "trafstat-test",
-            ])
-            .arg(folder)
-            .output()
-            .is_ok_and(|output| output.status.success());
-        if !mounted {
-            eprintln!("skipped: not permitted to mount a tmpfs");
-            return None;
-        }
-        Some(Self(folder.to_path_buf()))
-    }
-
-    fn remount(&self, option: &str) {
-        let status = Command::new("mount")
-            .args(["-o", &format!("remount,{option}")])
-            .arg(&self.0)
-            .status()
-            .unwrap();
-        assert!(status.success());
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-    }
 }
 
 #[test]

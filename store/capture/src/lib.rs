@@ -14,6 +14,7 @@ pub mod engine;
 pub mod file;
 pub mod link;
 
+pub use file::unpacked;
 use link::LinkType;
 
 /// A frame as it was captured.

@@ -8,6 +8,7 @@
 //!   kernel's copy be acknowledged.
 //! - The same identity again is not stored again, and with other totals refused.
 
+pub(crate) mod file;
 mod mysql;
 mod sql;
 mod sqlite;
@@ -15,13 +16,16 @@ mod sqlite;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use jiff::Timestamp;
+use serde::Deserialize;
 use thiserror::Error;
 
 pub use mysql::{DEFAULT_PORT, Mysql, MysqlHost, MysqlLogin, Password, TlsMode};
 pub use sqlite::{DEFAULT_PATH, Sqlite};
 
 use crate::account::Account;
+use crate::export::{Epochs, Level, Selection, Sum};
 use crate::origin::Origin;
 use crate::query::{Answer, Query};
 use crate::snapshot::{Header, Record};
@@ -54,9 +58,9 @@ pub trait Store {
 
     /// Deletes what is older than it is to be kept, level by level.
     ///
-    /// With a folder, records are first written to SQLite databases in it, which are read
-    /// back before anything is deleted; [`Store::restore`] brings them back. What is
-    /// deleted is what was archived, epoch by epoch: an epoch that comes meanwhile stays.
+    /// With an archive, records are first written to files in it, which are read back
+    /// before anything is deleted; [`Store::restore`] brings them back. What is deleted is
+    /// what was archived, epoch by epoch: an epoch that comes meanwhile stays.
     ///
     /// The identity of every epoch stays too: one that is served or restored again is not
     /// counted twice.
@@ -66,7 +70,7 @@ pub trait Store {
     fn rotate(
         &mut self,
         retention: &Retention,
-        archive: Option<&Path>,
+        archive: Option<Archive<'_>>,
     ) -> Result<Rotated, StoreError>;
 
     /// Checks that the database is whole, that the records of every snapshot sum up to its
@@ -76,9 +80,9 @@ pub trait Store {
     /// That it could not be checked.
     fn check(&mut self) -> Result<Vec<String>, StoreError>;
 
-    /// Adds what a backup or an archive has, every epoch once.
+    /// Adds what a backup, an archive or a restorable export has, every epoch once.
     ///
-    /// Into an empty store, a copy of everything; else the epochs that are missing, and
+    /// From a database into an empty store, a copy of everything; else the epochs that are missing, and
     /// the records that were deleted. May be repeated.
     ///
     /// # Errors
@@ -96,6 +100,29 @@ pub trait Store {
         };
         self.rotate(&retention, None)
     }
+
+    /// Shows every epoch of a selection with its records, account by account and in the
+    /// order in which they closed; each as of one moment.
+    ///
+    /// # Errors
+    /// The database's, or what `to` says.
+    fn export_records(
+        &mut self,
+        selection: &Selection,
+        to: &mut dyn Epochs,
+    ) -> Result<(), StoreError>;
+
+    /// Shows every sum of a level and selection, account by account and in the order of
+    /// their periods.
+    ///
+    /// # Errors
+    /// The database's, or what `each` says.
+    fn export_sums(
+        &mut self,
+        level: Level,
+        selection: &Selection,
+        each: &mut dyn FnMut(&Sum<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError>;
 
     /// Writes a copy of the whole store, as of one moment, to a file that is not
     /// there yet.
@@ -141,6 +168,26 @@ pub struct Retention {
     pub daily_before: Option<Timestamp>,
     /// Monthly sums by remote address.
     pub monthly_before: Option<Timestamp>,
+}
+
+/// Where records are written before they are deleted.
+#[derive(Debug, Clone, Copy)]
+pub struct Archive<'a> {
+    /// The folder; made if need be.
+    pub folder: &'a Path,
+    /// What its files are.
+    pub form: ArchiveForm,
+}
+
+/// What the files of an archive are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArchiveForm {
+    /// SQLite databases, which can be asked as they are.
+    #[default]
+    Sqlite,
+    /// CSV compressed with zstd, which any program reads.
+    Csv,
 }
 
 /// What rotating deleted.
@@ -276,6 +323,25 @@ pub enum StoreError {
         path: PathBuf,
         /// The system's error.
         source: io::Error,
+    },
+    /// What is exported cannot be written.
+    #[error("cannot write what is exported: {0}")]
+    Write(#[source] io::Error),
+    /// The file has nothing that could be restored.
+    #[error(
+        "{} is no file that \"backup\", \"rotate\" or \"export --restorable\" wrote",
+        .0.display()
+    )]
+    NotRestorable(PathBuf),
+    /// A line of a file is wrong.
+    #[error("{}, line {line}: {reason}", .path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The database failed.
     #[error("the database failed: {0}")]

@@ -25,7 +25,8 @@ use super::sql::{
     self, Access, Database, Dialect, SnapshotKey, Value, counter_values, insert_rows, one_integer,
     places, schema,
 };
-use super::{Begun, Restored, Retention, Rotated, Store, StoreError};
+use super::{Archive, Begun, Restored, Retention, Rotated, Store, StoreError};
+use crate::export::{Epochs, Level, Selection, Sum};
 use crate::origin::Origin;
 use crate::protocol;
 use crate::query::{Answer, Query};
@@ -323,7 +324,7 @@ impl Store for Mysql {
     fn rotate(
         &mut self,
         retention: &Retention,
-        archive: Option<&Path>,
+        archive: Option<Archive<'_>>,
     ) -> Result<Rotated, StoreError> {
         sql::rotate::rotate(self, retention, archive)
     }
@@ -343,6 +344,23 @@ impl Store for Mysql {
 
     fn restore(&mut self, from: &Path) -> Result<Restored, StoreError> {
         sql::transfer::restore(self, from)
+    }
+
+    fn export_records(
+        &mut self,
+        selection: &Selection,
+        to: &mut dyn Epochs,
+    ) -> Result<(), StoreError> {
+        sql::export::records(self, selection, to)
+    }
+
+    fn export_sums(
+        &mut self,
+        level: Level,
+        selection: &Selection,
+        each: &mut dyn FnMut(&Sum<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        sql::export::sums(self, level, selection, each)
     }
 
     fn back_up(&mut self, to: &Path) -> Result<(), StoreError> {

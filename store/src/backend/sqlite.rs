@@ -8,10 +8,9 @@
 //! Readers: a user of the file's group can read the database but not create files
 //! beside it. SQLite needs the log and its index there, so closing leaves them.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,10 +23,12 @@ use rusqlite::{
 use rustix::fs::Access;
 use rustix::io::Errno;
 
+use super::file::{create_file, create_folder, sync_parent, system_error, write_new_file};
 use super::sql::{
     self, Access as For, Database, Dialect, SnapshotKey, Value, counter_values, places, schema,
 };
-use super::{Begun, Restored, Retention, Rotated, Store, StoreError};
+use super::{Archive, Begun, Restored, Retention, Rotated, Store, StoreError};
+use crate::export::{Epochs, Level, Selection, Sum};
 use crate::origin::Origin;
 use crate::protocol;
 use crate::query::{Answer, Query};
@@ -236,7 +237,7 @@ impl Store for Sqlite {
     fn rotate(
         &mut self,
         retention: &Retention,
-        archive: Option<&Path>,
+        archive: Option<Archive<'_>>,
     ) -> Result<Rotated, StoreError> {
         sql::rotate::rotate(self, retention, archive)
     }
@@ -265,48 +266,26 @@ impl Store for Sqlite {
         sql::transfer::restore(self, from)
     }
 
+    fn export_records(
+        &mut self,
+        selection: &Selection,
+        to: &mut dyn Epochs,
+    ) -> Result<(), StoreError> {
+        sql::export::records(self, selection, to)
+    }
+
+    fn export_sums(
+        &mut self,
+        level: Level,
+        selection: &Selection,
+        each: &mut dyn FnMut(&Sum<'_>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        sql::export::sums(self, level, selection, each)
+    }
+
     fn back_up(&mut self, to: &Path) -> Result<(), StoreError> {
         write_new_file(to, |path| self.copy_to(path))
     }
-}
-
-/// Writes a file that must not exist yet: whole and durable, or not at all.
-pub(super) fn write_new_file(
-    to: &Path,
-    write: impl FnOnce(&Path) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    if to.symlink_metadata().is_ok() {
-        return Err(StoreError::Exists(to.to_path_buf()));
-    }
-    write_renamed(to, |partial| write(partial).map(|()| to.to_path_buf()))
-}
-
-/// Writes a file beside `path`; once it is whole, it gets the name that `write` gives.
-pub(super) fn write_renamed(
-    path: &Path,
-    write: impl FnOnce(&Path) -> Result<PathBuf, StoreError>,
-) -> Result<(), StoreError> {
-    // A half-written copy never stands under the name asked for.
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    if partial.symlink_metadata().is_ok() {
-        return Err(StoreError::Exists(partial));
-    }
-    let written = write(&partial).and_then(|to| {
-        fs::rename(&partial, &to)
-            .and_then(|()| sync_parent(&to))
-            .map_err(|error| system_error(&to, error))
-    });
-    if written.is_err() {
-        // The first error is the one that matters.
-        for ending in ["", "-wal", "-shm"] {
-            let mut file = partial.as_os_str().to_owned();
-            file.push(ending);
-            let _ = fs::remove_file(file);
-        }
-    }
-    written
 }
 
 impl Database for Sqlite {
@@ -584,15 +563,6 @@ fn close_whole(connection: Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Makes a folder that is closed to others, unless it is there.
-pub(super) fn create_folder(folder: &Path) -> Result<(), StoreError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o750)
-        .create(folder)
-        .map_err(|error| system_error(folder, error))
-}
-
 fn create(path: &Path) -> Result<(), StoreError> {
     if let Some(folder) = path
         .parent()
@@ -608,21 +578,6 @@ fn create(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn create_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o640)
-        .open(path)
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
-        _ => File::open(".")?.sync_all(),
-    }
-}
-
 /// Tells a missing file from a forbidden one, which SQLite does not.
 ///
 /// The file is not opened for it: closing it again would drop the locks that this
@@ -634,16 +589,9 @@ fn check_access(path: &Path, access: Access) -> Result<(), StoreError> {
     })
 }
 
-fn system_error(path: &Path, source: io::Error) -> StoreError {
-    let path = path.to_path_buf();
-    match source.kind() {
-        io::ErrorKind::PermissionDenied => StoreError::NotPermitted(path),
-        _ => StoreError::Io { path, source },
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

@@ -23,7 +23,7 @@ use super::progress::Progress;
 /// Take over files of the original xt_TRAFSTAT: its CSV, and what its rotation wrote.
 ///
 /// The same rows are stored once, however often they are imported. Files may be compressed
-/// with gzip. Times in files are local; the environment variable TZ says of which zone.
+/// with gzip, zstd or xz. Times in files are local; the environment variable TZ says of which zone.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   trafstat-store import /var/trafstat/trafstat_192_0_2_0_24_*.gz

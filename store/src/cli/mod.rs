@@ -4,6 +4,7 @@ mod backup;
 mod capture;
 mod check;
 mod collect;
+mod export;
 mod import;
 mod init;
 mod progress;
@@ -40,6 +41,8 @@ use trafstat_store::output::to_stdout;
   trafstat-store rotate --keep-records 90d --keep-hourly 2y
                                          archive and delete what is older
   trafstat-store backup /mnt/trafstat.db copy the database while it is in use
+  trafstat-store export local-day --since 30d
+                                         write daily sums by local address as CSV
 
 While the database is away, epochs wait in the spool on this host; the next collection
 stores them. SIGHUP makes the service read the configuration again.
@@ -72,6 +75,7 @@ enum Command {
     Restore(restore::RestoreOptions),
     /// Check that the database is whole and that every total in it adds up.
     Check,
+    Export(export::ExportOptions),
     Import(import::ImportOptions),
     /// Write the manual page and shell completions.
     #[command(hide = true)]
@@ -88,12 +92,11 @@ struct Settings {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     execute(&cli).unwrap_or_else(|error| {
-        // Its text has its cause already.
         if let Some(wrong) = error.downcast_ref::<OptionsError>() {
             eprintln!("trafstat-store: {wrong}");
             return ExitCode::from(WRONG_USAGE);
         }
-        eprintln!("trafstat-store: {error:#}");
+        eprintln!("trafstat-store: {}", with_causes(&error));
         ExitCode::FAILURE
     })
 }
@@ -109,6 +112,7 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Restore(options)) => restore::run(options, &settings()?),
         Some(Command::Check) => check::run(&settings()?),
         Some(Command::Backup(options)) => backup::run(options, &settings()?),
+        Some(Command::Export(options)) => export::run(options, cli.collect.format(), &settings()?),
         Some(Command::Import(options)) => import::run(options, cli.collect.format(), &settings()?),
         Some(Command::Manual(options)) => {
             options
@@ -117,6 +121,19 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// An error and its causes; most errors' texts have their cause already.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// As clap ends the program.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use jiff::{Timestamp, ZonedDateTime};
-use trafstat_store::backend::Retention;
+use trafstat_store::backend::{Archive, ArchiveForm, Retention};
 use trafstat_store::options::config::{KeepFor, parse_keep_for};
 
 use super::{Settings, say};
@@ -37,6 +37,10 @@ pub(super) struct RotateOptions {
     #[arg(long, value_name = "FOLDER", conflicts_with = "no_archive")]
     archive: Option<PathBuf>,
 
+    /// What the files in it are [default: sqlite].
+    #[arg(long, value_name = "FORM", value_enum, conflicts_with = "no_archive")]
+    archive_form: Option<ArchiveForm>,
+
     /// Delete records without writing them out.
     #[arg(long)]
     no_archive: bool,
@@ -59,19 +63,23 @@ pub(super) fn run(options: &RotateOptions, settings: &Settings) -> Result<ExitCo
                configuration"
         );
     }
-    let archive = (!options.no_archive).then(|| {
+    let folder = (!options.no_archive).then(|| {
         options
             .archive
             .clone()
             .or_else(|| config.archive.clone())
             .unwrap_or_else(|| PathBuf::from(DEFAULT_ARCHIVE))
     });
+    let archive = folder.as_deref().map(|folder| Archive {
+        folder,
+        form: options
+            .archive_form
+            .or(config.archive_form)
+            .unwrap_or_default(),
+    });
     // A database that is not there is a mistyped path, not one to create.
     settings.location.open_read_only()?;
-    let rotated = settings
-        .location
-        .open()?
-        .rotate(&retention, archive.as_deref())?;
+    let rotated = settings.location.open()?.rotate(&retention, archive)?;
     for file in &rotated.archives {
         say(&format!("wrote {}", file.display()))?;
     }

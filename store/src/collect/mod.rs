@@ -10,7 +10,6 @@
 //! it asks the kernel for more, so each account's epochs arrive in their order.
 
 mod backoff;
-mod kill_point;
 mod recorder;
 mod report;
 mod service;
@@ -26,11 +25,11 @@ pub use watch::{Unwatched, Watch};
 
 use crate::account::Account;
 use crate::backend::{Begun, Store, StoreError};
+use crate::kill_point::KillPoint;
 use crate::origin::Origin;
 use crate::snapshot::{Header, Snapshot, SnapshotError};
 use crate::source::{ClosedEpoch, Source, SourceError};
 use backoff::{Backoff, Remedy};
-use kill_point::KillPoint;
 use recorder::Recorder;
 use spool::SpoolingError;
 

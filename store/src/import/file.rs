@@ -6,19 +6,19 @@
 //! - `SELECT * ... INTO OUTFILE`: the same separated by tabs, `\N` for NULL, with the row's
 //!   number before or behind and the time at which it was stored, in local time.
 //!
-//! Either may be compressed with gzip.
+//! Either may be compressed with gzip, zstd or xz.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
 use ipnet::Ipv4Net;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use thiserror::Error;
 use trafstat_abi::RecordIpv4;
+use trafstat_capture::unpacked;
 use zerocopy::FromZeros;
 
 use super::{OriginalAccount, Row};
@@ -84,12 +84,8 @@ pub fn rows_of_file(
             source,
         }
     };
-    let mut file = BufReader::new(File::open(path).map_err(&read_error)?);
-    let compressed = file.fill_buf().map_err(&read_error)?.starts_with(&GZIP);
-    let reader: Box<dyn BufRead> = match compressed {
-        true => Box::new(BufReader::new(MultiGzDecoder::new(file))),
-        false => Box::new(file),
-    };
+    let file = File::open(path).map_err(&read_error)?;
+    let reader = BufReader::new(unpacked(file).map_err(&read_error)?);
     let zone = TimeZone::system();
     let path = path.to_path_buf();
     Ok(lines(reader).zip(1..).filter_map(move |(text, line)| {
@@ -108,13 +104,11 @@ pub fn rows_of_file(
     }))
 }
 
-const GZIP: [u8; 2] = [0x1f, 0x8b];
-
 /// Longer than any line of the original's; what is longer is something else.
 const LONGEST_LINE: u64 = 4096;
 
 /// Lines without their ends, never more than [`LONGEST_LINE`] of one in memory.
-fn lines(mut reader: Box<dyn BufRead>) -> impl Iterator<Item = io::Result<String>> {
+fn lines(mut reader: impl BufRead) -> impl Iterator<Item = io::Result<String>> {
     let mut ended = false;
     std::iter::from_fn(move || {
         if ended {

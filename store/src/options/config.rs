@@ -19,7 +19,7 @@ use thiserror::Error;
 use super::mysql::{Host, MysqlOptions, MysqlUrl};
 use super::secret::Secret;
 use super::{Backend, parse_backend};
-use crate::backend::TlsMode;
+use crate::backend::{ArchiveForm, TlsMode};
 
 /// Where the configuration is unless the user says otherwise.
 pub const DEFAULT_CONFIG_PATH: &str = "/etc/trafstat/trafstat.toml";
@@ -111,6 +111,8 @@ pub struct RetentionConfig {
     pub keep_monthly: Option<KeepFor>,
     /// Folder for what is written out before it is deleted.
     pub archive: Option<PathBuf>,
+    /// What the files in it are: `sqlite` or `csv`.
+    pub archive_form: Option<ArchiveForm>,
 }
 
 /// A length of time back from now, such as `90d` or `2y`.

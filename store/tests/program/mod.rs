@@ -3,6 +3,7 @@
 // Every test program uses its own part of this.
 #![allow(dead_code)]
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -98,4 +99,45 @@ pub fn stderr(output: &Output) -> String {
 
 pub fn code(output: &Output) -> Option<i32> {
     output.status.code()
+}
+
+/// A file system of its own, small.
+pub struct Tmpfs(pub PathBuf);
+
+impl Tmpfs {
+    /// None, with a reason, where this user may not mount.
+    pub fn mount(folder: &Path, size: &str) -> Option<Self> {
+        fs::create_dir_all(folder).unwrap();
+        let mounted = Command::new("mount")
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={size}"),
+                "trafstat-test",
+            ])
+            .arg(folder)
+            .output()
+            .is_ok_and(|output| output.status.success());
+        if !mounted {
+            eprintln!("skipped: not permitted to mount a tmpfs");
+            return None;
+        }
+        Some(Self(folder.to_path_buf()))
+    }
+
+    pub fn remount(&self, option: &str) {
+        let status = Command::new("mount")
+            .args(["-o", &format!("remount,{option}")])
+            .arg(&self.0)
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
 }

@@ -1,4 +1,4 @@
-//! Captures that were compressed: told by their first bytes, read as they unpack.
+//! Files that were compressed: told by their first bytes, read as they unpack.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -13,8 +13,11 @@ const XZ: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
 /// Bytes of compressed input that are read at once.
 const INPUT_BYTES: usize = 1 << 17;
 
-/// The stream as it was before it was compressed, if it was.
-pub(super) fn unpacked<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+/// The stream as it was before it was compressed with gzip, zstd or xz, if it was.
+///
+/// # Errors
+/// The stream's.
+pub fn unpacked<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut stream = BufReader::with_capacity(INPUT_BYTES, stream);
     // A pipe may give its first bytes one by one.
     let mut first = Vec::new();

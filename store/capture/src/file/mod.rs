@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use crate::Frame;
 use buffer::Window;
+pub use compression::unpacked;
 use pcap::Pcap;
 use pcapng::PcapNg;
 

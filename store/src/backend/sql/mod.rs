@@ -1,4 +1,4 @@
-//! What every SQL database does alike: append, query, rotate, check, copy.
+//! What every SQL database does alike: append, query, rotate, check, copy, export.
 //!
 //! The schema is one (`docs/SCHEMA.md`), and so is nearly every statement. A backend
 //! gives a connection ([`Database`]) and the few words that differ ([`Dialect`]).
@@ -7,6 +7,8 @@
 
 pub(super) mod append;
 pub(super) mod check;
+mod explain;
+pub(super) mod export;
 pub(super) mod parts;
 pub(super) mod query;
 pub(super) mod rollup;

@@ -9,8 +9,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::IpAddr;
 
-use super::rollup::{self, Owner, REMOTE_MONTHLY, plus};
-use super::{Database, Value, first_row};
+use super::query::Conditions;
+use super::rollup::{self, Owner, REMOTE_MONTHLY, SECOND_NS, plus};
+use super::{Database, first_row};
 use crate::backend::StoreError;
 use crate::snapshot::Counters;
 
@@ -145,23 +146,48 @@ pub(super) fn add_if_due<D: Database>(
     }
 }
 
-/// Adds all parts of an account to the table.
-pub(super) fn add_all<D: Database>(database: &mut D, owner: Owner) -> Result<(), StoreError> {
-    let ids: [Value; 2] = [owner.host_id.into(), owner.account_id.into()];
-    let mut months = Vec::<(i64, Vec<Vec<u8>>)>::new();
+/// The parts of a month.
+pub(super) struct MonthParts {
+    /// The second at which it begins.
+    pub(super) month: i64,
+    pub(super) parts: Vec<Vec<u8>>,
+}
+
+/// The parts of an account by their month, those of a time in nanoseconds since 1970.
+pub(super) fn of_months<D: Database>(
+    database: &mut D,
+    owner: Owner,
+    time: (i64, i64),
+) -> Result<Vec<MonthParts>, StoreError> {
+    let mut conditions = Conditions::default();
+    conditions.owner(owner);
+    conditions.within_time("month", SECOND_NS, time);
+    let mut months = Vec::<MonthParts>::new();
     database.select(
-        "SELECT month, sums FROM remote_part WHERE host_id = ? AND account_id = ? ORDER BY month",
-        &ids,
+        &format!(
+            "SELECT month, sums FROM remote_part WHERE 1 = 1{} ORDER BY month",
+            conditions.sql
+        ),
+        &conditions.parameters,
         &mut |row| {
             let (month, sums) = (row[0].integer()?, row[1].bytes()?.to_vec());
             match months.last_mut() {
-                Some((last, parts)) if *last == month => parts.push(sums),
-                _ => months.push((month, vec![sums])),
+                Some(last) if last.month == month => last.parts.push(sums),
+                _ => months.push(MonthParts {
+                    month,
+                    parts: vec![sums],
+                }),
             }
             Ok(())
         },
     )?;
-    for (month, parts) in &months {
+    Ok(months)
+}
+
+/// Adds all parts of an account to the table.
+pub(super) fn add_all<D: Database>(database: &mut D, owner: Owner) -> Result<(), StoreError> {
+    let months = of_months(database, owner, (i64::MIN, i64::MAX))?;
+    for MonthParts { month, parts } in &months {
         rollup::add_to_table(
             database,
             &REMOTE_MONTHLY,
@@ -173,20 +199,20 @@ pub(super) fn add_all<D: Database>(database: &mut D, owner: Owner) -> Result<(),
     }
     database.execute(
         "DELETE FROM remote_part WHERE host_id = ? AND account_id = ?",
-        &ids,
+        &[owner.host_id.into(), owner.account_id.into()],
     )?;
     Ok(())
 }
 
 /// The sums of several parts in one order, equal addresses summed up.
-struct Merged<'a> {
+pub(super) struct Merged<'a> {
     parts: Vec<Part<'a>>,
     /// The next sum of each part that has one.
     heads: BinaryHeap<Reverse<(IpAddr, usize, Counters)>>,
 }
 
 impl<'a> Merged<'a> {
-    fn new(parts: &'a [Vec<u8>]) -> Result<Self, StoreError> {
+    pub(super) fn new(parts: &'a [Vec<u8>]) -> Result<Self, StoreError> {
         let mut merged = Self {
             parts: parts.iter().map(|bytes| Part::new(bytes)).collect(),
             heads: BinaryHeap::with_capacity(parts.len()),

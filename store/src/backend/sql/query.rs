@@ -12,13 +12,15 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::explain::Explaining;
 use super::parts::Part;
 use super::rollup::{
-    LOCAL_DAILY, LOCAL_HOURLY, Period, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY,
+    LOCAL_DAILY, LOCAL_HOURLY, Owner, Period, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY,
     SERVICE_HOURLY, Sums, plus,
 };
 use super::rotate::Kept;
 use super::{Access, COUNTERS, Database, Value as Column, counters, in_transaction, nanoseconds};
+use crate::account::Name;
 use crate::backend::StoreError;
 use crate::query::{Answer, Field, Filter, Group, Order, Query, Value};
 use crate::snapshot::Counters;
@@ -47,24 +49,18 @@ pub(in crate::backend) fn answer<D: Database>(
     })
 }
 
-/// How a query is run, as the database tells it; one line for each step.
+/// How every statement of a query is run, as the database tells it; one line for each
+/// step.
 pub(in crate::backend) fn explain<D: Database>(
     database: &mut D,
     query: &Query,
 ) -> Result<Vec<Vec<Column>>, StoreError> {
-    let kept = Kept::read(database)?;
-    let spans = plan(query, &kept);
-    let statement = Statement::new::<D>(query, &spans, true);
-    let mut lines = Vec::new();
-    database.select(
-        &format!("{} {}", D::DIALECT.explain, statement.sql),
-        &statement.parameters,
-        &mut |row| {
-            lines.push(row.to_vec());
-            Ok(())
-        },
-    )?;
-    Ok(lines)
+    let mut explaining = Explaining {
+        database,
+        lines: Vec::new(),
+    };
+    answer(&mut explaining, query)?;
+    Ok(explaining.lines)
 }
 
 /// A part of a query's time, and the table that has it.
@@ -285,7 +281,7 @@ fn add_parts<D: Database>(
 ) -> Result<(), StoreError> {
     let nets = &query.filter.remote;
     let mut conditions = Conditions::default();
-    conditions.accounts(&query.filter);
+    conditions.accounts(&query.filter.accounts);
     conditions.within_time("t.month", SECOND_NS, (span.from, span.until));
     let sql = format!(
         "SELECT t.sums FROM account AS a {join} remote_part AS t {by_key}
@@ -312,14 +308,17 @@ fn key(query: &Query, row: &[Column]) -> Result<Vec<Value>, StoreError> {
         .by
         .iter()
         .zip(row)
-        .map(|(field, column)| {
-            Ok(match field {
-                Field::Protocol => Value::Protocol(column.small()?),
-                Field::LocalPort | Field::RemotePort => Value::Port(column.small()?),
-                Field::LocalIp | Field::RemoteIp => Value::Ip(column.address()?),
-            })
-        })
+        .map(|(&field, column)| value(field, column))
         .collect()
+}
+
+/// What a column of a field has.
+pub(super) fn value(field: Field, column: &Column) -> Result<Value, StoreError> {
+    Ok(match field {
+        Field::Protocol => Value::Protocol(column.small()?),
+        Field::LocalPort | Field::RemotePort => Value::Port(column.small()?),
+        Field::LocalIp | Field::RemoteIp => Value::Ip(column.address()?),
+    })
 }
 
 /// A statement and its parameters, in the order of their places.
@@ -392,7 +391,7 @@ fn select_span<D: Database>(query: &Query, span: &Span) -> (String, Vec<Column>)
     let dialect = &D::DIALECT;
     let join = dialect.ordered_join;
     let mut conditions = Conditions::default();
-    conditions.accounts(&query.filter);
+    conditions.accounts(&query.filter.accounts);
     let from = match &span.table {
         Some(rollup) => {
             let period = format!("t.{}", rollup.period.column());
@@ -451,16 +450,24 @@ fn group_by(keys: &[String]) -> String {
 
 /// `AND` conditions and their parameters.
 #[derive(Default)]
-struct Conditions {
-    sql: String,
-    parameters: Vec<Column>,
+pub(super) struct Conditions {
+    pub(super) sql: String,
+    pub(super) parameters: Vec<Column>,
 }
 
 impl Conditions {
-    fn accounts(&mut self, filter: &Filter) {
-        if !filter.accounts.is_empty() {
-            let places = self.places(filter.accounts.iter().map(|name| name.as_str().into()));
+    pub(super) fn accounts(&mut self, names: &[Name]) {
+        if !names.is_empty() {
+            let places = self.places(names.iter().map(|name| name.as_str().into()));
             self.and(&format!("a.name IN ({places})"));
+        }
+    }
+
+    /// What belongs to one account, by its host_id and account_id.
+    pub(super) fn owner(&mut self, owner: Owner) {
+        for (column, id) in [("host_id", owner.host_id), ("account_id", owner.account_id)] {
+            let place = self.places([Column::from(id)]);
+            self.and(&format!("{column} = {place}"));
         }
     }
 
@@ -474,7 +481,7 @@ impl Conditions {
     }
 
     /// Bounds in nanoseconds on a column in units of so many; open ones are none.
-    fn within_time(&mut self, column: &str, unit_ns: i64, (from, until): (i64, i64)) {
+    pub(super) fn within_time(&mut self, column: &str, unit_ns: i64, (from, until): (i64, i64)) {
         for (operator, time, open) in [(">=", from, i64::MIN), ("<", until, i64::MAX)] {
             if time != open {
                 let place = self.places([Column::from(time.div_euclid(unit_ns))]);

@@ -1,7 +1,5 @@
 //! Deletes what is older than it is to be kept.
 
-use std::path::Path;
-
 #[cfg(test)]
 use jiff::Timestamp;
 
@@ -12,7 +10,8 @@ use super::rollup::{
 use super::{
     Access, Database, SnapshotKey, Value, first_row, in_transaction, nanoseconds, parts, transfer,
 };
-use crate::backend::{Retention, Rotated, StoreError};
+use crate::backend::{Archive, Retention, Rotated, StoreError};
+use crate::kill_point::KillPoint;
 
 /// From when on the rows of each level are there, in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +76,7 @@ impl Kept {
 pub(in crate::backend) fn rotate<D: Database>(
     database: &mut D,
     retention: &Retention,
-    archive: Option<&Path>,
+    archive: Option<Archive<'_>>,
 ) -> Result<Rotated, StoreError> {
     let mut rotated = Rotated::default();
     if let Some(before) = retention.records_before {
@@ -109,7 +108,7 @@ const SNAPSHOTS_AT_ONCE: usize = 2048;
 fn delete_records<D: Database>(
     database: &mut D,
     before: i64,
-    archive: Option<&Path>,
+    archive: Option<Archive<'_>>,
     rotated: &mut Rotated,
 ) -> Result<(), StoreError> {
     let keys = transfer::snapshots(
@@ -118,11 +117,16 @@ fn delete_records<D: Database>(
         &[before.into()],
     )?;
     for keys in keys.chunks(SNAPSHOTS_AT_ONCE) {
-        if let Some(folder) = archive {
-            rotated
-                .archives
-                .push(transfer::archive(database, keys, folder)?);
+        let mut archived = None;
+        if let Some(archive) = archive {
+            let Some((path, keys)) = transfer::archive(database, keys, archive)? else {
+                continue;
+            };
+            rotated.archives.push(path);
+            archived = Some(keys);
         }
+        let keys = archived.as_deref().unwrap_or(keys);
+        KillPoint::BeforeDelete.pass();
         in_transaction(database, Access::Write, |database| {
             // First: queries must not look for records that only some epochs have.
             raise(database, "record", before)?;
@@ -146,6 +150,7 @@ fn delete_records<D: Database>(
                 };
                 parts::add_all(database, owner)?;
             }
+            KillPoint::BeforeDeleteCommit.pass();
             Ok(())
         })?;
     }

@@ -1,0 +1,375 @@
+//! CSV that can be restored: each epoch's own line, and after it those of its records.
+//!
+//! Every line says first what it belongs to ([`EPOCH_COLUMNS`]). An epoch's line leaves the
+//! record empty and has all else that is known of it; a record's line leaves that empty.
+//! Times are RFC 3339 with all their digits.
+
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use csv::StringRecord;
+use jiff::Timestamp;
+
+use super::{EPOCH_COLUMNS, Epochs, Fields, RECORD_COLUMNS, time};
+use crate::account::Account;
+use crate::backend::StoreError;
+use crate::origin::Origin;
+use crate::snapshot::{Counters, Endpoint, Header, Record, Totals, Volume, check_conservation};
+
+/// What only the epochs' own lines have.
+const FIGURE_COLUMNS: [&str; 21] = [
+    "machine_id",
+    "account_id",
+    "local_net",
+    "opened",
+    "records",
+    "seen_packets",
+    "seen_bytes",
+    "extrapolated_packets",
+    "extrapolated_bytes",
+    "recorded_packets",
+    "recorded_bytes",
+    "outside_packets",
+    "outside_bytes",
+    "skipped_packets",
+    "skipped_bytes",
+    "gso_extra_packets",
+    "gso_extra_bytes",
+    "folded_packets",
+    "folded_bytes",
+    "max_entries",
+    "min_pkt_spoof",
+];
+
+fn columns() -> impl Iterator<Item = &'static str> {
+    EPOCH_COLUMNS
+        .into_iter()
+        .chain(RECORD_COLUMNS)
+        .chain(FIGURE_COLUMNS)
+}
+
+/// Writes epochs so that they can be restored.
+pub(crate) struct EpochWriter<W: Write> {
+    fields: Fields<W>,
+    origin: Option<Origin>,
+    header: Option<Header>,
+}
+
+impl<W: Write> EpochWriter<W> {
+    pub(crate) fn new(out: W) -> Result<Self, StoreError> {
+        let mut fields = Fields::new(out);
+        columns()
+            .try_for_each(|name| fields.add(name))
+            .and_then(|()| fields.end_line())
+            .map_err(StoreError::Write)?;
+        Ok(Self {
+            fields,
+            origin: None,
+            header: None,
+        })
+    }
+
+    pub(crate) fn finish(&mut self) -> Result<(), StoreError> {
+        self.fields.flush().map_err(StoreError::Write)
+    }
+
+    fn add_epoch(&mut self) -> io::Result<()> {
+        let (Some(origin), Some(header)) = (&self.origin, &self.header) else {
+            return Err(io::Error::other("records before the first epoch"));
+        };
+        let fields = &mut self.fields;
+        fields.add(&origin.hostname)?;
+        fields.add(&origin.netns)?;
+        fields.add(header.account.family)?;
+        fields.add(&header.account.name)?;
+        fields.add(header.epoch)?;
+        fields.add(time(header.closed_ns)?)
+    }
+
+    fn add_figures(&mut self, origin: &Origin, header: &Header) -> io::Result<()> {
+        let fields = &mut self.fields;
+        fields.add(&origin.machine_id)?;
+        fields.add(format_args!(
+            "{:032x}",
+            u128::from_be_bytes(header.account_id)
+        ))?;
+        fields.add(header.local_net)?;
+        fields.add(time(header.opened_ns)?)?;
+        fields.add(header.records)?;
+        let totals = &header.totals;
+        for volume in [
+            totals.seen,
+            totals.extrapolated,
+            totals.recorded,
+            totals.outside,
+            totals.skipped,
+            totals.gso_extra,
+            totals.folded,
+        ] {
+            fields.add(volume.packets)?;
+            fields.add(volume.bytes)?;
+        }
+        fields.add(header.max_entries)?;
+        fields.add(header.min_pkt_spoof)
+    }
+
+    fn add_empty(&mut self, count: usize) -> io::Result<()> {
+        (0..count).try_for_each(|_| self.fields.add(""))
+    }
+
+    fn write_epoch(&mut self, origin: &Origin, header: &Header) -> io::Result<()> {
+        self.add_epoch()?;
+        self.add_empty(RECORD_COLUMNS.len())?;
+        self.add_figures(origin, header)?;
+        self.fields.end_line()
+    }
+
+    fn write_record(&mut self, record: &Record) -> io::Result<()> {
+        self.add_epoch()?;
+        self.fields.add_record(record)?;
+        self.add_empty(FIGURE_COLUMNS.len())?;
+        self.fields.end_line()
+    }
+}
+
+impl<W: Write> Epochs for EpochWriter<W> {
+    fn begin(&mut self, origin: &Origin, header: &Header) -> Result<(), StoreError> {
+        self.origin = Some(origin.clone());
+        self.header = Some(header.clone());
+        self.write_epoch(origin, header).map_err(StoreError::Write)
+    }
+
+    fn add(&mut self, records: &[Record]) -> Result<(), StoreError> {
+        records
+            .iter()
+            .try_for_each(|record| self.write_record(record))
+            .map_err(StoreError::Write)
+    }
+
+    fn left_out(&mut self) {}
+}
+
+/// Reads what [`EpochWriter`] wrote, a line at a time.
+pub(crate) struct EpochReader<R: Read> {
+    path: PathBuf,
+    csv: csv::Reader<R>,
+    /// The line that was read last and belongs to what comes next.
+    next: Option<StringRecord>,
+    /// The line of the epoch whose records come.
+    epoch: StringRecord,
+}
+
+impl<R: Read> EpochReader<R> {
+    /// # Errors
+    /// [`StoreError::NotRestorable`] if the first line is another one.
+    pub(crate) fn new(path: &Path, reader: R) -> Result<Self, StoreError> {
+        let mut csv = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .from_reader(reader);
+        let mut names = StringRecord::new();
+        let found = csv.read_record(&mut names);
+        if !matches!(found, Ok(true)) || !names.iter().eq(columns()) {
+            return Err(StoreError::NotRestorable(path.to_path_buf()));
+        }
+        let mut reader = Self {
+            path: path.to_path_buf(),
+            csv,
+            next: None,
+            epoch: StringRecord::new(),
+        };
+        reader.advance()?;
+        Ok(reader)
+    }
+
+    /// The next epoch; records that were not asked for are passed over.
+    pub(crate) fn next_epoch(&mut self) -> Result<Option<(Origin, Header)>, StoreError> {
+        while let Some(line) = self.next.as_ref().filter(|line| is_record(line)) {
+            self.check_owner(line)?;
+            self.advance()?;
+        }
+        let Some(line) = self.next.take() else {
+            return Ok(None);
+        };
+        let read = read_epoch(&line).map_err(|reason| self.wrong(&line, reason))?;
+        self.epoch = line;
+        self.advance()?;
+        Ok(Some(read))
+    }
+
+    /// The records of the epoch that was given last, in batches.
+    pub(crate) fn records(
+        &mut self,
+        mut each: impl FnMut(&[Record]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut batch = Vec::with_capacity(BATCH);
+        while let Some(line) = self.next.as_ref().filter(|line| is_record(line)) {
+            self.check_owner(line)?;
+            let record = read_record(line).map_err(|reason| self.wrong(line, reason))?;
+            self.advance()?;
+            batch.push(record);
+            if batch.len() == BATCH {
+                each(&batch)?;
+                batch.clear();
+            }
+        }
+        each(&batch)
+    }
+
+    /// Refuses a record of another epoch than the one whose records come.
+    fn check_owner(&self, line: &StringRecord) -> Result<(), StoreError> {
+        let mut owners = line.iter().zip(&self.epoch).take(EPOCH_COLUMNS.len());
+        match owners.all(|(owner, epoch)| owner == epoch) {
+            true => Ok(()),
+            false => Err(self.wrong(line, "a record of another epoch".to_owned())),
+        }
+    }
+
+    fn advance(&mut self) -> Result<(), StoreError> {
+        // The allocation goes round.
+        let mut line = self.next.take().unwrap_or_default();
+        match self.csv.read_record(&mut line) {
+            Ok(true) => self.next = Some(line),
+            Ok(false) => self.next = None,
+            Err(error) => {
+                let position = error.position().cloned();
+                return Err(match error.into_kind() {
+                    csv::ErrorKind::Io(source) => StoreError::Io {
+                        path: self.path.clone(),
+                        source,
+                    },
+                    kind => StoreError::Line {
+                        path: self.path.clone(),
+                        line: position.map_or(0, |position| position.line()),
+                        reason: format!("not the CSV that was written: {kind:?}"),
+                    },
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn wrong(&self, line: &StringRecord, reason: String) -> StoreError {
+        StoreError::Line {
+            path: self.path.clone(),
+            line: line.position().map_or(0, csv::Position::line),
+            reason,
+        }
+    }
+}
+
+const BATCH: usize = 4096;
+
+fn is_record(line: &StringRecord) -> bool {
+    line.get(EPOCH_COLUMNS.len())
+        .is_some_and(|protocol| !protocol.is_empty())
+}
+
+/// Takes a line's fields one after the other.
+struct Line<'a> {
+    fields: &'a StringRecord,
+    at: usize,
+}
+
+impl<'a> Line<'a> {
+    fn text(&mut self) -> &'a str {
+        self.at += 1;
+        self.fields.get(self.at - 1).unwrap_or_default()
+    }
+
+    fn value<T: FromStr>(&mut self) -> Result<T, String> {
+        let name = columns().nth(self.at).unwrap_or("a field");
+        let text = self.text();
+        text.parse()
+            .map_err(|_| format!("{name} cannot be {text:?}"))
+    }
+
+    fn time(&mut self) -> Result<u64, String> {
+        let time: Timestamp = self.value()?;
+        u64::try_from(time.as_nanosecond()).map_err(|_| format!("{time} is before 1970"))
+    }
+
+    fn volume(&mut self) -> Result<Volume, String> {
+        Ok(Volume {
+            packets: self.value()?,
+            bytes: self.value()?,
+        })
+    }
+}
+
+fn read_epoch(fields: &StringRecord) -> Result<(Origin, Header), String> {
+    let mut line = Line { fields, at: 0 };
+    let (hostname, netns) = (line.text().to_owned(), line.text().to_owned());
+    let account = Account {
+        family: line.value()?,
+        name: line.value()?,
+    };
+    let (epoch, closed_ns) = (line.value()?, line.time()?);
+    line.at += RECORD_COLUMNS.len();
+    let machine_id = line.text().to_owned();
+    let account_id = line.text();
+    let account_id = (account_id.len() == 32)
+        .then(|| u128::from_str_radix(account_id, 16).ok())
+        .flatten()
+        .ok_or_else(|| format!("account_id is {account_id:?}, no 32 hexadecimal digits"))?
+        .to_be_bytes();
+    let header = Header {
+        account,
+        account_id,
+        epoch,
+        local_net: line.value()?,
+        opened_ns: line.time()?,
+        closed_ns,
+        records: line.value()?,
+        totals: Totals {
+            seen: line.volume()?,
+            extrapolated: line.volume()?,
+            recorded: line.volume()?,
+            outside: line.volume()?,
+            skipped: line.volume()?,
+            gso_extra: line.volume()?,
+            folded: line.volume()?,
+        },
+        max_entries: line.value()?,
+        min_pkt_spoof: line.value()?,
+    };
+    if machine_id.is_empty() || header.epoch == 0 {
+        return Err("no epoch without a machine_id and a number from 1".to_owned());
+    }
+    check_conservation(&header.totals).map_err(|error| error.to_string())?;
+    let origin = Origin {
+        machine_id,
+        hostname,
+        netns,
+    };
+    Ok((origin, header))
+}
+
+fn read_record(fields: &StringRecord) -> Result<Record, String> {
+    let mut line = Line {
+        fields,
+        at: EPOCH_COLUMNS.len(),
+    };
+    let protocol = line.value()?;
+    let mut side = || {
+        Ok::<_, String>(Endpoint {
+            ip: line.value::<IpAddr>()?,
+            port: line.value()?,
+        })
+    };
+    let (local, remote) = (side()?, side()?);
+    Ok(Record {
+        protocol,
+        local,
+        remote,
+        flags: line.value()?,
+        counters: Counters {
+            sent_packets: line.value()?,
+            received_packets: line.value()?,
+            sent_bytes: line.value()?,
+            received_bytes: line.value()?,
+            syn_packets: line.value()?,
+        },
+    })
+}

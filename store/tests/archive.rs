@@ -1,0 +1,197 @@
+//! `rotate` and `restore`: whatever happens in between, no record is lost or doubled.
+
+mod common;
+mod program;
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use common::{SnapshotBuilder, record};
+use program::{Host, Tmpfs, code, lan, stderr, stdout};
+
+const FORMS: [&str; 2] = ["sqlite", "csv"];
+
+/// A host that has collected these epochs of 30 packets each.
+fn host(epochs: u64) -> Host {
+    let host = Host::new();
+    for epoch in 1..=epochs {
+        host.proc.serve(&[("lan", &lan(epoch))]);
+        assert_eq!(code(&host.run(&[])), Some(0));
+    }
+    host
+}
+
+fn archive(host: &Host) -> PathBuf {
+    host.folder.path().join("archive")
+}
+
+/// All epochs of the tests closed long ago.
+fn rotate(host: &Host, form: &str) -> Command {
+    let mut command = host.command();
+    command
+        .args(["rotate", "--keep-records", "1h", "--archive-form", form])
+        .arg("--archive")
+        .arg(archive(host));
+    command
+}
+
+fn files(host: &Host) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(archive(host))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    files
+}
+
+fn restore_all(host: &Host) {
+    let output = host
+        .command()
+        .arg("restore")
+        .args(files(host))
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+}
+
+fn assert_whole(host: &Host) {
+    let output = host.run(&["check"]);
+    assert_eq!(code(&output), Some(0), "{}", stdout(&output));
+}
+
+#[test]
+fn killed_at_any_point_every_record_is_somewhere() {
+    for form in FORMS {
+        for (point, left) in [
+            ("within-archive", 90),
+            ("before-delete", 90),
+            ("before-delete-commit", 90),
+        ] {
+            let host = host(3);
+            let output = rotate(&host, form)
+                .env("TRAFSTAT_STORE_KILL_AT", point)
+                .output()
+                .unwrap();
+            assert_eq!(output.status.signal(), Some(9), "{}", stderr(&output));
+            assert_eq!(host.sent_packets(), left, "{point}");
+            assert_whole(&host);
+
+            // The next one does it all; what was half-written does not stay.
+            let output = rotate(&host, form).output().unwrap();
+            assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+            assert_eq!(host.sent_packets(), 0);
+            let whole = if point == "within-archive" { 1 } else { 2 };
+            assert_eq!(files(&host).len(), whole, "{:?}", files(&host));
+            assert_whole(&host);
+
+            for _ in 0..2 {
+                restore_all(&host);
+                assert_eq!(host.sent_packets(), 90);
+                assert_whole(&host);
+            }
+        }
+    }
+}
+
+#[test]
+fn killed_at_any_moment_every_record_is_somewhere() {
+    for form in FORMS {
+        let host = Host::new();
+        let records = (0..5_000).map(|port| record(1, 1, 6, port, 1)).collect();
+        let large = SnapshotBuilder::new("lan", 1, records);
+        host.proc.serve(&[("lan", &large)]);
+        assert_eq!(code(&host.run(&[])), Some(0));
+        let mut kills = 0;
+        // Each life is a little longer, until one ends by itself.
+        for step in 0.. {
+            let mut rotating = rotate(&host, form)
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(40 * step));
+            rotating.kill().unwrap();
+            if rotating.wait().unwrap().signal() != Some(9) {
+                break;
+            }
+            kills += 1;
+            assert_whole(&host);
+            // Deleted only where an archive has it.
+            if host.sent_packets() == 0 {
+                restore_all(&host);
+            }
+            assert_eq!(host.sent_packets(), 5_000);
+        }
+        assert!(kills > 3, "{kills}");
+        restore_all(&host);
+        assert_eq!(host.sent_packets(), 5_000);
+        assert_whole(&host);
+    }
+}
+
+#[test]
+fn full_disk_of_the_archive_deletes_nothing() {
+    for form in FORMS {
+        let host = host(2);
+        let Some(disk) = Tmpfs::mount(&archive(&host), "1m") else {
+            return;
+        };
+        let filler = disk.0.join("filler");
+        fs::write(&filler, vec![0; 2 << 20]).unwrap_err();
+        let output = rotate(&host, form).output().unwrap();
+        assert_eq!(code(&output), Some(1));
+        let error = stderr(&output);
+        assert!(
+            error.contains("no storage space") || error.contains("No space left"),
+            "{error}"
+        );
+        assert!(error.contains(archive(&host).to_str().unwrap()), "{error}");
+        assert_eq!(host.sent_packets(), 60);
+        assert_eq!(files(&host), std::slice::from_ref(&filler));
+
+        fs::remove_file(filler).unwrap();
+        let output = rotate(&host, form).output().unwrap();
+        assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+        assert_eq!(host.sent_packets(), 0);
+        restore_all(&host);
+        assert_eq!(host.sent_packets(), 60);
+        assert_whole(&host);
+    }
+}
+
+#[test]
+fn configuration_says_what_archives_are() {
+    let host = host(1);
+    let config = host.folder.path().join("trafstat.toml");
+    let folder = host
+        .folder
+        .path()
+        .join("it's\"; DROP TABLE record; -- `old` ÿ日");
+    fs::write(
+        &config,
+        format!(
+            "[retention]\nkeep-records = \"1h\"\narchive = {:?}\narchive-form = \"csv\"\n",
+            folder.to_str().unwrap()
+        ),
+    )
+    .unwrap();
+    let output = host
+        .command()
+        .args(["rotate", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    let files: Vec<PathBuf> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert_eq!(
+        files,
+        [folder.join("trafstat-20260131T130000Z-20260131T130000Z.csv.zst")]
+    );
+    let output = host.command().arg("restore").args(&files).output().unwrap();
+    assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    assert_eq!(host.sent_packets(), 30);
+}
