@@ -54,7 +54,7 @@ impl Import {
         assert_eq!(code(&output), Some(0), "{}", stderr(&output));
         let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
         ["epochs", "known_epochs", "rows", "packets", "bytes"]
-            .map(|key| report["files"][0][key].as_u64().unwrap())
+            .map(|key| report["sources"][0][key].as_u64().unwrap())
     }
 }
 

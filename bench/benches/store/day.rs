@@ -95,6 +95,21 @@ pub fn sqlite(folder: &Path, epochs: u32, keys: usize) -> Result<()> {
     sqlite_sizes(&path, records)
 }
 
+/// The size of the same traffic between addresses of IPv6.
+pub fn ipv6_size(folder: &Path, epochs: u32, keys: usize) -> Result<()> {
+    let path = folder.join("ipv6.db");
+    let mut store = Sqlite::open(&path)?;
+    store.migrate()?;
+    let mut traffic = Traffic::new(keys, INTERVAL_SECS).ipv6();
+    for _ in 0..epochs {
+        let (header, records) = traffic.next_epoch();
+        append(&mut store, &header, &records)?;
+    }
+    drop(store);
+    println!("SQLite, {epochs} epochs of {keys} keys of IPv6");
+    sqlite_sizes(&path, epochs as usize * keys)
+}
+
 fn bare(path: &Path) -> Result<Connection> {
     let connection = Connection::open(path)?;
     connection.execute_batch(
@@ -165,7 +180,7 @@ fn sqlite_sizes(path: &Path, records: usize) -> Result<()> {
         *(if rollup { &mut sums } else { &mut plain }) += bytes;
     }
     println!(
-        "  {:.1} bytes a record with all keys (to reach: 40), {:.1} for the sums beside them",
+        "  {:.1} bytes a record with all keys (to reach with IPv4: 40), {:.1} for the sums beside them",
         plain as f64 / records as f64,
         sums as f64 / records as f64
     );

@@ -57,6 +57,7 @@ fn main() -> Result<()> {
         None => tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?,
     };
     day::sqlite(folder.path(), options.epochs, options.keys)?;
+    day::ipv6_size(folder.path(), options.epochs.min(48), options.keys)?;
     day::mariadb(options.mariadb_epochs, options.keys)?;
     if options.month_records > 0 {
         month::sqlite(folder.path(), options.month_records)?;

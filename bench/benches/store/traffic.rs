@@ -1,7 +1,7 @@
 //! Epochs of a realistic shape.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fastrand::Rng;
 use trafstat_store::account::{Account, Family};
@@ -27,6 +27,7 @@ pub struct Traffic {
     keys_per_epoch: usize,
     epoch: u64,
     interval_ns: u64,
+    family: Family,
 }
 
 /// Services of local hosts: the kept ports, and 0 for all others.
@@ -57,7 +58,14 @@ impl Traffic {
             keys_per_epoch,
             epoch: 0,
             interval_ns: interval_secs * 1_000_000_000,
+            family: Family::Ipv4,
         }
+    }
+
+    /// The same traffic between addresses of IPv6.
+    pub fn ipv6(mut self) -> Self {
+        self.family = Family::Ipv6;
+        self
     }
 
     /// The next epoch: four of five keys stay.
@@ -105,11 +113,11 @@ impl Traffic {
         Record {
             protocol: key.protocol,
             local: Endpoint {
-                ip: IpAddr::V4(key.local),
+                ip: self.address(key.local),
                 port: key.local_port,
             },
             remote: Endpoint {
-                ip: IpAddr::V4(key.remote),
+                ip: self.address(key.remote),
                 port: 0,
             },
             flags: 0,
@@ -123,6 +131,16 @@ impl Traffic {
         }
     }
 
+    fn address(&self, ip: Ipv4Addr) -> IpAddr {
+        match self.family {
+            Family::Ipv4 => IpAddr::V4(ip),
+            Family::Ipv6 => {
+                let site = 0x2001_0db8_u128 << 96;
+                IpAddr::V6(Ipv6Addr::from_bits(site | u128::from(ip.to_bits())))
+            }
+        }
+    }
+
     fn header(&self, records: &[Record]) -> Header {
         let sum = |of: fn(&Counters) -> u64| records.iter().map(|r| of(&r.counters)).sum();
         let recorded = Volume {
@@ -132,12 +150,17 @@ impl Traffic {
         let closed_ns = JANUARY_NS + self.epoch * self.interval_ns - 1;
         Header {
             account: Account {
-                family: Family::Ipv4,
-                name: "10.0.0.0_24".parse().expect("a default name"),
+                family: self.family,
+                name: "lan".parse().expect("a name"),
             },
             account_id: [7; 16],
             epoch: self.epoch,
-            local_net: "10.0.0.0/24".parse().expect("a net"),
+            local_net: match self.family {
+                Family::Ipv4 => "10.0.0.0/24",
+                Family::Ipv6 => "2001:db8::/64",
+            }
+            .parse()
+            .expect("a net"),
             records: records.len() as u64,
             opened_ns: closed_ns - self.interval_ns,
             closed_ns,

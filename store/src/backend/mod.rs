@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use thiserror::Error;
 
-pub use mysql::{DEFAULT_PORT, Mysql, MysqlHost, MysqlLogin, Password, TlsMode};
+pub use mysql::{DEFAULT_PORT, Mysql, MysqlHost, MysqlLogin, OriginalTables, Password, TlsMode};
 pub use sqlite::{DEFAULT_PATH, Sqlite};
 
 use crate::account::Account;

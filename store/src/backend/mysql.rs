@@ -11,6 +11,7 @@
 
 mod error;
 mod login;
+mod original;
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -31,6 +32,8 @@ use crate::origin::Origin;
 use crate::protocol;
 use crate::query::{Answer, Query};
 use crate::snapshot::{Header, Record};
+
+pub use original::OriginalTables;
 
 pub use login::{DEFAULT_PORT, MysqlHost, MysqlLogin, Password, TlsMode};
 

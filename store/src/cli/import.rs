@@ -10,9 +10,12 @@ use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use serde::Serialize;
 use trafstat_store::account::Name;
+use trafstat_store::backend::OriginalTables;
 use trafstat_store::import::{
-    ClosedAt, Imported, OriginalAccount, import, original_account, rows_of_file,
+    ClosedAt, ImportError, Imported, OriginalAccount, import, original_account, rows_of_file,
 };
+use trafstat_store::options::login_at;
+use trafstat_store::options::secret::Secret;
 use trafstat_store::origin::Origin;
 use trafstat_store::output::{Format, to_stdout};
 use trafstat_store::time;
@@ -20,24 +23,46 @@ use trafstat_store::time;
 use super::Settings;
 use super::progress::Progress;
 
-/// Take over files of the original xt_TRAFSTAT: its CSV, and what its rotation wrote.
+/// Take over what the original xt_TRAFSTAT has: its CSV, what its rotation wrote, and its
+/// tables in MySQL.
 ///
-/// The same rows are stored once, however often they are imported. Files may be compressed
+/// The same rows are stored once, however often they are imported and wherever they are
+/// found; tables are read only. Files may be compressed
 /// with gzip, zstd or xz. Times in files are local; the environment variable TZ says of which zone.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   trafstat-store import /var/trafstat/trafstat_192_0_2_0_24_*.gz
+  trafstat-store import --from-url mysql://trafstat@localhost/trafstat
   trafstat-store import --local-net 192.0.2.0/24 --closed \"2024-01-31 12:00\" dump.csv")]
 pub(super) struct ImportOptions {
     /// Files as they come from /proc/trafstat, or from SELECT * INTO OUTFILE.
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "from_url", value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// The account [default: the one that the file is named after].
+    /// The original's MySQL server and database; what is not said comes from ~/.my.cnf.
+    #[arg(
+        long,
+        value_name = "URL",
+        conflicts_with = "files",
+        // What a parser refuses is shown, with a password in it: parsed later.
+        value_parser = |text: &str| Ok::<_, String>(Secret::new(text))
+    )]
+    from_url: Option<Secret>,
+
+    /// Read this option file for the original's server, not ~/.my.cnf.
+    #[arg(long, value_name = "FILE", requires = "from_url")]
+    from_defaults_file: Option<PathBuf>,
+
+    /// Only this table; may be given several times [default: all that are named after an
+    /// account].
+    #[arg(long, value_name = "NAME", requires = "from_url")]
+    table: Vec<String>,
+
+    /// The account [default: the one that the file or table is named after].
     #[arg(long, value_name = "NAME")]
     account: Option<Name>,
 
-    /// The account's local net [default: the one that the file is named after].
+    /// The account's local net [default: the one that the file or table is named after].
     #[arg(long, value_name = "ADDRESS/PREFIX")]
     local_net: Option<String>,
 
@@ -69,29 +94,11 @@ pub(super) fn run(
             netns: "init".to_owned(),
         };
     }
-    // Before anything is stored: what is wrong with one of the names is said at once.
-    let accounts: Vec<OriginalAccount> = options
-        .files
-        .iter()
-        .map(|file| options.account_of(file))
-        .collect::<Result<_>>()?;
     let progress = Progress::new("importing");
-    let mut store = settings.location.open()?;
-    let mut lines = Vec::new();
-    for (file, account) in options.files.iter().zip(&accounts) {
-        let closed = match options.closed {
-            Some(time) => ClosedAt::Said(time),
-            None => ClosedAt::Guessed(file_time(file)?),
-        };
-        let rows = rows_of_file(file)?;
-        let imported = import(store.as_mut(), &origin, account, rows, closed, &progress)
-            .with_context(|| format!("{} is not imported to its end", file.display()))?;
-        lines.push(Line {
-            file: file.display().to_string(),
-            account: account.name.as_str().to_owned(),
-            imported,
-        });
-    }
+    let lines = match &options.from_url {
+        Some(url) => options.import_tables(url, &origin, settings, &progress)?,
+        None => options.import_files(&origin, settings, &progress)?,
+    };
     progress.finish();
     to_stdout(|writer| match format {
         Format::Table => writeln!(writer, "{}", table(&lines).trim_fmt()),
@@ -104,7 +111,7 @@ pub(super) fn run(
             csv.flush()
         }
         Format::Json => {
-            serde_json::to_writer(&mut *writer, &Report { files: &lines })?;
+            serde_json::to_writer(&mut *writer, &Report { sources: &lines })?;
             writeln!(writer)
         }
     })
@@ -113,9 +120,87 @@ pub(super) fn run(
 }
 
 impl ImportOptions {
-    fn account_of(&self, file: &Path) -> Result<OriginalAccount> {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let named = original_account(&name);
+    fn import_files(
+        &self,
+        origin: &Origin,
+        settings: &Settings,
+        progress: &Progress,
+    ) -> Result<Vec<Line>> {
+        // Before anything is stored: what is wrong with one of the names is said at once.
+        let accounts: Vec<OriginalAccount> = self
+            .files
+            .iter()
+            .map(|file| self.account_of(&file.file_name().unwrap_or_default().to_string_lossy()))
+            .collect::<Result<_>>()?;
+        let mut store = settings.location.open()?;
+        let mut lines = Vec::new();
+        for (file, account) in self.files.iter().zip(&accounts) {
+            let closed = match self.closed {
+                Some(time) => ClosedAt::Said(time),
+                None => ClosedAt::Guessed(file_time(file)?),
+            };
+            let rows = rows_of_file(file)?;
+            let imported = import(store.as_mut(), origin, account, rows, closed, progress)
+                .with_context(|| format!("{} is not imported to its end", file.display()))?;
+            lines.push(Line {
+                source: file.display().to_string(),
+                account: account.name.as_str().to_owned(),
+                imported,
+            });
+        }
+        Ok(lines)
+    }
+
+    fn import_tables(
+        &self,
+        url: &Secret,
+        origin: &Origin,
+        settings: &Settings,
+        progress: &Progress,
+    ) -> Result<Vec<Line>> {
+        let login = login_at(url, self.from_defaults_file.as_deref())?;
+        let mut originals = OriginalTables::open(&login)?;
+        let mut tables = self.table.clone();
+        if tables.is_empty() {
+            tables = originals.names()?;
+            tables.retain(|table| original_account(table).is_some());
+            if tables.is_empty() {
+                bail!(
+                    "database {} has no table that is named after an account, such as \
+                     trafstat_192_0_2_0_24: name one with --table, and its local net with \
+                     --local-net",
+                    login.database
+                );
+            }
+        }
+        let accounts: Vec<OriginalAccount> = tables
+            .iter()
+            .map(|table| self.account_of(table))
+            .collect::<Result<_>>()?;
+        let mut store = settings.location.open()?;
+        let mut lines = Vec::new();
+        for (table, account) in tables.into_iter().zip(&accounts) {
+            let closed = match self.closed {
+                Some(time) => ClosedAt::Said(time),
+                None => ClosedAt::Guessed(Timestamp::now()),
+            };
+            let imported = originals
+                .rows(&table)
+                .map_err(ImportError::Rows)
+                .and_then(|rows| import(store.as_mut(), origin, account, rows, closed, progress))
+                .with_context(|| format!("table {table} is not imported to its end"))?;
+            lines.push(Line {
+                source: table,
+                account: account.name.as_str().to_owned(),
+                imported,
+            });
+        }
+        Ok(lines)
+    }
+
+    /// The account of a file or table of this name.
+    fn account_of(&self, name: &str) -> Result<OriginalAccount> {
+        let named = original_account(name);
         let said: Option<Ipv4Net> = self
             .local_net
             .as_ref()
@@ -124,13 +209,12 @@ impl ImportOptions {
         let local_net = said.or(named.as_ref().map(|account| account.local_net));
         let Some(local_net) = local_net else {
             bail!(
-                "{} is not named after an account, such as trafstat_192_0_2_0_24: name the \
-                 local net with --local-net",
-                file.display()
+                "{name} is not named after an account, such as trafstat_192_0_2_0_24: name the \
+                 local net with --local-net"
             );
         };
         let name = match &self.account {
-            Some(name) => name.clone(),
+            Some(said) => said.clone(),
             None => format!("{}_{}", local_net.addr(), local_net.prefix_len()).parse()?,
         };
         Ok(OriginalAccount { name, local_net })
@@ -145,7 +229,7 @@ fn file_time(file: &Path) -> Result<Timestamp> {
 }
 
 const COLUMNS: [&str; 8] = [
-    "file",
+    "source",
     "account",
     "epochs",
     "known_epochs",
@@ -157,13 +241,13 @@ const COLUMNS: [&str; 8] = [
 
 #[derive(Serialize)]
 struct Report<'a> {
-    files: &'a [Line],
+    sources: &'a [Line],
 }
 
-/// What came of one file.
+/// What came of one file or table.
 #[derive(Serialize)]
 struct Line {
-    file: String,
+    source: String,
     account: String,
     #[serde(flatten)]
     imported: Imported,
@@ -183,7 +267,7 @@ impl Line {
         let [epochs, known_epochs, rows, records, packets, bytes] =
             figures.map(|figure| figure.to_string());
         [
-            self.file.clone(),
+            self.source.clone(),
             self.account.clone(),
             epochs,
             known_epochs,

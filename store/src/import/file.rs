@@ -17,11 +17,9 @@ use ipnet::Ipv4Net;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use thiserror::Error;
-use trafstat_abi::RecordIpv4;
 use trafstat_capture::unpacked;
-use zerocopy::FromZeros;
 
-use super::{OriginalAccount, Row};
+use super::{COLUMNS, OriginalAccount, Row};
 
 /// Why a file cannot be read.
 #[derive(Debug, Error)]
@@ -152,50 +150,17 @@ fn parse(line: &str, zone: &TimeZone) -> Result<Row, String> {
                 .map_err(|error| error.to_string())
         })
         .transpose()?;
-    let number = |at: usize, limit: u64| -> Result<u64, String> {
-        match counts[at] {
-            r"\N" => Ok(0),
+    let mut numbers = [0; COLUMNS.len()];
+    for ((number, text), column) in numbers.iter_mut().zip(counts).zip(COLUMNS) {
+        *number = match *text {
+            r"\N" => 0,
             text => text
                 .parse()
-                .ok()
-                .filter(|&number| number <= limit)
-                .ok_or_else(|| format!("{} is {text:?}, no number up to {limit}", COLUMNS[at])),
-        }
-    };
-    let address = |at| Ok::<_, String>((number(at, u64::from(u32::MAX))? as u32).to_be_bytes());
-    let port = |at| Ok::<_, String>(number(at, u64::from(u16::MAX))? as u16);
-    // So that no sum of a file overflows.
-    let count = |at| number(at, 1 << 48);
-    Ok(Row {
-        stored,
-        record: RecordIpv4 {
-            protocol: number(0, u64::from(u8::MAX))? as u8,
-            local_ip: address(1)?,
-            remote_ip: address(2)?,
-            local_port: port(3)?,
-            remote_port: port(4)?,
-            sent_packets: count(5)?,
-            received_packets: count(6)?,
-            sent_bytes: count(7)?,
-            received_bytes: count(8)?,
-            syn_packets: count(9)?,
-            ..RecordIpv4::new_zeroed()
-        },
-    })
+                .map_err(|_| format!("{column} is {text:?}, no number"))?,
+        };
+    }
+    Row::new(numbers, stored)
 }
-
-const COLUMNS: [&str; 10] = [
-    "protocol",
-    "local_ip",
-    "remote_ip",
-    "local_port",
-    "remote_port",
-    "local_pkt",
-    "remote_pkt",
-    "local_data",
-    "remote_data",
-    "syn_count",
-];
 
 fn is_time(text: &str) -> bool {
     text.contains(['-', ':'])
@@ -274,7 +239,7 @@ mod tests {
     fn wrong_line_is_refused_with_its_column() {
         for (line, expected) in [
             ("17,3232235891", "2 fields"),
-            ("256,1,1,0,0,1,1,1,1,0", "protocol is \"256\""),
+            ("256,1,1,0,0,1,1,1,1,0", "protocol is 256"),
             ("6,1,4294967296,0,0,1,1,1,1,0", "remote_ip"),
             ("6,1,1,65536,0,1,1,1,1,0", "local_port"),
             ("6,1,1,0,0,-1,1,1,1,0", "local_pkt"),

@@ -42,6 +42,53 @@ pub struct Row {
     pub record: RecordIpv4,
 }
 
+/// What a row counts, by the names of the original's columns.
+pub(crate) const COLUMNS: [&str; 10] = [
+    "protocol",
+    "local_ip",
+    "remote_ip",
+    "local_port",
+    "remote_port",
+    "local_pkt",
+    "remote_pkt",
+    "local_data",
+    "remote_data",
+    "syn_count",
+];
+
+impl Row {
+    /// A row of [`COLUMNS`]; the error names the one that is wrong.
+    pub(crate) fn new(
+        columns: [u64; COLUMNS.len()],
+        stored: Option<Timestamp>,
+    ) -> Result<Self, String> {
+        let number = |at: usize, limit: u64| match columns[at] {
+            number if number <= limit => Ok(number),
+            number => Err(format!("{} is {number}, more than {limit}", COLUMNS[at])),
+        };
+        let address = |at| Ok::<_, String>((number(at, u64::from(u32::MAX))? as u32).to_be_bytes());
+        let port = |at| Ok::<_, String>(number(at, u64::from(u16::MAX))? as u16);
+        // So that no sum overflows.
+        let count = |at| number(at, 1 << 48);
+        Ok(Self {
+            stored,
+            record: RecordIpv4 {
+                protocol: number(0, u64::from(u8::MAX))? as u8,
+                local_ip: address(1)?,
+                remote_ip: address(2)?,
+                local_port: port(3)?,
+                remote_port: port(4)?,
+                sent_packets: count(5)?,
+                received_packets: count(6)?,
+                sent_bytes: count(7)?,
+                received_bytes: count(8)?,
+                syn_packets: count(9)?,
+                ..RecordIpv4::new_zeroed()
+            },
+        })
+    }
+}
+
 /// What an import added.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Imported {

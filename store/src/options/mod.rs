@@ -10,13 +10,13 @@ pub mod option_file;
 pub mod secret;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use thiserror::Error;
 
 use crate::backend::TlsMode;
-use crate::backend::{DEFAULT_PATH, Mysql, Sqlite, Store, StoreError};
+use crate::backend::{DEFAULT_PATH, Mysql, MysqlLogin, Sqlite, Store, StoreError};
 use config::{Config, ConfigError, StoreConfig};
 use mysql::{MysqlOptions, MysqlUrl, MysqlUrlError, TlsModeError};
 use option_file::{ClientOptions, OptionFileError, OptionFiles};
@@ -106,13 +106,13 @@ pub enum OptionsError {
     #[error("ssl-mode in an option file: {0}")]
     TlsMode(#[from] TlsModeError),
     /// The URL of the command line or the environment.
-    #[error("--url: {0}")]
+    #[error("{0}")]
     Url(#[from] MysqlUrlError),
     /// Other users see it.
     #[error(
-        "--url holds a password, which other users can see in the list of processes: leave \
+        "the URL holds a password, which other users can see in the list of processes: leave \
          it out, and put \"password=...\" under \"[client]\" into ~/.my.cnf or into a file \
-         that --defaults-file names, with mode 600"
+         that --defaults-file (for import, --from-defaults-file) names, with mode 600"
     )]
     PasswordShown,
 }
@@ -190,14 +190,7 @@ impl StoreOptions {
     }
 
     fn mysql(&self) -> Result<MysqlOptions, OptionsError> {
-        let mut urls = Vec::new();
-        for url in &self.url {
-            let url: MysqlUrl = url.reveal().parse()?;
-            if url.0.password.is_some() {
-                return Err(OptionsError::PasswordShown);
-            }
-            urls.push(url);
-        }
+        let urls = parse_urls(&self.url)?;
         let options = MysqlOptions {
             ssl_mode: self.ssl_mode,
             ssl_ca: self.ssl_ca.clone(),
@@ -253,6 +246,32 @@ impl fmt::Display for Location {
             }
         }
     }
+}
+
+/// How to log in where a URL of the command line says, with what option files add.
+///
+/// # Errors
+/// That the URL or an option file is wrong.
+pub fn login_at(url: &Secret, defaults_file: Option<&Path>) -> Result<MysqlLogin, OptionsError> {
+    let files = OptionFiles {
+        only: defaults_file.map(Path::to_path_buf),
+        extra: None,
+    };
+    let from_files = MysqlOptions::try_from(ClientOptions::read(&files)?)?;
+    let urls = parse_urls(std::slice::from_ref(url))?;
+    Ok(mysql::joined(&urls).or(from_files).login())
+}
+
+fn parse_urls(urls: &[Secret]) -> Result<Vec<MysqlUrl>, OptionsError> {
+    let mut parsed = Vec::new();
+    for url in urls {
+        let url: MysqlUrl = url.reveal().parse()?;
+        if url.0.password.is_some() {
+            return Err(OptionsError::PasswordShown);
+        }
+        parsed.push(url);
+    }
+    Ok(parsed)
 }
 
 fn parse_backend(text: &str) -> Result<Backend, String> {
