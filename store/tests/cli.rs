@@ -451,3 +451,37 @@ fn closed_pipe_is_no_failure() {
     assert_eq!(code(&output), Some(0), "{}", stderr(&output));
     assert_eq!(host.sent_packets(), 30);
 }
+
+#[test]
+fn hostile_file_name_is_only_a_name() {
+    let host = Host::new();
+    let name = "it's\"; DROP TABLE record; -- `$(reboot)` %41 ÿ日?mode=memory#.db";
+    let (db, spool) = (host.folder.path().join(name), host.spool());
+    let config = host.folder.path().join("trafstat.toml");
+    fs::write(
+        &config,
+        format!("[store]\ndb = {:?}\n", db.to_str().unwrap()),
+    )
+    .unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = program();
+        command
+            .arg("--config")
+            .arg(&config)
+            .arg("--spool")
+            .arg(&spool);
+        command.arg("--proc-root").arg(host.proc.path());
+        let output = command.args(arguments).output().unwrap();
+        assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    };
+    host.proc.serve(&[("lan", &lan(1))]);
+    run(&[]);
+    assert!(db.exists());
+    let copy = host.folder.path().join("copy ' of").join(name);
+    fs::create_dir(copy.parent().unwrap()).unwrap();
+    run(&["backup", copy.to_str().unwrap()]);
+    run(&["prune", "--before", "now"]);
+    run(&["restore", copy.to_str().unwrap()]);
+    run(&["check"]);
+    assert_eq!((sent_packets(&db), sent_packets(&copy)), (30, 30));
+}

@@ -276,6 +276,7 @@ macro_rules! contracts {
                 account_has_a_view_with_the_originals_columns,
                 views_show_addresses_as_people_write_them,
                 hostile_names_are_only_names,
+                hostile_names_in_a_backup_are_refused,
                 addresses_of_any_bytes_are_stored,
                 snapshot_of_many_addresses_is_summed_in_parts,
                 queries_answer_as_a_map_would,
@@ -902,7 +903,9 @@ fn exported(store: &mut dyn Store, form: Form) -> String {
 fn backup_holds_everything_and_replaces_nothing<D: Database>() {
     let database = D::create();
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("backup");
+    let path = folder
+        .path()
+        .join("back'up\"; DROP TABLE record; -- `$(reboot)` ÿ日?mode=ro#");
     let mut store = database.open();
     stored(&mut *store, &lan(1)).unwrap();
     store.back_up(&path).unwrap();
@@ -1136,6 +1139,7 @@ fn hostile_names_are_only_names<D: Database>() {
         "'; DROP TABLE record; --",
         "\\'; DROP TABLE record; #",
         "%s%n\u{1b}[2J\n\t\"`",
+        "`; DROP TABLE record; -- \"; DROP TABLE record; --",
         "ÿ日本",
     ];
     for (name, number) in names.iter().zip(1..) {
@@ -1154,7 +1158,7 @@ fn hostile_names_are_only_names<D: Database>() {
             .unwrap();
         }
     }
-    assert_eq!(recorded(&mut *store), (8, 240));
+    assert_eq!(recorded(&mut *store), (10, 300));
     let mut stored: Vec<String> = database
         .run("SELECT hostname FROM host")
         .into_iter()
@@ -1171,6 +1175,39 @@ fn hostile_names_are_only_names<D: Database>() {
         database.run("SELECT local_pkt FROM trafstat_a_b_c_d"),
         [["1"]]
     );
+}
+
+fn hostile_names_in_a_backup_are_refused<D: Database>() {
+    let folder = tempfile::tempdir().unwrap();
+    let backup = SqliteDatabase(folder);
+    stored(&mut *backup.open(), &lan(1)).unwrap();
+    for name in [
+        "'; DROP TABLE record; --",
+        "`; DROP TABLE record; --",
+        "\"; DROP TABLE record; --",
+        "",
+        "ÿ日本",
+        "a\\",
+    ] {
+        let text = name.replace('\'', "''");
+        backup.run(&format!(
+            "UPDATE account SET name = '{text}', view_name = '{text}'"
+        ));
+        for there in [false, true] {
+            let database = D::create();
+            let mut store = database.open();
+            if there {
+                stored(&mut *store, &lan(2)).unwrap();
+            }
+            let error = store
+                .restore(Path::new(&backup.location()))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("is not an account name"), "{error}");
+            assert_eq!(recorded(&mut *store).1, if there { 30 } else { 0 });
+            assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+        }
+    }
 }
 
 fn addresses_of_any_bytes_are_stored<D: Database>() {

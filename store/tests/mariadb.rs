@@ -6,7 +6,10 @@ mod mariadb_server;
 
 use common::{SnapshotBuilder, record};
 use mysql::prelude::Queryable;
-use trafstat_store::backend::{Begun, Mysql, MysqlLogin, Password, Store, StoreError};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use trafstat_store::backend::{
+    Archive, ArchiveForm, Begun, Mysql, MysqlLogin, Password, Retention, Store, StoreError,
+};
 use trafstat_store::collect::{CollectError, State, append};
 use trafstat_store::origin::Origin;
 use trafstat_store::snapshot::Snapshot;
@@ -204,4 +207,70 @@ fn database_of_another_program_and_of_another_release_are_refused() {
         matches!(error, StoreError::TooNew { found: 1000, .. }),
         "{error}"
     );
+}
+
+#[test]
+fn hostile_database_name_is_only_a_name() {
+    let socket = mariadb_server::socket();
+    let name = format!("t{}`'\"; DROP TABLE record; -- \\%ÿ日", std::process::id());
+    let quoted = format!("`{}`", name.replace('`', "``"));
+    let mut root = mariadb_server::connect(socket, None);
+    root.query_drop(format!("CREATE DATABASE {quoted}"))
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+
+    // By the program, as a URL and as the configuration names it.
+    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let config = folder.path().join("trafstat.toml");
+    std::fs::write(
+        &config,
+        format!(
+            "[store]\nbackend = \"mysql\"\nuser = \"root\"\nsocket = {socket:?}\n\
+             database = {name:?}\n"
+        ),
+    )
+    .unwrap();
+    let url = format!(
+        "mysql://root@localhost/{}?socket={}",
+        encoded(&name),
+        encoded(socket.to_str().unwrap())
+    );
+    for store in [["--config", config.to_str().unwrap()], ["--url", &url]] {
+        for command in ["init", "migrate", "check"] {
+            let output = std::process::Command::new(env!("CARGO_BIN_EXE_trafstat-store"))
+                .env("TRAFSTAT_CONFIG", "/dev/null")
+                .env("HOME", "/nonexistent")
+                .args(store)
+                .arg(command)
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+    }
+
+    let mut store = Mysql::open(&mariadb_server::login(socket, &name)).unwrap();
+    for epoch in 1..=2 {
+        assert_eq!(stored(&mut store, epoch).unwrap(), State::Stored);
+    }
+    let archive = Archive {
+        folder: folder.path(),
+        form: ArchiveForm::default(),
+    };
+    let retention = Retention {
+        records_before: Some(jiff::Timestamp::now()),
+        ..Retention::default()
+    };
+    let rotated = store.rotate(&retention, Some(archive)).unwrap();
+    assert_eq!(rotated.records, 2);
+    assert_eq!(store.restore(&rotated.archives[0]).unwrap().epochs, 2);
+    assert!(store.check().unwrap().is_empty());
+    root.query_drop(format!("USE {quoted}")).unwrap();
+    let rows: Option<u64> = root
+        .query_first("SELECT COUNT(*) FROM trafstat_lan")
+        .unwrap();
+    assert_eq!(rows, Some(2));
 }

@@ -70,5 +70,5 @@ pub fn cargo_test(with_mysql: bool) -> Result<Tally> {
     Ok(tally)
 }
 
-/// The server that the store's tests start for themselves.
-const STORE_PACKAGES: &[&str] = &["mariadb-server", "galera-4", "rsync"];
+/// The servers that the store's tests start for themselves, and the clients that they run.
+const STORE_PACKAGES: &[&str] = &["mariadb-server", "galera-4", "rsync", "sqlite3"];
