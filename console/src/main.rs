@@ -2,9 +2,11 @@
 
 mod doctor;
 mod kernel_accounts;
+mod names;
 mod setup;
 mod show;
 mod system;
+mod units;
 
 use std::process::ExitCode;
 

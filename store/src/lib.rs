@@ -16,6 +16,7 @@
 //! - [`export`] writes out what a store has, for other programs and to be restored.
 //! - [`import`] takes over what the original xt_TRAFSTAT's users have.
 //! - [`query`] is a question to the store and its answer.
+//! - [`protocol`] and [`services`] have the names of protocols and ports.
 //! - [`options`], [`output`], [`time`] and [`manual`] are what the programs' command lines share.
 
 pub mod account;
@@ -30,6 +31,7 @@ pub mod origin;
 pub mod output;
 pub mod protocol;
 pub mod query;
+pub mod services;
 pub mod snapshot;
 pub mod source;
 pub mod time;

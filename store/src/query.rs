@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use clap::ValueEnum;
 use ipnet::IpNet;
 use jiff::Timestamp;
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use serde::ser::{Serialize, Serializer};
 
 use crate::account::Name;
 use crate::snapshot::Counters;
@@ -22,6 +25,8 @@ pub struct Query {
     pub order: Order,
     /// How many groups to give at most; all if none.
     pub limit: Option<u64>,
+    /// Where the days of [`Field::Day`] begin.
+    pub zone: TimeZone,
 }
 
 /// A field of a record that groups can be made by.
@@ -37,6 +42,17 @@ pub enum Field {
     LocalPort,
     /// Port of the remote side.
     RemotePort,
+    /// Name of the account.
+    Account,
+    /// Name of the host that counted.
+    Host,
+    /// The five minutes, UTC, in which the epoch closed.
+    #[value(name = "5min")]
+    FiveMinutes,
+    /// The hour, UTC, in which the epoch closed.
+    Hour,
+    /// The day in which that hour began, in the query's time zone.
+    Day,
 }
 
 /// What a record must be to count; an empty list admits all.
@@ -48,19 +64,21 @@ pub struct Filter {
     pub local: Vec<IpNet>,
     /// Nets of which one has the remote address.
     pub remote: Vec<IpNet>,
-    /// Local ports.
-    pub local_ports: Vec<u16>,
-    /// Remote ports.
-    pub remote_ports: Vec<u16>,
+    /// Ranges of local ports.
+    pub local_ports: Vec<RangeInclusive<u16>>,
+    /// Ranges of remote ports.
+    pub remote_ports: Vec<RangeInclusive<u16>>,
     /// Names of accounts.
     pub accounts: Vec<Name>,
+    /// Names or machine ids of the hosts that counted.
+    pub hosts: Vec<String>,
     /// Epochs that closed at this time or later.
     pub since: Option<Timestamp>,
     /// Epochs that closed before this time.
     pub until: Option<Timestamp>,
 }
 
-/// What groups are sorted by, always the largest first.
+/// What groups are sorted by; counters with the largest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Order {
     /// Bytes sent and received.
@@ -77,6 +95,8 @@ pub enum Order {
     ReceivedPackets,
     /// TCP packets that open a connection.
     SynPackets,
+    /// The fields that make the groups, smallest and earliest first.
+    Fields,
 }
 
 /// The groups asked for, and the sum over all groups.
@@ -92,6 +112,17 @@ pub struct Answer {
     pub total: Counters,
     /// How many epochs closed in the time asked for.
     pub epochs: u64,
+    /// When these epochs were counted; none if there are none.
+    pub covered: Option<Covered>,
+}
+
+/// From when to when some epochs were counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Covered {
+    /// When the first of them opened.
+    pub opened: Timestamp,
+    /// When the last of them closed.
+    pub closed: Timestamp,
 }
 
 /// The sum over the records that are equal in the fields asked for.
@@ -104,7 +135,7 @@ pub struct Group {
 }
 
 /// The value of a field.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value {
     /// IANA protocol number.
     Protocol(u8),
@@ -112,6 +143,25 @@ pub enum Value {
     Ip(IpAddr),
     /// A port.
     Port(u16),
+    /// The name of an account or a host.
+    Name(String),
+    /// The begin of five minutes or of an hour.
+    Time(Timestamp),
+    /// A day.
+    Date(Date),
+}
+
+impl Default for Query {
+    /// Everything as one group.
+    fn default() -> Self {
+        Self {
+            by: Vec::new(),
+            filter: Filter::default(),
+            order: Order::Bytes,
+            limit: None,
+            zone: TimeZone::UTC,
+        }
+    }
 }
 
 impl Field {
@@ -123,11 +173,51 @@ impl Field {
             Self::RemoteIp => "remote_ip",
             Self::LocalPort => "local_port",
             Self::RemotePort => "remote_port",
+            Self::Account => "account",
+            Self::Host => "host",
+            Self::FiveMinutes => "five_minutes",
+            Self::Hour => "hour",
+            Self::Day => "day",
+        }
+    }
+
+    /// Whether it is a time.
+    pub fn is_time(self) -> bool {
+        matches!(self, Self::FiveMinutes | Self::Hour | Self::Day)
+    }
+}
+
+impl Order {
+    /// The number that counters are sorted by; all are alike for [`Order::Fields`].
+    pub fn measure(self, counters: &Counters) -> u64 {
+        match self {
+            Self::Bytes => counters.bytes(),
+            Self::Packets => counters
+                .sent_packets
+                .saturating_add(counters.received_packets),
+            Self::SentBytes => counters.sent_bytes,
+            Self::ReceivedBytes => counters.received_bytes,
+            Self::SentPackets => counters.sent_packets,
+            Self::ReceivedPackets => counters.received_packets,
+            Self::SynPackets => counters.syn_packets,
+            Self::Fields => 0,
         }
     }
 }
 
+impl Covered {
+    /// How long it was.
+    pub fn seconds(&self) -> f64 {
+        self.closed.duration_since(self.opened).as_secs_f64()
+    }
+}
+
 impl Counters {
+    /// Bytes both ways.
+    pub fn bytes(&self) -> u64 {
+        self.sent_bytes.saturating_add(self.received_bytes)
+    }
+
     /// Every counter with its name in CSV and JSON.
     pub fn columns(&self) -> [(&'static str, u64); 5] {
         [
@@ -140,43 +230,15 @@ impl Counters {
     }
 }
 
-impl Answer {
-    /// The groups as maps from column to value, the fields in the order asked for.
-    pub fn records(&self) -> impl Iterator<Item = GroupRecord<'_>> {
-        self.groups.iter().map(|group| GroupRecord {
-            by: &self.by,
-            group,
-        })
-    }
-}
-
-/// A group that serializes as a map from column to value.
-#[derive(Debug, Clone, Copy)]
-pub struct GroupRecord<'a> {
-    by: &'a [Field],
-    group: &'a Group,
-}
-
-impl Serialize for GroupRecord<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let counters = self.group.counters.columns();
-        let mut map = serializer.serialize_map(Some(self.by.len() + counters.len()))?;
-        for (field, value) in self.by.iter().zip(&self.group.key) {
-            map.serialize_entry(field.column(), value)?;
-        }
-        for (column, counter) in counters {
-            map.serialize_entry(column, &counter)?;
-        }
-        map.end()
-    }
-}
-
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Protocol(number) => number.serialize(serializer),
             Self::Ip(ip) => ip.serialize(serializer),
             Self::Port(port) => port.serialize(serializer),
+            Self::Name(name) => name.serialize(serializer),
+            Self::Time(time) => serializer.collect_str(time),
+            Self::Date(date) => serializer.collect_str(date),
         }
     }
 }
@@ -187,6 +249,9 @@ impl fmt::Display for Value {
             Self::Protocol(number) => number.fmt(f),
             Self::Ip(ip) => ip.fmt(f),
             Self::Port(port) => port.fmt(f),
+            Self::Name(name) => name.fmt(f),
+            Self::Time(time) => time.fmt(f),
+            Self::Date(date) => date.fmt(f),
         }
     }
 }

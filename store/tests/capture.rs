@@ -55,6 +55,7 @@ fn sent_packets(db: &Path) -> u64 {
         filter: Filter::default(),
         order: Order::Bytes,
         limit: None,
+        ..Query::default()
     };
     let mut store = Sqlite::open_read_only(db).unwrap();
     store.query(&query).unwrap().total.sent_packets

@@ -285,6 +285,7 @@ impl Stored {
             filter: Filter::default(),
             order: Order::Bytes,
             limit: None,
+            ..Query::default()
         };
         self.open()
             .unwrap()

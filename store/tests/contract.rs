@@ -12,12 +12,14 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{HOUR_NS, NOON_NS, SnapshotBuilder, record};
 use ipnet::IpNet;
-use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use mysql::prelude::Queryable;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -27,7 +29,7 @@ use trafstat_store::backend::{
 use trafstat_store::collect::{CollectError, State, Unwatched, append};
 use trafstat_store::export::{Form, Level, Selection, export};
 use trafstat_store::origin::Origin;
-use trafstat_store::query::{Answer, Field, Filter, Order, Query, Value};
+use trafstat_store::query::{Answer, Covered, Field, Filter, Order, Query, Value};
 use trafstat_store::snapshot::{
     Counters, Endpoint, Header, Record, Snapshot, SnapshotError, Volume,
 };
@@ -252,6 +254,8 @@ macro_rules! contracts {
                 transaction_dropped_leaves_nothing,
                 accounts_do_not_mix,
                 hosts_do_not_mix,
+                groups_and_filters_tell_hosts_and_accounts_apart,
+                days_follow_summer_time,
                 renewed_account_of_one_name_counts_anew,
                 epochs_of_one_account_add_up,
                 records_of_one_flow_are_both_kept,
@@ -524,6 +528,91 @@ fn hosts_do_not_mix<D: Database>() {
 }
 
 /// What needs the records, and what the sums answer too.
+fn groups_and_filters_tell_hosts_and_accounts_apart<D: Database>() {
+    let mut store = D::create().open();
+    let dmz = SnapshotBuilder::new("dmz", 1, vec![record(1, 1, 6, 25, 3)]);
+    let mut mirror = origin();
+    mirror.machine_id = "fedcba9876543210fedcba9876543210".to_owned();
+    mirror.hostname = "mirror".to_owned();
+    for (origin, snapshot) in [(origin(), lan(1)), (origin(), dmz), (mirror, lan(1))] {
+        let bytes = snapshot.bytes();
+        append(
+            &mut *store,
+            &origin,
+            &mut Snapshot::open(&bytes[..]).unwrap(),
+        )
+        .unwrap();
+    }
+    let sent = |store: &mut dyn Store, hosts: &[&str]| -> Vec<(String, u64)> {
+        let mut query = by(&[Field::Host, Field::Account]);
+        query.order = Order::Fields;
+        query.filter.hosts = hosts.iter().map(|&host| host.to_owned()).collect();
+        let groups = store.query(&query).unwrap().groups;
+        groups
+            .iter()
+            .map(|group| {
+                let name = format!("{} {}", group.key[0], group.key[1]);
+                (name, group.counters.sent_packets)
+            })
+            .collect()
+    };
+    let of = |name: &str, packets| (name.to_owned(), packets);
+    let all = [
+        of("gateway dmz", 3),
+        of("gateway lan", 30),
+        of("mirror lan", 30),
+    ];
+    assert_eq!(sent(&mut *store, &[]), all);
+    assert_eq!(sent(&mut *store, &["gateway", "mirror"]), all);
+    assert_eq!(sent(&mut *store, &["gateway"]), all[..2]);
+    assert_eq!(
+        sent(&mut *store, &["fedcba9876543210fedcba9876543210"]),
+        all[2..]
+    );
+    assert_eq!(sent(&mut *store, &["elsewhere"]), []);
+}
+
+fn days_follow_summer_time<D: Database>() {
+    let mut store = D::create().open();
+    let closes = [
+        "2026-03-28T22:30:00Z",
+        "2026-03-28T23:30:00Z",
+        "2026-03-29T21:30:00Z",
+        "2026-03-29T22:30:00Z",
+        "2026-10-25T22:30:00Z",
+        "2026-10-25T23:30:00Z",
+    ];
+    for (closed, epoch) in closes.iter().zip(1..) {
+        let mut snapshot = lan(epoch);
+        let closed: Timestamp = closed.parse().unwrap();
+        snapshot.header.closed_ns = closed.as_nanosecond() as u64;
+        stored(&mut *store, &snapshot).unwrap();
+    }
+    for extra in [vec![], vec![Field::RemotePort]] {
+        let mut query = by(&[&[Field::Day][..], &extra].concat());
+        query.zone = TimeZone::get("Europe/Berlin").unwrap();
+        query.order = Order::Fields;
+        let days: Vec<String> = store
+            .query(&query)
+            .unwrap()
+            .groups
+            .iter()
+            .map(|group| format!("{} {}", group.key[0], group.counters.sent_packets))
+            .collect();
+        // Clocks are an hour before UTC, from 29 March to 25 October two.
+        assert_eq!(
+            days,
+            [
+                "2026-03-28 30",
+                "2026-03-29 60",
+                "2026-03-30 30",
+                "2026-10-25 30",
+                "2026-10-26 30"
+            ]
+        );
+    }
+}
+
 fn recorded(store: &mut dyn Store) -> (u64, u64) {
     let answer = store
         .query(&by(&[Field::LocalIp, Field::RemoteIp]))
@@ -1041,7 +1130,7 @@ fn every_query() -> Vec<Query> {
         Field::LocalPort,
         Field::RemotePort,
     ];
-    let filters: [fn(&mut Filter); 8] = [
+    let filters: [fn(&mut Filter); 9] = [
         |_| {},
         |filter| {
             filter.since = Some(time(NOON_NS + HOUR_NS / 2));
@@ -1051,16 +1140,26 @@ fn every_query() -> Vec<Query> {
         |filter| filter.protocols = vec![6],
         |filter| filter.local = vec!["192.0.2.0/24".parse().unwrap()],
         |filter| filter.remote = vec!["198.51.100.0/24".parse().unwrap()],
-        |filter| filter.local_ports = vec![22],
-        |filter| filter.remote_ports = vec![0],
+        |filter| filter.local_ports = vec![22..=22],
+        |filter| filter.remote_ports = vec![0..=0],
+        |filter| filter.hosts = vec!["gateway".to_owned()],
     ];
+    let mut groupings: Vec<Vec<Field>> = (0..1_u32 << fields.len())
+        .map(|set| {
+            (0..fields.len())
+                .filter(|bit| set & 1 << bit != 0)
+                .map(|bit| fields[bit])
+                .collect()
+        })
+        .collect();
+    groupings.extend([
+        vec![Field::Hour, Field::LocalIp],
+        vec![Field::Host, Field::Account, Field::Day],
+        vec![Field::FiveMinutes, Field::Protocol, Field::LocalPort],
+    ]);
     let mut queries = Vec::new();
-    for set in 0..1_u32 << fields.len() {
-        let mut query = by(&[]);
-        query.by = (0..fields.len())
-            .filter(|bit| set & 1 << bit != 0)
-            .map(|bit| fields[bit])
-            .collect();
+    for grouping in &groupings {
+        let mut query = by(grouping);
         // Each filter alone, and all of them.
         for filter in filters {
             let mut query = query.clone();
@@ -1356,33 +1455,46 @@ fn recorded_volume(records: &[Record]) -> Volume {
 /// The answer as a map of groups gives it.
 fn expected(epochs: &[(Vec<Record>, u64)], query: &Query) -> Answer {
     let filter = &query.filter;
-    let within = |minutes: u64| {
+    let in_time = |minutes: u64| {
         let closed = time(NOON_NS + minutes * MINUTE_NS);
         filter.since.is_none_or(|since| closed >= since)
             && filter.until.is_none_or(|until| closed < until)
     };
-    let windowed: Vec<&Vec<Record>> = epochs
+    let windowed: Vec<(&Vec<Record>, Timestamp)> = epochs
         .iter()
-        .filter(|&&(_, minutes)| within(minutes))
-        .map(|(records, _)| records)
+        .filter(|&&(_, minutes)| in_time(minutes))
+        .map(|(records, minutes)| (records, time(NOON_NS + minutes * MINUTE_NS)))
         .collect();
+    let opened = epochs
+        .iter()
+        .zip(0..)
+        .filter(|((_, minutes), _)| in_time(*minutes))
+        .map(|(_, number)| time(NOON_NS + number * HOUR_NS));
     let mut groups = BTreeMap::<Vec<Value>, Counters>::new();
     let mut total = Counters::default();
-    for record in windowed.iter().copied().flatten() {
+    for (record, closed) in windowed
+        .iter()
+        .flat_map(|(records, closed)| records.iter().map(|record| (record, *closed)))
+    {
         let counts = admits(&filter.protocols, &record.protocol)
-            && admits(&filter.local_ports, &record.local.port)
-            && admits(&filter.remote_ports, &record.remote.port)
+            && within(&filter.local_ports, record.local.port)
+            && within(&filter.remote_ports, record.remote.port)
             && inside(&filter.local, record.local.ip)
-            && inside(&filter.remote, record.remote.ip);
+            && inside(&filter.remote, record.remote.ip)
+            && admits(&filter.hosts, &origin().hostname);
         if counts {
-            let key = query.by.iter().map(|&field| value(record, field)).collect();
+            let key = query
+                .by
+                .iter()
+                .map(|&field| value(record, closed, field, &query.zone))
+                .collect();
             add(groups.entry(key).or_default(), &record.counters);
             add(&mut total, &record.counters);
         }
     }
     let group_count = groups.len() as u64;
     let mut groups: Vec<_> = groups.into_iter().collect();
-    groups.sort_by_key(|(_, counters)| Reverse(measure(counters, query.order)));
+    groups.sort_by_key(|(_, counters)| Reverse(query.order.measure(counters)));
     groups.truncate(query.limit.unwrap_or(u64::MAX) as usize);
     Answer {
         by: query.by.clone(),
@@ -1393,6 +1505,10 @@ fn expected(epochs: &[(Vec<Record>, u64)], query: &Query) -> Answer {
         group_count,
         total,
         epochs: windowed.len() as u64,
+        covered: opened.min().map(|opened| Covered {
+            opened,
+            closed: windowed.iter().map(|(_, closed)| *closed).max().unwrap(),
+        }),
     }
 }
 
@@ -1408,29 +1524,33 @@ fn admits<T: PartialEq>(list: &[T], value: &T) -> bool {
     list.is_empty() || list.contains(value)
 }
 
+fn within(ranges: &[RangeInclusive<u16>], port: u16) -> bool {
+    ranges.is_empty() || ranges.iter().any(|range| range.contains(&port))
+}
+
 fn inside(nets: &[IpNet], ip: IpAddr) -> bool {
     nets.is_empty() || nets.iter().any(|net| net.contains(&ip))
 }
 
-fn value(record: &Record, field: Field) -> Value {
+fn value(record: &Record, closed: Timestamp, field: Field, zone: &TimeZone) -> Value {
+    let floor = |minutes| {
+        let steps = TimestampRound::new()
+            .smallest(Unit::Minute)
+            .increment(minutes)
+            .mode(RoundMode::Floor);
+        closed.round(steps).unwrap()
+    };
     match field {
         Field::Protocol => Value::Protocol(record.protocol),
         Field::LocalIp => Value::Ip(record.local.ip),
         Field::RemoteIp => Value::Ip(record.remote.ip),
         Field::LocalPort => Value::Port(record.local.port),
         Field::RemotePort => Value::Port(record.remote.port),
-    }
-}
-
-fn measure(counters: &Counters, order: Order) -> u64 {
-    match order {
-        Order::Bytes => counters.sent_bytes + counters.received_bytes,
-        Order::Packets => counters.sent_packets + counters.received_packets,
-        Order::SentBytes => counters.sent_bytes,
-        Order::ReceivedBytes => counters.received_bytes,
-        Order::SentPackets => counters.sent_packets,
-        Order::ReceivedPackets => counters.received_packets,
-        Order::SynPackets => counters.syn_packets,
+        Field::Account => Value::Name("lan".to_owned()),
+        Field::Host => Value::Name(origin().hostname),
+        Field::FiveMinutes => Value::Time(floor(5)),
+        Field::Hour => Value::Time(floor(60)),
+        Field::Day => Value::Date(zone.to_datetime(floor(60)).date()),
     }
 }
 
@@ -1490,7 +1610,13 @@ fn any_query() -> impl Strategy<Value = Query> {
         Field::RemoteIp,
         Field::LocalPort,
         Field::RemotePort,
+        Field::Account,
+        Field::Host,
+        Field::FiveMinutes,
+        Field::Hour,
+        Field::Day,
     ];
+    let zones = vec!["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"];
     let orders = vec![
         Order::Bytes,
         Order::Packets,
@@ -1499,18 +1625,21 @@ fn any_query() -> impl Strategy<Value = Query> {
         Order::SentPackets,
         Order::ReceivedPackets,
         Order::SynPackets,
+        Order::Fields,
     ];
     (
-        prop::sample::subsequence(fields, 0..=5).prop_shuffle(),
+        prop::sample::subsequence(fields, 0..=4).prop_shuffle(),
         any_filter(),
         prop::sample::select(orders),
         prop::option::of(1_u64..10),
+        prop::sample::select(zones),
     )
-        .prop_map(|(by, filter, order, limit)| Query {
+        .prop_map(|(by, filter, order, limit, zone)| Query {
             by,
             filter,
             order,
             limit,
+            zone: TimeZone::get(zone).unwrap(),
         })
 }
 
@@ -1537,19 +1666,21 @@ fn any_filter() -> impl Strategy<Value = Filter> {
         prop::sample::subsequence(vec![1_u8, 6, 17, 99], 0..2),
         prop::sample::subsequence(nets.clone(), 0..3),
         prop::sample::subsequence(nets, 0..3),
-        prop::sample::subsequence(vec![0_u16, 22, 443], 0..3),
-        prop::sample::subsequence(vec![0_u16, 22, 443], 0..3),
+        prop::sample::subsequence(vec![0..=0_u16, 22..=22, 20..=443], 0..3),
+        prop::sample::subsequence(vec![0..=0_u16, 22..=22, 20..=443], 0..3),
+        prop::sample::subsequence(vec!["gateway".to_owned(), "other".to_owned()], 0..2),
         hours.clone(),
         hours,
     )
         .prop_map(
-            |(protocols, local, remote, local_ports, remote_ports, since, until)| Filter {
+            |(protocols, local, remote, local_ports, remote_ports, hosts, since, until)| Filter {
                 protocols,
                 local,
                 remote,
                 local_ports,
                 remote_ports,
                 accounts: Vec::new(),
+                hosts,
                 since,
                 until,
             },
@@ -1608,6 +1739,7 @@ fn by(fields: &[Field]) -> Query {
         filter: Filter::default(),
         order: Order::Bytes,
         limit: None,
+        zone: TimeZone::UTC,
     }
 }
 

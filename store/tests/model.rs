@@ -218,6 +218,7 @@ fn sent_packets(store: &mut dyn Store, by: &[Field]) -> u64 {
         filter: Filter::default(),
         order: Order::Bytes,
         limit: None,
+        ..Query::default()
     };
     let answer = store.query(&query).unwrap();
     let total = answer

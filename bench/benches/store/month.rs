@@ -48,10 +48,11 @@ fn top_10(name: &str, store: &mut dyn Store, records: usize) -> Result<()> {
             },
             order: Order::Bytes,
             limit: Some(10),
+            ..Query::default()
         };
         let (sums, from_sums) = fastest(store, &query, 5)?;
         // All remote ports are 0; that a filter names one is what needs the records.
-        query.filter.remote_ports = vec![0];
+        query.filter.remote_ports = vec![0..=0];
         let (over_records, from_records) = fastest(store, &query, 2)?;
         ensure!(from_sums == from_records, "{what}: the answers differ");
         println!(

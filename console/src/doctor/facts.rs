@@ -139,6 +139,7 @@ fn epochs_since(store: &mut dyn Store, since: Timestamp) -> Result<u64, String> 
         },
         order: Order::Bytes,
         limit: Some(1),
+        ..Query::default()
     };
     match store.query(&query) {
         Ok(answer) => Ok(answer.epochs),

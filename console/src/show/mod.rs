@@ -1,23 +1,31 @@
 //! `trafstat show`: from options to a query, from its answer to the screen.
 
+mod rates;
 mod table;
 
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use ipnet::IpNet;
 use jiff::Timestamp;
-use serde::Serialize;
+use jiff::tz::TimeZone;
+use serde_json::{Map, Value as Json, json};
 use trafstat_store::account::Name;
 use trafstat_store::backend::{Sqlite, Store};
 use trafstat_store::options::StoreOptions;
 use trafstat_store::origin::Origin;
 use trafstat_store::output::{Format, to_stdout};
-use trafstat_store::query::{Answer, Field, Filter, GroupRecord, Order, Query};
+use trafstat_store::query::{Answer, Field, Filter, Order, Query};
+use trafstat_store::services::Services;
+use trafstat_store::snapshot::Counters;
 use trafstat_store::source::capture::{Capture, CaptureName, CaptureOptions};
 use trafstat_store::{protocol, time};
+
+use crate::names::Names;
+use rates::Rates;
 
 /// What to show, and how.
 #[derive(Debug, Args)]
@@ -29,11 +37,20 @@ use trafstat_store::{protocol, time};
   trafstat show --by remote-ip,remote-port --protocol tcp --sort syn-packets
                                                    where connections go
   trafstat show --since 2026-01-01 --until 2026-02-01 --format csv
+  trafstat show --by day,local-ip --since 2026-01-01
+                                                   every day of every local address
+  trafstat show --by hour --since 1d --rates       how fast it was, hour by hour
+  trafstat show --local-port https,8000-8099 --remote-ip 2001:db8::/32
+                                                   services, by name or as a range
   trafstat show --source pcap:day.pcap --local-net 192.0.2.0/24 --local-tcp-ports all
                                                    what is in a capture, without a store
 
 Times are \"2026-01-31 12:00\" in the local time zone, \"2026-01-31T12:00:00Z\", or so long
-ago: 30m, 2h, 7d, 4w. What was counted belongs to the time at which it was collected.")]
+ago: 30m, 2h, 7d, 4w. What was counted belongs to the time at which it was collected. Days
+begin in the local time zone, at the full hour, UTC, that is next; TZ=UTC shows all in UTC.
+
+On a terminal, bars compare the lines by what they are sorted by, where there is room; one
+that is too narrow for all columns goes without SYN and packets, which CSV and JSON have.")]
 pub struct ShowOptions {
     /// Fields to sum up by, separated by commas.
     #[arg(
@@ -45,13 +62,22 @@ pub struct ShowOptions {
     )]
     by: Vec<Field>,
 
-    /// What to sort by, largest first.
-    #[arg(long, value_name = "COUNTER", value_enum, default_value_t = Order::Bytes)]
-    sort: Order,
+    /// What to sort by, largest first, or by the fields [default: bytes; by the fields if one
+    /// is a time].
+    #[arg(long, value_name = "COUNTER", value_enum)]
+    sort: Option<Order>,
 
-    /// How many lines to show; 0 shows all.
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    top: u64,
+    /// How many lines to show; 0 shows all [default: 20; all if sorted by the fields].
+    #[arg(long, value_name = "N")]
+    top: Option<u64>,
+
+    /// Averages a second instead of sums.
+    #[arg(long)]
+    rates: bool,
+
+    /// Protocols and ports without their names.
+    #[arg(long, short)]
+    numeric: bool,
 
     /// How to write them.
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -83,17 +109,21 @@ struct FilterOptions {
     #[arg(long, value_name = "ADDRESS[/PREFIX]", value_delimiter = ',', value_parser = parse_net)]
     remote_ip: Vec<IpNet>,
 
-    /// Only these local ports.
-    #[arg(long, value_name = "PORT", value_delimiter = ',')]
-    local_port: Vec<u16>,
+    /// Only these local ports, by number, name or range such as 8000-8099.
+    #[arg(long, value_name = "PORTS", value_delimiter = ',', value_parser = parse_ports)]
+    local_port: Vec<RangeInclusive<u16>>,
 
     /// Only these remote ports.
-    #[arg(long, value_name = "PORT", value_delimiter = ',')]
-    remote_port: Vec<u16>,
+    #[arg(long, value_name = "PORTS", value_delimiter = ',', value_parser = parse_ports)]
+    remote_port: Vec<RangeInclusive<u16>>,
 
     /// Only these accounts.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     account: Vec<Name>,
+
+    /// Only what these hosts counted, by name or machine id.
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    host: Vec<String>,
 
     /// Only what was collected at this time or later.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
@@ -157,17 +187,33 @@ impl ShowOptions {
     }
 
     fn show(self, store: &mut dyn Store) -> Result<()> {
+        let order =
+            self.sort
+                .unwrap_or_else(|| match self.by.iter().any(|field| field.is_time()) {
+                    true => Order::Fields,
+                    false => Order::Bytes,
+                });
+        let top = self.top.unwrap_or(match order {
+            Order::Fields => 0,
+            _ => 20,
+        });
         let query = Query {
             by: self.by,
             filter: self.filter.into(),
-            order: self.sort,
-            limit: (self.top > 0).then_some(self.top),
+            order,
+            limit: (top > 0).then_some(top),
+            zone: TimeZone::system(),
         };
         let answer = store.query(&query).context("cannot query the database")?;
         if answer.groups.is_empty() {
             eprintln!("trafstat: {}", nothing(answer.epochs));
         }
-        to_stdout(|writer| write(&answer, self.format, writer))
+        let style = table::Style {
+            rates: self.rates,
+            order,
+            names: Names::new(query.zone, self.numeric),
+        };
+        to_stdout(|writer| write(&answer, self.format, &style, writer))
             .context("cannot write to standard output")
     }
 }
@@ -181,6 +227,7 @@ impl From<FilterOptions> for Filter {
             local_ports: options.local_port,
             remote_ports: options.remote_port,
             accounts: options.account,
+            hosts: options.host,
             since: options.since,
             until: options.until,
         }
@@ -195,39 +242,91 @@ fn nothing(epochs: u64) -> String {
     }
 }
 
-#[derive(Serialize)]
-struct Records<'a> {
-    records: Vec<GroupRecord<'a>>,
-}
-
-fn write(answer: &Answer, format: Format, mut writer: &mut dyn Write) -> io::Result<()> {
+fn write(
+    answer: &Answer,
+    format: Format,
+    style: &table::Style,
+    writer: &mut dyn Write,
+) -> io::Result<()> {
     match format {
         Format::Table if answer.groups.is_empty() => Ok(()),
-        Format::Table => table::write(answer, writer),
-        Format::Csv => write_csv(answer, writer),
-        Format::Json => {
-            let records = answer.records().collect();
-            serde_json::to_writer(&mut writer, &Records { records })?;
-            writeln!(writer)
-        }
+        Format::Table => table::write(answer, style, writer),
+        Format::Csv => write_csv(answer, style.rates, writer),
+        Format::Json => write_json(answer, style.rates, writer),
     }
 }
 
-fn write_csv(answer: &Answer, writer: &mut dyn Write) -> io::Result<()> {
+/// The rates of a group, or of all; none where they were not asked for.
+fn rates_of(wanted: bool, counters: &Counters, seconds: Option<f64>) -> Option<Rates> {
+    seconds
+        .filter(|_| wanted)
+        .map(|seconds| Rates::new(counters, seconds))
+}
+
+fn write_csv(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Result<()> {
     let mut csv = csv::Writer::from_writer(writer);
-    let counters = answer.total.columns().map(|(column, _)| column);
-    csv.write_record(answer.by.iter().map(|field| field.column()).chain(counters))?;
+    let seconds = rates::seconds_of_group(answer);
+    let columns = answer.total.columns().map(|(column, _)| column);
+    let rate_columns = Rates::new(&answer.total, 1.0).columns();
+    let shown = if rates { &rate_columns[..] } else { &[] };
+    csv.write_record(
+        (answer.by.iter().map(|field| field.column()))
+            .chain(columns)
+            .chain(shown.iter().map(|(column, _)| *column)),
+    )?;
     for group in &answer.groups {
+        let mut line: Vec<String> = group.key.iter().map(ToString::to_string).collect();
         let counters = group.counters.columns();
-        csv.write_record(
-            group
-                .key
-                .iter()
-                .map(ToString::to_string)
-                .chain(counters.map(|(_, counter)| counter.to_string())),
-        )?;
+        line.extend(counters.map(|(_, counter)| counter.to_string()));
+        let rates = rates_of(rates, &group.counters, seconds);
+        line.extend(shown.iter().enumerate().map(|(index, _)| {
+            rates.map_or_else(String::new, |rates| rates.columns()[index].1.to_string())
+        }));
+        csv.write_record(line)?;
     }
     csv.flush()
+}
+
+fn write_json(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Result<()> {
+    let with_rates = |mut object: Map<String, Json>, rates: Option<Rates>| {
+        for (column, rate) in rates.iter().flat_map(Rates::columns) {
+            object.insert(column.to_owned(), rate.into());
+        }
+        Json::Object(object)
+    };
+    let seconds = rates::seconds_of_group(answer);
+    let records: Vec<Json> = answer
+        .groups
+        .iter()
+        .map(|group| {
+            let mut record = Map::new();
+            for (field, value) in answer.by.iter().zip(&group.key) {
+                record.insert(field.column().to_owned(), json!(value));
+            }
+            record.extend(counters(&group.counters));
+            with_rates(record, rates_of(rates, &group.counters, seconds))
+        })
+        .collect();
+    let covered = answer.covered;
+    let all = rates_of(
+        rates,
+        &answer.total,
+        covered.and_then(rates::seconds_covered),
+    );
+    let object = json!({
+        "records": records,
+        "total": with_rates(counters(&answer.total).collect(), all),
+        "groups": answer.group_count,
+        "epochs": answer.epochs,
+        "opened": covered.map(|covered| covered.opened.to_string()),
+        "closed": covered.map(|covered| covered.closed.to_string()),
+    });
+    writeln!(writer, "{object}")
+}
+
+fn counters(counters: &Counters) -> impl Iterator<Item = (String, Json)> {
+    let columns = counters.columns().into_iter();
+    columns.map(|(column, counter)| (column.to_owned(), counter.into()))
 }
 
 fn parse_protocol(text: &str) -> Result<u8, String> {
@@ -240,4 +339,20 @@ pub fn parse_net(text: &str) -> Result<IpNet, String> {
     text.parse()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| "expected an address or a net, such as 192.0.2.7 or 192.0.2.0/24".to_owned())
+}
+
+/// A port, a range of them, or the name that `/etc/services` has for one.
+pub fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, String> {
+    if let Some(port) = Services::read().port(text) {
+        return Ok(port..=port);
+    }
+    let (first, last) = text.split_once(['-', ':']).unwrap_or((text, text));
+    match (first.parse(), last.parse()) {
+        (Ok(first), Ok(last)) if first <= last => Ok(first..=last),
+        _ => Err(
+            "expected a port from 0 to 65535, a range such as 8000-8099, or a name of \
+             /etc/services such as https"
+                .to_owned(),
+        ),
+    }
 }

@@ -2,207 +2,263 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use bytesize::ByteSize;
 use comfy_table::{
     Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets,
 };
-use trafstat_store::protocol;
-use trafstat_store::query::{Answer, Field, Value};
+use trafstat_store::query::{Answer, Order};
 use trafstat_store::snapshot::Counters;
 
-/// Writes the table, its total, and how much of the answer it shows.
-pub(super) fn write(answer: &Answer, writer: &mut dyn Write) -> io::Result<()> {
-    let titles: Vec<&str> = answer
-        .by
-        .iter()
-        .map(|&field| title(field))
-        .chain(COUNTERS)
-        .collect();
-    let lines: Vec<Vec<String>> = answer
-        .groups
-        .iter()
-        .map(|group| {
-            group
-                .key
-                .iter()
-                .map(name)
-                .chain(counters(&group.counters))
-                .collect()
-        })
-        .collect();
-    let total = total_line(answer);
-    writeln!(
-        writer,
-        "{}",
-        table(answer, &titles, &lines, &total).trim_fmt()
-    )?;
+use super::rates::{self, Rates};
+use crate::names::{Names, title};
+use crate::units;
+
+/// How to show it.
+pub(super) struct Style {
+    /// Averages a second instead of sums.
+    pub rates: bool,
+    /// What bars show.
+    pub order: Order,
+    pub names: Names,
+}
+
+/// Writes the table, its total, the time that it is about, and how much of the answer it shows.
+pub(super) fn write(answer: &Answer, style: &Style, writer: &mut dyn Write) -> io::Result<()> {
+    let table = arranged(answer, style);
+    writeln!(writer, "{}", table.trim_fmt())?;
+    if let Some(time) = time_line(answer, &style.names) {
+        writeln!(writer, "\n{time}")?;
+    }
     let shown = answer.groups.len() as u64;
     if shown < answer.group_count {
         writeln!(
             writer,
             "\n{shown} of {} lines are shown, the total is over all; --top 0 shows all.",
-            separated(answer.group_count)
+            units::separated(answer.group_count)
         )?;
     }
     Ok(())
 }
 
-const COUNTERS: [&str; 5] = [
-    "SENT",
-    "RECEIVED",
-    "PACKETS SENT",
-    "PACKETS RECEIVED",
-    "SYN",
-];
-
-fn table(answer: &Answer, titles: &[&str], lines: &[Vec<String>], total: &[String]) -> Table {
-    let styled = io::stdout().is_terminal() && !no_color();
-    let strong = |text: &str| match styled {
-        true => Cell::new(text).add_attribute(Attribute::Bold),
-        false => Cell::new(text),
-    };
-    let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(titles.iter().map(|title| strong(title)))
-        .add_rows(lines)
-        .add_row(total.iter().map(|cell| strong(cell)));
-    for (index, column) in table.column_iter_mut().enumerate() {
-        // A narrow terminal may break titles between their words, and numbers never.
-        let words = titles[index].split(' ').map(str::len);
-        let cells = lines.iter().map(|line| line[index].len());
-        let least = words.chain(cells).chain([total[index].len()]).max();
-        let padded = least.unwrap_or_default() + usize::from(column.padding_width());
-        column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(
-            u16::try_from(padded).unwrap_or(u16::MAX),
-        )));
-        if index >= answer.by.len() {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
+/// A column of counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Column {
+    Sent,
+    Received,
+    PacketsSent,
+    PacketsReceived,
+    Syn,
 }
 
-/// The sum over all groups under the counters, named under the first field.
-fn total_line(answer: &Answer) -> Vec<String> {
-    let mut line = vec![String::new(); answer.by.len()];
-    if let Some(first) = line.first_mut() {
-        "total".clone_into(first);
+impl Column {
+    /// In their order; a terminal too narrow for all goes without the last.
+    const ALL: [Self; 5] = [
+        Self::Sent,
+        Self::Received,
+        Self::PacketsSent,
+        Self::PacketsReceived,
+        Self::Syn,
+    ];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Sent => "SENT",
+            Self::Received => "RECEIVED",
+            Self::PacketsSent => "PACKETS SENT",
+            Self::PacketsReceived => "PACKETS RECEIVED",
+            Self::Syn => "SYN",
+        }
     }
-    line.extend(counters(&answer.total));
-    line
+
+    fn sum(self, counters: &Counters) -> String {
+        match self {
+            Self::Sent => units::bytes(counters.sent_bytes),
+            Self::Received => units::bytes(counters.received_bytes),
+            Self::PacketsSent => units::count(counters.sent_packets),
+            Self::PacketsReceived => units::count(counters.received_packets),
+            Self::Syn => units::count(counters.syn_packets),
+        }
+    }
+
+    fn rate(self, rates: &Rates) -> String {
+        match self {
+            Self::Sent => units::bit_rate(rates.sent_bits),
+            Self::Received => units::bit_rate(rates.received_bits),
+            Self::PacketsSent => units::per_second(rates.sent_packets),
+            Self::PacketsReceived => units::per_second(rates.received_packets),
+            Self::Syn => units::per_second(rates.syn_packets),
+        }
+    }
+}
+
+/// The table with as many columns as the terminal has room for.
+fn arranged(answer: &Answer, style: &Style) -> Table {
+    let width = Table::new().width().map(usize::from);
+    let mut columns = &Column::ALL[..];
+    let mut grid = Grid::new(answer, style, columns);
+    // One side without the other would mislead.
+    for fewer in [4, 2] {
+        if width.is_some_and(|width| grid.least_width() > width) {
+            columns = &Column::ALL[..fewer];
+            grid = Grid::new(answer, style, columns);
+        }
+    }
+    let room = width.map(|width| width.saturating_sub(grid.least_width() + PADDING));
+    if let Some(room) = room.filter(|&room| room >= LEAST_BAR && !answer.groups.is_empty()) {
+        grid.add_bars(answer, style.order, room.min(WIDEST_BAR));
+    }
+    grid.table()
+}
+
+const LEAST_BAR: usize = 6;
+const WIDEST_BAR: usize = 30;
+
+/// What stands beside a cell.
+const PADDING: usize = 2;
+
+/// The cells as text.
+struct Grid {
+    keys: usize,
+    titles: Vec<&'static str>,
+    lines: Vec<Vec<String>>,
+    total: Vec<String>,
+    bar: Option<usize>,
+}
+
+impl Grid {
+    fn new(answer: &Answer, style: &Style, columns: &[Column]) -> Self {
+        let cells = |counters: &Counters, seconds: Option<f64>| -> Vec<String> {
+            let rates = match style.rates {
+                true => Some(seconds.map(|seconds| Rates::new(counters, seconds))),
+                false => None,
+            };
+            columns
+                .iter()
+                .map(|column| match &rates {
+                    None => column.sum(counters),
+                    Some(Some(rates)) => column.rate(rates),
+                    Some(None) => "-".to_owned(),
+                })
+                .collect()
+        };
+        let seconds = rates::seconds_of_group(answer);
+        let mut total = vec![String::new(); answer.by.len()];
+        if let Some(first) = total.first_mut() {
+            "total".clone_into(first);
+        }
+        total.extend(cells(
+            &answer.total,
+            answer.covered.and_then(rates::seconds_covered),
+        ));
+        Self {
+            keys: answer.by.len(),
+            titles: answer
+                .by
+                .iter()
+                .map(|&field| title(field))
+                .chain(columns.iter().map(|column| column.title()))
+                .collect(),
+            lines: answer
+                .groups
+                .iter()
+                .map(|group| {
+                    let mut line = style.names.key(&group.key);
+                    line.extend(cells(&group.counters, seconds));
+                    line
+                })
+                .collect(),
+            total,
+            bar: None,
+        }
+    }
+
+    /// Adds a column of bars, the longest for the largest group.
+    fn add_bars(&mut self, answer: &Answer, order: Order, cells: usize) {
+        let order = match order {
+            Order::Fields => Order::Bytes,
+            counter => counter,
+        };
+        let measures = answer
+            .groups
+            .iter()
+            .map(|group| order.measure(&group.counters));
+        let largest = measures.clone().max().unwrap_or_default().max(1);
+        for (line, measure) in self.lines.iter_mut().zip(measures) {
+            line.push(units::bar(measure as f64 / largest as f64, cells));
+        }
+        self.titles.push("");
+        self.total.push(String::new());
+        self.bar = Some(cells);
+    }
+
+    /// The cells that a column needs: titles may break between their words, numbers never.
+    fn least(&self, index: usize) -> usize {
+        let words = self.titles[index].split(' ').map(str::len);
+        let cells = self.lines.iter().map(|line| line[index].chars().count());
+        let least = words.chain(cells).chain([self.total[index].len()]).max();
+        least.unwrap_or_default()
+    }
+
+    fn least_width(&self) -> usize {
+        (0..self.titles.len())
+            .map(|index| self.least(index) + PADDING)
+            .sum()
+    }
+
+    fn table(&self) -> Table {
+        let styled = io::stdout().is_terminal() && !no_color();
+        let strong = |text: &str| match styled {
+            true => Cell::new(text).add_attribute(Attribute::Bold),
+            false => Cell::new(text),
+        };
+        let mut table = Table::new();
+        table
+            .load_preset(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Dynamic)
+            .set_header(self.titles.iter().map(|title| strong(title)))
+            .add_rows(&self.lines)
+            .add_row(self.total.iter().map(|cell| strong(cell)));
+        for (index, column) in table.column_iter_mut().enumerate() {
+            let is_bar = index >= self.keys && index + 1 == self.titles.len() && self.bar.is_some();
+            let least = match self.bar {
+                Some(cells) if is_bar => cells,
+                _ => self.least(index),
+            };
+            let padded = u16::try_from(least + PADDING).unwrap_or(u16::MAX);
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(padded)));
+            if index >= self.keys && !is_bar {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        table
+    }
+}
+
+/// Which time the figures are about, and the average over it.
+fn time_line(answer: &Answer, names: &Names) -> Option<String> {
+    let covered = answer.covered?;
+    let epochs = match answer.epochs {
+        1 => "1 epoch".to_owned(),
+        epochs => format!("{} epochs", units::separated(epochs)),
+    };
+    let mut line = format!(
+        "{epochs}, counted from {} to {} {}",
+        names.time(covered.opened),
+        names.time(covered.closed),
+        names.zone(covered.closed)
+    );
+    if let Some(seconds) = rates::seconds_covered(covered) {
+        let rates = Rates::new(&answer.total, seconds);
+        line.push_str(&format!(
+            "; on average {} sent, {} received",
+            units::bit_rate(rates.sent_bits),
+            units::bit_rate(rates.received_bits)
+        ));
+    }
+    line.push('.');
+    Some(line)
 }
 
 /// Whether the user asked for no colour (<https://no-color.org>).
 fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-}
-
-fn title(field: Field) -> &'static str {
-    match field {
-        Field::Protocol => "PROTOCOL",
-        Field::LocalIp => "LOCAL IP",
-        Field::RemoteIp => "REMOTE IP",
-        Field::LocalPort => "LOCAL PORT",
-        Field::RemotePort => "REMOTE PORT",
-    }
-}
-
-fn name(value: &Value) -> String {
-    match *value {
-        Value::Protocol(number) => {
-            protocol::name(number).map_or_else(|| number.to_string(), str::to_owned)
-        }
-        Value::Ip(_) | Value::Port(_) => value.to_string(),
-    }
-}
-
-fn counters(counters: &Counters) -> [String; 5] {
-    [
-        human_bytes(counters.sent_bytes),
-        human_bytes(counters.received_bytes),
-        human_count(counters.sent_packets),
-        human_count(counters.received_packets),
-        human_count(counters.syn_packets),
-    ]
-}
-
-fn human_bytes(bytes: u64) -> String {
-    ByteSize::b(bytes).display().iec().to_string()
-}
-
-/// A number with a decimal unit, exact below 10,000.
-fn human_count(number: u64) -> String {
-    if number < 10_000 {
-        return separated(number);
-    }
-    let mut scaled = number as f64;
-    let mut units = ["", " k", " M", " G", " T", " P", " E"].into_iter();
-    let mut unit = units.next();
-    // 999.95 would round to a thousand of its own unit.
-    while scaled >= 999.95 {
-        scaled /= 1000.0;
-        unit = units.next();
-    }
-    format!("{scaled:.1}{}", unit.unwrap_or_default())
-}
-
-/// A number with its thousands set apart.
-fn separated(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_are_set_apart() {
-        for (number, text) in [
-            (0, "0"),
-            (999, "999"),
-            (1000, "1,000"),
-            (123_456, "123,456"),
-            (u64::MAX, "18,446,744,073,709,551,615"),
-        ] {
-            assert_eq!(separated(number), text);
-        }
-    }
-
-    #[test]
-    fn counts_have_decimal_units() {
-        for (number, text) in [
-            (0, "0"),
-            (9_999, "9,999"),
-            (10_000, "10.0 k"),
-            (999_949, "999.9 k"),
-            (999_950, "1.0 M"),
-            (150_190_118, "150.2 M"),
-            (u64::MAX, "18.4 E"),
-        ] {
-            assert_eq!(human_count(number), text);
-        }
-    }
-
-    #[test]
-    fn bytes_have_binary_units() {
-        assert_eq!(human_bytes(0), "0 B");
-        assert_eq!(human_bytes(1536), "1.5 KiB");
-        assert_eq!(human_bytes(5 << 30), "5.0 GiB");
-    }
-
-    #[test]
-    fn protocol_without_a_name_is_its_number() {
-        assert_eq!(name(&Value::Protocol(6)), "TCP");
-        assert_eq!(name(&Value::Protocol(200)), "200");
-    }
 }

@@ -76,6 +76,7 @@ pub fn sent_packets(db: &Path) -> u64 {
         filter: Filter::default(),
         order: Order::Bytes,
         limit: None,
+        ..Query::default()
     };
     let mut store = Sqlite::open_read_only(db).unwrap();
     store.query(&query).unwrap().total.sent_packets

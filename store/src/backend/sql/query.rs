@@ -9,8 +9,11 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use super::explain::Explaining;
 use super::parts::Part;
@@ -22,7 +25,7 @@ use super::rotate::Kept;
 use super::{Access, COUNTERS, Database, Value as Column, counters, in_transaction, nanoseconds};
 use crate::account::Name;
 use crate::backend::StoreError;
-use crate::query::{Answer, Field, Filter, Group, Order, Query, Value};
+use crate::query::{Answer, Covered, Field, Filter, Group, Order, Query, Value};
 use crate::snapshot::Counters;
 
 /// Sums up as of one moment.
@@ -33,7 +36,7 @@ pub(in crate::backend) fn answer<D: Database>(
     in_transaction(database, Access::Read, |database| {
         let kept = Kept::read(database)?;
         let spans = plan(query, &kept);
-        let epochs = count_epochs(database, query, &spans)?;
+        let (epochs, covered) = count_epochs(database, query, &spans)?;
         let remote = spans.iter().any(|span| span.table == Some(REMOTE_MONTHLY));
         let (groups, group_count, total) = match remote {
             true => remote_groups(database, query, &spans)?,
@@ -45,6 +48,7 @@ pub(in crate::backend) fn answer<D: Database>(
             group_count,
             total,
             epochs,
+            covered,
         })
     })
 }
@@ -77,18 +81,29 @@ struct Span {
 /// The tables that may answer a query, from fine to coarse.
 fn tables(query: &Query) -> &'static [Rollup] {
     let filter = &query.filter;
-    let by = |fields: &[Field]| query.by.iter().all(|field| fields.contains(field));
+    let everywhere = [Field::Account, Field::Host, Field::Hour, Field::Day];
+    let is_by = |fields: &[Field], field| fields.contains(field) || everywhere.contains(field);
+    let by = |fields: &[Field]| query.by.iter().all(|field| is_by(fields, field));
     let no_local = filter.local.is_empty();
     let no_remote = filter.remote.is_empty() && filter.remote_ports.is_empty();
     let no_service = filter.protocols.is_empty() && filter.local_ports.is_empty();
-    if by(&[Field::LocalIp]) && no_remote && no_service {
+    let tables: &[Rollup] = if by(&[Field::LocalIp]) && no_remote && no_service {
         &[LOCAL_HOURLY, LOCAL_DAILY]
     } else if by(&[Field::Protocol, Field::LocalPort]) && no_remote && no_local {
         &[SERVICE_HOURLY, SERVICE_DAILY]
-    } else if by(&[Field::RemoteIp]) && no_local && no_service && filter.remote_ports.is_empty() {
-        &[REMOTE_MONTHLY]
     } else {
-        &[]
+        let by_remote = query.by.iter().all(|&field| field == Field::RemoteIp);
+        return match by_remote && no_local && no_service && filter.remote_ports.is_empty() {
+            true => &[REMOTE_MONTHLY],
+            false => &[],
+        };
+    };
+    // Days of other zones begin and end within those of the daily sums.
+    let splits_days =
+        |&field: &Field| field == Field::Hour || field == Field::Day && query.zone != TimeZone::UTC;
+    match query.by.iter().any(splits_days) {
+        true => &tables[..1],
+        false => tables,
     }
 }
 
@@ -174,21 +189,39 @@ fn count_epochs<D: Database>(
     database: &mut D,
     query: &Query,
     spans: &[Span],
-) -> Result<u64, StoreError> {
+) -> Result<(u64, Option<Covered>), StoreError> {
     let mut conditions = Conditions::default();
     conditions.within_time("s.closed_ns", 1, bounds(&query.filter));
     if spans.iter().all(|span| span.table.is_none()) {
         conditions.and("s.first_record IS NOT NULL");
     }
     let sql = format!(
-        "SELECT COUNT(*) FROM account AS a {join} snapshot AS s
+        "SELECT COUNT(*), MIN(s.opened_ns), MAX(s.closed_ns)
+FROM account AS a {join} snapshot AS s
     ON s.host_id = a.host_id AND s.account_id = a.id
 WHERE 1 = 1{conditions}",
         join = D::DIALECT.ordered_join,
         conditions = conditions.sql
     );
-    let count = super::one_integer(database, &sql, &conditions.parameters)?;
-    Ok(count.unsigned_abs())
+    let row = super::first_row(database, &sql, &conditions.parameters)?.unwrap_or_default();
+    let [count, opened, closed] = &row[..] else {
+        return Err(StoreError::Corrupt(format!("no row from: {sql}")));
+    };
+    let count = count.unsigned()?;
+    let time = |column: &Column| column.integer().map(timestamp);
+    let covered = match count {
+        0 => None,
+        _ => Some(Covered {
+            opened: time(opened)?,
+            closed: time(closed)?,
+        }),
+    };
+    Ok((count, covered))
+}
+
+fn timestamp(nanoseconds: i64) -> Timestamp {
+    // Every number of 64 bits is within the years that a timestamp has.
+    Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or_default()
 }
 
 fn bounds(filter: &Filter) -> (i64, i64) {
@@ -253,7 +286,7 @@ fn remote_groups<D: Database>(
     let group_count = sums.len() as u64;
     let mut sorted: Vec<(Option<IpAddr>, Counters)> = sums.into_iter().collect();
     let rank =
-        |group: &(Option<IpAddr>, Counters)| (Reverse(measure(&group.1, query.order)), group.0);
+        |group: &(Option<IpAddr>, Counters)| (Reverse(query.order.measure(&group.1)), group.0);
     let limit = query.limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
     });
@@ -282,6 +315,7 @@ fn add_parts<D: Database>(
     let nets = &query.filter.remote;
     let mut conditions = Conditions::default();
     conditions.accounts(&query.filter.accounts);
+    conditions.hosts(&query.filter.hosts);
     conditions.within_time("t.month", SECOND_NS, (span.from, span.until));
     let sql = format!(
         "SELECT t.sums FROM account AS a {join} remote_part AS t {by_key}
@@ -318,6 +352,13 @@ pub(super) fn value(field: Field, column: &Column) -> Result<Value, StoreError> 
         Field::Protocol => Value::Protocol(column.small()?),
         Field::LocalPort | Field::RemotePort => Value::Port(column.small()?),
         Field::LocalIp | Field::RemoteIp => Value::Ip(column.address()?),
+        Field::Account | Field::Host => Value::Name(column.text()?.to_owned()),
+        Field::FiveMinutes | Field::Hour => Value::Time(timestamp(column.integer()?)),
+        Field::Day => {
+            // Local time, read as if it were UTC.
+            let local = timestamp(column.integer()?);
+            Value::Date(TimeZone::UTC.to_datetime(local).date())
+        }
     })
 }
 
@@ -367,17 +408,22 @@ impl Statement {
         let mut sql = format!(
             "WITH grouped AS (\n{grouped}\n)
 SELECT grouped.*, {totals}, COUNT(*) OVER ()
-FROM grouped
-ORDER BY {order} DESC",
+FROM grouped",
             totals = totals.join(", "),
-            order = order_columns(query.order),
         );
+        let mut order: Vec<String> = order_columns(query.order)
+            .map(|columns| format!("{columns} DESC"))
+            .into_iter()
+            .collect();
         for (field, name) in query.by.iter().zip(&names) {
             // IPv4 before IPv6, as addresses compare.
             if matches!(field, Field::LocalIp | Field::RemoteIp) {
-                sql.push_str(&format!(", LENGTH({name})"));
+                order.push(format!("LENGTH({name})"));
             }
-            sql.push_str(&format!(", {name}"));
+            order.push(name.clone());
+        }
+        if !order.is_empty() {
+            sql.push_str(&format!("\nORDER BY {}", order.join(", ")));
         }
         if let Some(limit) = query.limit {
             sql.push_str(&format!(" LIMIT {}", limit.min(i64::MAX as u64)));
@@ -392,6 +438,7 @@ fn select_span<D: Database>(query: &Query, span: &Span) -> (String, Vec<Column>)
     let join = dialect.ordered_join;
     let mut conditions = Conditions::default();
     conditions.accounts(&query.filter.accounts);
+    conditions.hosts(&query.filter.hosts);
     let from = match &span.table {
         Some(rollup) => {
             let period = format!("t.{}", rollup.period.column());
@@ -412,11 +459,26 @@ fn select_span<D: Database>(query: &Query, span: &Span) -> (String, Vec<Column>)
     };
     let alias = if span.table.is_some() { "t" } else { "r" };
     conditions.fields(alias, &query.filter);
+    let time_ns = match &span.table {
+        Some(rollup) => format!("t.{} * {SECOND_NS}", rollup.period.column()),
+        None => "s.closed_ns".to_owned(),
+    };
     let keys: Vec<String> = query
         .by
         .iter()
-        .map(|field| format!("{alias}.{}", field.column()))
+        .map(|field| match field {
+            Field::Account => "a.name".to_owned(),
+            Field::Host => "h.hostname".to_owned(),
+            Field::FiveMinutes => floor(&time_ns, 300),
+            Field::Hour => floor(&time_ns, 3600),
+            Field::Day => floor(&local(&floor(&time_ns, 3600), query, span), 86_400),
+            _ => format!("{alias}.{}", field.column()),
+        })
         .collect();
+    let host = match query.by.contains(&Field::Host) {
+        true => format!("host AS h {join} account AS a ON a.host_id = h.id"),
+        false => "account AS a".to_owned(),
+    };
     let sums = COUNTERS.map(|counter| {
         format!(
             "CAST(SUM({alias}.{counter}) AS {}) AS {counter}",
@@ -431,7 +493,7 @@ fn select_span<D: Database>(query: &Query, span: &Span) -> (String, Vec<Column>)
         .collect();
     let sql = format!(
         "SELECT {selected}
-    FROM account AS a {join} {from}
+    FROM {host} {join} {from}
     WHERE 1 = 1{conditions} {group}",
         selected = selected.join(", "),
         conditions = conditions.sql,
@@ -439,6 +501,35 @@ fn select_span<D: Database>(query: &Query, span: &Span) -> (String, Vec<Column>)
     );
     (sql, conditions.parameters)
 }
+
+/// A time in nanoseconds, cut to a multiple of so many seconds.
+fn floor(time_ns: &str, seconds: i64) -> String {
+    format!("({time_ns} - {time_ns} % {})", seconds * SECOND_NS)
+}
+
+/// A time in nanoseconds as the query's zone tells it.
+fn local(time_ns: &str, query: &Query, span: &Span) -> String {
+    let mut changes: Vec<(i64, i32)> = query
+        .zone
+        .preceding(timestamp(span.until.min(LAST_CHANGE_NS)))
+        .map(|change| (nanoseconds(change.timestamp()), change.offset().seconds()))
+        .take_while(|&(time, _)| time > span.from.max(0))
+        .collect();
+    let first = query.zone.to_offset(timestamp(span.from.max(0)));
+    let offset_ns = |seconds: i32| i64::from(seconds) * SECOND_NS;
+    let mut offset = format!("{}", offset_ns(first.seconds()));
+    changes.reverse();
+    for (from, seconds) in changes {
+        offset = format!(
+            "CASE WHEN {time_ns} >= {from} THEN {} ELSE {offset} END",
+            offset_ns(seconds)
+        );
+    }
+    format!("({time_ns} + ({offset}))")
+}
+
+/// 2100-01-01: rules of a zone go on for ever, and nothing was counted later.
+const LAST_CHANGE_NS: i64 = 4_102_444_800 * SECOND_NS;
 
 /// Without keys everything is one group, and nothing none.
 fn group_by(keys: &[String]) -> String {
@@ -463,6 +554,18 @@ impl Conditions {
         }
     }
 
+    /// Accounts of hosts with these names or machine ids.
+    fn hosts(&mut self, hosts: &[String]) {
+        if !hosts.is_empty() {
+            let mut places = || self.places(hosts.iter().map(|host| host.as_str().into()));
+            let (names, ids) = (places(), places());
+            self.and(&format!(
+                "a.host_id IN (SELECT id FROM host
+        WHERE hostname IN ({names}) OR machine_id IN ({ids}))"
+            ));
+        }
+    }
+
     /// What belongs to one account, by its host_id and account_id.
     pub(super) fn owner(&mut self, owner: Owner) {
         for (column, id) in [("host_id", owner.host_id), ("account_id", owner.account_id)] {
@@ -474,8 +577,8 @@ impl Conditions {
     fn fields(&mut self, alias: &str, filter: &Filter) {
         let column = |field: Field| format!("{alias}.{}", field.column());
         self.one_of(&column(Field::Protocol), &filter.protocols);
-        self.one_of(&column(Field::LocalPort), &filter.local_ports);
-        self.one_of(&column(Field::RemotePort), &filter.remote_ports);
+        self.ports(&column(Field::LocalPort), &filter.local_ports);
+        self.ports(&column(Field::RemotePort), &filter.remote_ports);
         self.within(&column(Field::LocalIp), &filter.local);
         self.within(&column(Field::RemoteIp), &filter.remote);
     }
@@ -495,6 +598,21 @@ impl Conditions {
             let places = self.places(values.iter().map(|&value| value.into()));
             self.and(&format!("{column} IN ({places})"));
         }
+    }
+
+    fn ports(&mut self, column: &str, ranges: &[RangeInclusive<u16>]) {
+        if ranges.is_empty() {
+            return;
+        }
+        let within: Vec<String> = ranges
+            .iter()
+            .map(|range| {
+                let [first, last] =
+                    [range.start(), range.end()].map(|&port| self.places([port.into()]));
+                format!("{column} BETWEEN {first} AND {last}")
+            })
+            .collect();
+        self.and(&format!("({})", within.join(" OR ")));
     }
 
     /// The addresses of a net are a range; the length tells IPv4 from IPv6.
@@ -527,8 +645,9 @@ impl Conditions {
     }
 }
 
-fn order_columns(order: Order) -> &'static str {
-    match order {
+fn order_columns(order: Order) -> Option<&'static str> {
+    Some(match order {
+        Order::Fields => return None,
         Order::Bytes => "sent_bytes + received_bytes",
         Order::Packets => "sent_packets + received_packets",
         Order::SentBytes => "sent_bytes",
@@ -536,21 +655,7 @@ fn order_columns(order: Order) -> &'static str {
         Order::SentPackets => "sent_packets",
         Order::ReceivedPackets => "received_packets",
         Order::SynPackets => "syn_packets",
-    }
-}
-
-fn measure(counters: &Counters, order: Order) -> u64 {
-    match order {
-        Order::Bytes => counters.sent_bytes.saturating_add(counters.received_bytes),
-        Order::Packets => counters
-            .sent_packets
-            .saturating_add(counters.received_packets),
-        Order::SentBytes => counters.sent_bytes,
-        Order::ReceivedBytes => counters.received_bytes,
-        Order::SentPackets => counters.sent_packets,
-        Order::ReceivedPackets => counters.received_packets,
-        Order::SynPackets => counters.syn_packets,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -567,6 +672,7 @@ mod tests {
             },
             order: Order::Bytes,
             limit: None,
+            zone: TimeZone::UTC,
         }
     }
 

@@ -2,7 +2,6 @@
 
 mod options;
 mod progress;
-mod services;
 
 use std::cell::Cell;
 use std::fs::File;

@@ -10,7 +10,7 @@ use trafstat_capture::engine::Rules;
 use trafstat_rule::local_net::{Family, Ipv4, Ipv6};
 use trafstat_rule::options::{self, ENTRIES};
 
-use super::services;
+use crate::services;
 
 /// What to count instead of the kernel module's accounts, and by which rule.
 ///

@@ -1,0 +1,56 @@
+//! Averages a second.
+
+use trafstat_store::query::{Answer, Covered, Field};
+use trafstat_store::snapshot::Counters;
+
+/// What went over in a second, on average.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Rates {
+    pub sent_bits: f64,
+    pub received_bits: f64,
+    pub sent_packets: f64,
+    pub received_packets: f64,
+    pub syn_packets: f64,
+}
+
+impl Rates {
+    /// The averages of what was counted in so many seconds.
+    pub fn new(counters: &Counters, seconds: f64) -> Self {
+        let average = |number: u64| number as f64 / seconds;
+        Self {
+            sent_bits: average(counters.sent_bytes) * 8.0,
+            received_bits: average(counters.received_bytes) * 8.0,
+            sent_packets: average(counters.sent_packets),
+            received_packets: average(counters.received_packets),
+            syn_packets: average(counters.syn_packets),
+        }
+    }
+
+    /// Every rate with its name in CSV and JSON.
+    pub fn columns(&self) -> [(&'static str, f64); 5] {
+        [
+            ("sent_packets_per_second", self.sent_packets),
+            ("received_packets_per_second", self.received_packets),
+            ("sent_bits_per_second", self.sent_bits),
+            ("received_bits_per_second", self.received_bits),
+            ("syn_packets_per_second", self.syn_packets),
+        ]
+    }
+}
+
+/// How long each group was counted: the step of time where it has one, else all the time.
+pub(super) fn seconds_of_group(answer: &Answer) -> Option<f64> {
+    let own = answer.by.iter().filter_map(|field| match field {
+        Field::FiveMinutes => Some(300.0),
+        Field::Hour => Some(3600.0),
+        Field::Day => Some(86_400.0),
+        _ => None,
+    });
+    own.reduce(f64::min)
+        .or_else(|| answer.covered.and_then(seconds_covered))
+}
+
+/// How long all was counted; none for epochs whose opening is not known.
+pub(super) fn seconds_covered(covered: Covered) -> Option<f64> {
+    Some(covered.seconds()).filter(|&seconds| seconds > 0.0)
+}
