@@ -3,6 +3,7 @@
 mod doctor;
 mod kernel_accounts;
 mod names;
+mod report;
 mod setup;
 mod show;
 mod system;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use doctor::{DoctorOptions, StatusOptions};
+use report::ReportOptions;
 use setup::SetupOptions;
 use show::ShowOptions;
 use trafstat_store::manual::ManualOptions;
@@ -39,6 +41,8 @@ enum Command {
     Doctor(DoctorOptions),
     /// Sum up the traffic by addresses, ports and protocol, largest first.
     Show(Box<ShowOptions>),
+    /// Tell what a day or a month came to, compared with the one before.
+    Report(Box<ReportOptions>),
     /// Write the manual pages and shell completions.
     #[command(hide = true)]
     Manual(ManualOptions),
@@ -62,6 +66,7 @@ fn run(command: Command) -> Result<ExitCode> {
             }
             options.run()?;
         }
+        Command::Report(options) => options.run()?,
         Command::Setup(options) => options.run()?,
         Command::Status(options) => return options.run(),
         Command::Doctor(options) => return options.run(),

@@ -1,0 +1,140 @@
+//! `trafstat report`: what a day or a month came to, compared with the one before.
+
+mod figures;
+mod html;
+mod machine;
+mod period;
+mod text;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use jiff::ZonedDateTime;
+use trafstat_store::account::Name;
+use trafstat_store::options::StoreOptions;
+use trafstat_store::output::to_stdout;
+use trafstat_store::query::Filter;
+
+use crate::names::Names;
+use figures::{Figures, Question, Sample};
+use period::{Length, Period, Which};
+
+/// Which report, and how.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  trafstat report day                         yesterday, compared with the day before
+  trafstat report month current               this month until now, compared with as much of
+                                              the last one
+  trafstat report month 2026-01 --format html --output january.html
+                                              one file with charts, for a browser
+  trafstat report month --sample 5m --format csv
+                                              95th percentiles of five minutes, as is billed
+
+A percentile is of samples: the averages over each hour, or five minutes, in which something
+was collected or could have been. What was counted belongs to the time at which it was
+collected, so samples of 5m need a collector that runs so often, and records that are kept.
+Days and months are those of the local time zone.
+
+Exit status: 0 done, 1 failed, 2 wrong usage.")]
+pub struct ReportOptions {
+    /// How long a time it is about.
+    #[arg(value_enum)]
+    length: Length,
+
+    /// Which day or month: such as 2026-01-31, 2026-01, last or current.
+    #[arg(value_name = "WHICH", default_value = "last")]
+    which: Which,
+
+    /// How to write it.
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    format: ReportFormat,
+
+    /// File to write it to [default: standard output].
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// How many local addresses and services to tell of; 0 for all.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    top: u64,
+
+    /// What 95th percentiles are taken of.
+    #[arg(long, value_enum, default_value_t = Sample::Hour)]
+    sample: Sample,
+
+    /// Only these accounts.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    account: Vec<Name>,
+
+    /// Only what these hosts counted, by name or machine id.
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    host: Vec<String>,
+
+    /// Protocols and ports without their names.
+    #[arg(long, short)]
+    numeric: bool,
+
+    #[command(flatten)]
+    store: StoreOptions,
+}
+
+/// The form of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReportFormat {
+    /// For people.
+    Text,
+    /// Comma-separated values with a line of column names.
+    Csv,
+    /// One JSON object.
+    Json,
+    /// One file with charts that needs no other.
+    Html,
+}
+
+impl ReportOptions {
+    /// Asks the store and writes the report.
+    ///
+    /// # Errors
+    /// The store's, or that the report cannot be written.
+    pub fn run(self) -> Result<()> {
+        let now = ZonedDateTime::now();
+        let question = Question {
+            period: Period::new(self.length, self.which, &now)?,
+            filter: Filter {
+                accounts: self.account.clone(),
+                hosts: self.host.clone(),
+                ..Filter::default()
+            },
+            sample: self.sample,
+            limit: (self.top > 0).then_some(self.top),
+            now: now.timestamp(),
+        };
+        let mut store = self.store.open_read_only()?;
+        let figures = Figures::ask(store.as_mut(), &question)?;
+        if figures.epochs == 0 {
+            eprintln!(
+                "trafstat: nothing was collected in {}",
+                figures.period.name()
+            );
+        }
+        let names = Names::new(now.time_zone().clone(), self.numeric);
+        let write = |writer: &mut dyn Write| match self.format {
+            ReportFormat::Text => text::write(&figures, &names, writer),
+            ReportFormat::Csv => machine::write_csv(&figures, writer),
+            ReportFormat::Json => machine::write_json(&figures, writer),
+            ReportFormat::Html => html::write(&figures, &names, writer),
+        };
+        match &self.output {
+            None => to_stdout(write).context("cannot write to standard output"),
+            Some(path) => {
+                let mut bytes = Vec::new();
+                write(&mut bytes)?;
+                File::create(path)
+                    .and_then(|mut file| file.write_all(&bytes))
+                    .with_context(|| format!("cannot write {}", path.display()))
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The report as text.
+
+use std::io::{self, Write};
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::figures::{Figures, Line, Section, change};
+use crate::names::{Names, title};
+use crate::units;
+
+/// Writes a headline, the steps with bars, and a table for each section.
+pub(super) fn write(figures: &Figures, names: &Names, writer: &mut dyn Write) -> io::Result<()> {
+    writeln!(writer, "{}\n", headline(figures, names))?;
+    write_steps(figures, writer)?;
+    for (name, section) in [
+        ("Local addresses", &figures.addresses),
+        ("Services", &figures.services),
+    ] {
+        write_section(name, section, names, writer)?;
+    }
+    writeln!(writer, "\n{}", footnote(figures, names))
+}
+
+/// What the report is about and what it came to.
+pub(super) fn headline(figures: &Figures, names: &Names) -> String {
+    let total = &figures.total;
+    let until = match figures.period.end() {
+        Ok(end) if figures.until < end => format!(", until {}", names.time(figures.until)),
+        _ => String::new(),
+    };
+    format!(
+        "{}{until}: {} sent, {} received, {} all in all ({}).",
+        figures.period.name(),
+        units::bytes(total.counters.sent_bytes),
+        units::bytes(total.counters.received_bytes),
+        units::bytes(total.counters.bytes()),
+        changed(total),
+    )
+}
+
+/// What the columns mean.
+pub(super) fn footnote(figures: &Figures, names: &Names) -> String {
+    let (previous, until) = &figures.previous;
+    let part = match previous.end() {
+        Ok(end) if *until < end => format!(" until {}", names.time(*until)),
+        _ => String::new(),
+    };
+    let sample = match figures.sample.seconds() {
+        3600 => "an hour",
+        _ => "five minutes",
+    };
+    format!(
+        "95%: the 95th percentile of the averages over {sample}. Change: in bytes, against {}{part}. Times are {}.",
+        previous.name(),
+        names.zone(figures.until),
+    )
+}
+
+/// `+12.5 %`, or `new`.
+pub(super) fn changed(line: &Line) -> String {
+    match change(&line.counters, &line.previous) {
+        None if line.counters.bytes() == 0 => "-".to_owned(),
+        None => "new".to_owned(),
+        // Beyond this, a percentage says no more than that it is a lot.
+        Some(change) if change >= 10.0 => format!("{:.0} times", change + 1.0),
+        Some(change) => format!("{:+.1} %", change * 100.0),
+    }
+}
+
+fn write_steps(figures: &Figures, writer: &mut dyn Write) -> io::Result<()> {
+    let bytes = |step: &(u64, u64)| step.0 + step.1;
+    let largest = figures
+        .total
+        .steps
+        .iter()
+        .map(bytes)
+        .max()
+        .unwrap_or_default();
+    for (begin, step) in figures.steps.iter().zip(&figures.total.steps) {
+        if *begin >= figures.until {
+            break;
+        }
+        let part = bytes(step) as f64 / largest.max(1) as f64;
+        let name = figures.period.step_name(*begin);
+        let line = format!(
+            "{name:>6} {:>11}  {}",
+            units::bytes(bytes(step)),
+            units::bar(part, 50)
+        );
+        writeln!(writer, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn write_section(
+    name: &str,
+    section: &Section,
+    names: &Names,
+    writer: &mut dyn Write,
+) -> io::Result<()> {
+    if section.lines.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(
+        (section.by.iter().map(|&field| title(field))).chain([
+            "SENT",
+            "RECEIVED",
+            "95% SENT",
+            "95% RECEIVED",
+            "CHANGE",
+        ]),
+    );
+    for line in &section.lines {
+        table.add_row(names.key(&line.key).into_iter().chain(cells(line)));
+    }
+    for column in table.column_iter_mut().skip(section.by.len()) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    writeln!(writer, "\n{name}\n{}", table.trim_fmt())?;
+    let shown = section.lines.len() as u64;
+    if shown < section.count {
+        writeln!(
+            writer,
+            "{shown} of {} are shown; --top 0 shows all.",
+            units::separated(section.count)
+        )?;
+    }
+    Ok(())
+}
+
+/// The figures of a line.
+pub(super) fn cells(line: &Line) -> [String; 5] {
+    [
+        units::bytes(line.counters.sent_bytes),
+        units::bytes(line.counters.received_bytes),
+        units::bit_rate(line.sent_p95),
+        units::bit_rate(line.received_p95),
+        changed(line),
+    ]
+}

@@ -1,0 +1,278 @@
+//! `trafstat report`, run as users run it.
+
+#[path = "../../store/tests/common/mod.rs"]
+mod common;
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use common::{HOUR_NS, NOON_NS, SnapshotBuilder, record};
+use serde_json::{Value, json};
+use trafstat_store::backend::{Sqlite, Store};
+use trafstat_store::collect::append;
+use trafstat_store::origin::Origin;
+use trafstat_store::snapshot::Snapshot;
+
+/// A database of the days 30 and 31 January 2026, UTC, an epoch an hour.
+///
+/// The first server's HTTPS sends 100 bytes, then 200, ... 2,400 on the 31st, and half of it
+/// on the 30th. A second address comes up at the end of the 31st.
+struct Database {
+    folder: tempfile::TempDir,
+}
+
+/// Midnight before NOON_NS.
+const DAY_NS: u64 = NOON_NS - 12 * HOUR_NS;
+
+impl Database {
+    fn new() -> Self {
+        let database = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        let mut store = Sqlite::open(&database.path()).unwrap();
+        store.migrate().unwrap();
+        for epoch in 1..=48 {
+            let hour = (epoch - 1) % 24 + 1;
+            let is_second = epoch > 24;
+            let mut records = vec![record(1, 7, 6, 443, hour * if is_second { 2 } else { 1 })];
+            if epoch == 48 {
+                records.push(record(2, 8, 17, 53, 1));
+            }
+            let mut snapshot = SnapshotBuilder::new("lan", epoch, records);
+            // Closed a minute before the hour is over, so that it belongs to it.
+            snapshot.header.opened_ns = DAY_NS - 24 * HOUR_NS + (epoch - 1) * HOUR_NS;
+            snapshot.header.closed_ns = snapshot.header.opened_ns + HOUR_NS - 60_000_000_000;
+            let bytes = snapshot.bytes();
+            let origin = Origin {
+                machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
+                hostname: "gateway".to_owned(),
+                netns: "init".to_owned(),
+            };
+            append(
+                &mut store,
+                &origin,
+                &mut Snapshot::open(&bytes[..]).unwrap(),
+            )
+            .unwrap();
+        }
+        database
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("trafstat.db")
+    }
+
+    fn report(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_trafstat"))
+            .args(["report", "--db"])
+            .arg(self.path())
+            .args(arguments)
+            .env("TZ", "UTC")
+            .env("TRAFSTAT_CONFIG", "/dev/null")
+            .output()
+            .unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.report(&[arguments, &["--format", "json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn day_is_compared_with_the_day_before() {
+    let report = Database::new().json(&["day", "2026-01-31"]);
+    assert_eq!(report["name"], "2026-01-31");
+    assert_eq!(report["previous"]["name"], "2026-01-30");
+    assert_eq!(report["epochs"], 24);
+    // 2 * (1 + ... + 24) = 600 packets of 100 bytes, and one more.
+    assert_eq!(report["total"]["sent_bytes"], 60_100);
+    assert_eq!(report["total"]["previous"]["sent_bytes"], 30_000);
+    let addresses = &report["addresses"]["lines"];
+    assert_eq!(addresses[0]["local_ip"], "192.0.2.1");
+    assert_eq!(addresses[0]["sent_bytes"], 60_000);
+    assert_eq!(addresses[0]["previous"]["sent_bytes"], 30_000);
+    assert_eq!(addresses[1]["local_ip"], "192.0.2.2");
+    assert_eq!(addresses[1]["previous"]["sent_bytes"], 0);
+    let services = &report["services"]["lines"];
+    assert_eq!(
+        json!([services[0]["protocol"], services[0]["local_port"]]),
+        json!([6, 443])
+    );
+    assert_eq!(services[1]["local_port"], 53);
+    assert_eq!(report["steps"].as_array().unwrap().len(), 24);
+    assert_eq!(report["steps"][5]["sent_bytes"], 1200);
+}
+
+#[test]
+fn percentile_is_over_the_hours_in_which_something_was_collected() {
+    let report = Database::new().json(&["day", "2026-01-31"]);
+    // 95 of 100 of 24 hours are 23: the largest but one sent 4,600 bytes.
+    let p95 = report["addresses"]["lines"][0]["p95_sent_bits_per_second"].as_f64();
+    assert_eq!(p95.map(|rate| (rate * 3600.0 / 8.0).round()), Some(4600.0));
+    // An hour of 24 is not in it.
+    assert_eq!(
+        report["addresses"]["lines"][1]["p95_sent_bits_per_second"],
+        0.0
+    );
+    let minutes = Database::new().json(&["day", "2026-01-31", "--sample", "5m"]);
+    assert_eq!(minutes["sample_seconds"], 300);
+    // 24 of 288 samples have traffic: 274 do not exceed what the tenth hour sent.
+    let p95 = minutes["addresses"]["lines"][0]["p95_sent_bits_per_second"].as_f64();
+    assert_eq!(p95.map(|rate| (rate * 300.0 / 8.0).round()), Some(2000.0));
+}
+
+#[test]
+fn month_has_a_step_for_every_day() {
+    let report = Database::new().json(&["month", "2026-01"]);
+    assert_eq!(
+        (&report["length"], &report["name"]),
+        (&json!("month"), &json!("2026-01"))
+    );
+    let steps = report["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 31);
+    assert_eq!(steps[29]["sent_bytes"], 30_000);
+    assert_eq!(steps[30]["sent_bytes"], 60_100);
+    assert_eq!(report["total"]["previous"]["sent_bytes"], 0);
+    assert_eq!(
+        Database::new().json(&["month", "2026-02"])["total"]["previous"]["sent_bytes"],
+        90_100
+    );
+}
+
+#[test]
+fn text_names_services_and_what_changed() {
+    let text = stdout(&Database::new().report(&["day", "2026-01-31"]));
+    assert!(text.starts_with("2026-01-31: 58.7 KiB sent"), "{text}");
+    assert!(
+        text.contains("443 https") && text.contains("53 domain"),
+        "{text}"
+    );
+    assert!(text.contains("+100.0 %") && text.contains("new"), "{text}");
+    assert!(
+        text.contains("against 2026-01-30. Times are UTC."),
+        "{text}"
+    );
+    assert!(text.contains(" 23:00 "), "{text}");
+}
+
+#[test]
+fn csv_has_one_table_of_plain_numbers() {
+    let text = stdout(&Database::new().report(&["day", "2026-01-31", "--format", "csv"]));
+    let mut lines = csv::Reader::from_reader(text.as_bytes());
+    let header = lines.headers().unwrap().clone();
+    let column = |name: &str| header.iter().position(|title| title == name).unwrap();
+    let rows: Vec<csv::StringRecord> = lines.records().map(Result::unwrap).collect();
+    let sections: Vec<&str> = rows.iter().map(|row| &row[0]).collect();
+    assert_eq!(
+        sections,
+        ["total", "address", "address", "service", "service"]
+    );
+    assert_eq!(&rows[1][column("local_ip")], "192.0.2.1");
+    assert_eq!(&rows[3][column("local_port")], "443");
+    assert_eq!(&rows[3][column("previous_sent_bytes")], "30000");
+}
+
+#[test]
+fn top_cuts_the_lines_and_not_the_figures() {
+    let database = Database::new();
+    let (all, one) = (
+        database.json(&["day", "2026-01-31"]),
+        database.json(&["day", "2026-01-31", "--top", "1"]),
+    );
+    assert_eq!(one["total"], all["total"]);
+    for section in ["addresses", "services"] {
+        assert_eq!(one[section]["count"], 2);
+        assert_eq!(one[section]["lines"], json!([all[section]["lines"][0]]));
+    }
+}
+
+#[test]
+fn html_is_one_file_without_scripts_and_network() {
+    let database = Database::new();
+    let path = database.folder.path().join("report.html");
+    let path = path.to_str().unwrap();
+    let output = database.report(&["day", "2026-01-31", "--format", "html", "--output", path]);
+    assert_eq!(stdout(&output), "");
+    let html = std::fs::read_to_string(path).unwrap();
+    assert!(
+        html.starts_with("<!DOCTYPE html>") && html.ends_with("</html>\n"),
+        "{html}"
+    );
+    assert!(html.contains("default-src 'none'"));
+    for foreign in [
+        "<script", "http:", "https:", "//", "url(", "@import", "<link", "src=",
+    ] {
+        assert!(!html.contains(foreign), "{foreign}: {html}");
+    }
+    for tag in [
+        "html", "head", "body", "main", "table", "tr", "td", "svg", "g", "text", "div",
+    ] {
+        let opened =
+            html.matches(&format!("<{tag}>")).count() + html.matches(&format!("<{tag} ")).count();
+        assert_eq!(opened, html.matches(&format!("</{tag}>")).count(), "{tag}");
+    }
+    // The bars of the chart: one for each way and hour.
+    assert_eq!(html.matches("<g><title>").count(), 24);
+    assert!(html.contains("23:00: 4.8 KiB sent"), "{html}");
+    assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
+}
+
+#[test]
+fn nothing_collected_is_said_in_every_form() {
+    let database = Database::new();
+    for format in ["text", "csv", "json", "html"] {
+        let output = database.report(&["month", "2020-01", "--format", format]);
+        let text = stdout(&output);
+        assert!(!text.contains("NaN") && !text.is_empty(), "{text}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            error.contains("nothing was collected in 2020-01"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn accounts_and_hosts_are_chosen() {
+    let database = Database::new();
+    let sent = |arguments: &[&str]| {
+        let report = database.json(&[&["day", "2026-01-31"], arguments].concat());
+        report["total"]["sent_bytes"].as_u64().unwrap()
+    };
+    assert_eq!(sent(&["--account", "lan", "--host", "gateway"]), 60_100);
+    assert_eq!(sent(&["--account", "dmz"]), 0);
+    assert_eq!(sent(&["--host", "elsewhere"]), 0);
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let database = Database::new();
+    for arguments in [
+        &["week"][..],
+        &["day", "yesterday"],
+        &["month", "2026-13"],
+        &["day", "--format", "pdf"],
+        &["day", "--sample", "7m"],
+        &[],
+    ] {
+        assert_eq!(
+            database.report(arguments).status.code(),
+            Some(2),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn file_that_cannot_be_written_is_named() {
+    let output = Database::new().report(&["day", "2026-01-31", "--output", "/no/such/folder/a"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("/no/such/folder/a"), "{error}");
+}
