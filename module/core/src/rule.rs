@@ -116,41 +116,38 @@ impl<M: Memory> PortSet<M> {
 
     #[inline]
     fn keep(&self, port: u16, guard: &M::Guard) -> u16 {
-        let member = match self.mode {
-            MODE_ALL => true,
-            MODE_LISTED => self
-                .bitmap
-                .get(guard)
-                .and_then(|words| words.get(usize::from(port / 64)))
-                .is_some_and(|word| word.load(Ordering::Relaxed) >> (port % 64) & 1 != 0),
-            _ => false,
-        };
-        if member { port } else { 0 }
+        if self.mode == MODE_ALL || self.lists(port, guard) {
+            port
+        } else {
+            0
+        }
+    }
+
+    /// Whether the bitmap, if there is one, has this port.
+    #[inline]
+    fn lists(&self, port: u16, guard: &M::Guard) -> bool {
+        let word = self.bitmap.slice(guard).get(usize::from(port / 64));
+        word.is_some_and(|word| word.load(Ordering::Relaxed) >> (port % 64) & 1 != 0)
     }
 }
 
-/// The four port sets of a rule.
-pub struct PortSets<M: Memory> {
-    local_tcp: PortSet<M>,
-    local_udp: PortSet<M>,
-    remote_tcp: PortSet<M>,
-    remote_udp: PortSet<M>,
-}
-
-/// What the packet path does with the ports of one class.
-#[derive(Clone, Copy, Debug)]
-struct PortMask {
-    /// The bits that stay of both ports, the local one below the remote one.
+/// What a rule does with the ports of TCP or of UDP, and of what goes by their lists.
+struct ClassPorts<M: Memory> {
+    /// The bits that stay of both ports, the local one below the remote one, lists aside.
     mask: u32,
     /// Whether it takes more than the mask: a list, or sampling.
     is_partial: bool,
+    is_sampled: bool,
+    local: PortSet<M>,
+    remote: PortSet<M>,
+    /// Makes it 64 bytes, so that which of the two it is takes a shift.
+    _stride: u64,
 }
 
 /// One rule that counts into an account.
 pub struct Rule<M: Memory> {
     /// Of TCP and of UDP, by the lowest bit of their numbers.
-    masks: [PortMask; 2],
-    ports: PortSets<M>,
+    classes: [ClassPorts<M>; 2],
     /// How many of the packets count.
     pub sampling: Sampling,
 }
@@ -166,19 +163,13 @@ impl<M: Memory> Rule<M> {
         guard: &M::Guard,
     ) -> Option<Self> {
         let [local_tcp, local_udp, remote_tcp, remote_udp] = lists;
-        let ports = PortSets {
-            local_tcp: PortSet::new(local_tcp, pool, payer, guard)?,
-            local_udp: PortSet::new(local_udp, pool, payer, guard)?,
-            remote_tcp: PortSet::new(remote_tcp, pool, payer, guard)?,
-            remote_udp: PortSet::new(remote_udp, pool, payer, guard)?,
-        };
+        let set = |list| PortSet::new(list, pool, payer, guard);
         let one_in_tcp = sampling.tcp_syn.max(sampling.tcp_any);
         Some(Self {
-            masks: [
-                PortMask::new(&ports.local_tcp, &ports.remote_tcp, one_in_tcp),
-                PortMask::new(&ports.local_udp, &ports.remote_udp, sampling.udp_any),
+            classes: [
+                ClassPorts::new(set(local_tcp)?, set(remote_tcp)?, one_in_tcp),
+                ClassPorts::new(set(local_udp)?, set(remote_udp)?, sampling.udp_any),
             ],
-            ports,
             sampling,
         })
     }
@@ -188,68 +179,65 @@ impl<M: Memory> Rule<M> {
     #[inline]
     pub fn keep_plain(&self, protocol: u8, ports: u32, guard: &M::Guard) -> Option<u32> {
         const { assert!(TCP & 1 == 0 && UDP & 1 == 1) };
-        let [tcp, udp] = &self.masks;
-        let PortMask { mask, is_partial } = if protocol & 1 == 0 { tcp } else { udp };
-        if *is_partial {
-            return self.keep_partial(protocol, ports, guard);
+        let [tcp, udp] = &self.classes;
+        let class = if protocol & 1 == 0 { tcp } else { udp };
+        let mut mask = class.mask;
+        if class.is_partial {
+            if class.is_sampled {
+                return None;
+            }
+            if class.local.lists(ports as u16, guard) {
+                mask |= 0xffff;
+            }
+            if class.remote.lists((ports >> 16) as u16, guard) {
+                mask |= 0xffff << 16;
+            }
         }
         Some(ports & mask)
-    }
-
-    #[inline(never)]
-    fn keep_partial(&self, protocol: u8, ports: u32, guard: &M::Guard) -> Option<u32> {
-        let (local, remote, one_in) = match protocol {
-            TCP => (
-                &self.ports.local_tcp,
-                &self.ports.remote_tcp,
-                self.sampling.tcp_syn.max(self.sampling.tcp_any),
-            ),
-            _ => (
-                &self.ports.local_udp,
-                &self.ports.remote_udp,
-                self.sampling.udp_any,
-            ),
-        };
-        let local = u32::from(local.keep(ports as u16, guard));
-        let remote = u32::from(remote.keep((ports >> 16) as u16, guard));
-        (one_in <= 1).then_some(local | remote << 16)
     }
 
     /// The rule's ports, as long as the guard lives.
     #[inline]
     pub fn ports<'a>(&'a self, guard: &'a M::Guard) -> impl Ports + 'a {
         GuardedPorts {
-            sets: &self.ports,
+            classes: &self.classes,
             guard,
         }
     }
 }
 
-impl PortMask {
-    fn new<M: Memory>(local: &PortSet<M>, remote: &PortSet<M>, one_in: u32) -> Self {
+impl<M: Memory> ClassPorts<M> {
+    fn new(local: PortSet<M>, remote: PortSet<M>, one_in: u32) -> Self {
         let bits = |set: &PortSet<M>| u32::from(if set.mode == MODE_ALL { u16::MAX } else { 0 });
-        let is_listed = [local, remote].iter().any(|set| set.mode == MODE_LISTED);
+        let is_listed = [&local, &remote].iter().any(|set| set.mode == MODE_LISTED);
         Self {
-            mask: bits(local) | bits(remote) << 16,
+            mask: bits(&local) | bits(&remote) << 16,
             is_partial: is_listed || one_in > 1,
+            is_sampled: one_in > 1,
+            local,
+            remote,
+            _stride: 0,
         }
     }
 }
 
 struct GuardedPorts<'a, M: Memory> {
-    sets: &'a PortSets<M>,
+    classes: &'a [ClassPorts<M>; 2],
     guard: &'a M::Guard,
 }
 
 impl<M: Memory> Ports for GuardedPorts<'_, M> {
     #[inline]
     fn keep(&self, side: Side, protocol: u8, port: u16) -> u16 {
-        let set = match (port_class(protocol), side) {
-            (PortClass::Tcp, Side::Local) => &self.sets.local_tcp,
-            (PortClass::Udp, Side::Local) => &self.sets.local_udp,
-            (PortClass::Tcp, Side::Remote) => &self.sets.remote_tcp,
-            (PortClass::Udp, Side::Remote) => &self.sets.remote_udp,
-            (PortClass::None, _) => return 0,
+        let [tcp, udp] = self.classes;
+        let class = match port_class(protocol) {
+            PortClass::Tcp => tcp,
+            PortClass::Udp => udp,
+            PortClass::None => return 0,
+        };
+        let set = match side {
+            Side::Local => &class.local,
+            Side::Remote => &class.remote,
         };
         set.keep(port, self.guard)
     }
