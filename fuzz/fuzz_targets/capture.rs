@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use trafstat_capture::engine::{Engine, Identities, Rules};
+use trafstat_capture::engine::{Engine, Rules};
 use trafstat_capture::file::CaptureFile;
 use trafstat_rule::local_net::{Family, Ipv4, Ipv6};
 use trafstat_rule::options::{self, ENTRIES};
@@ -23,9 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let mut engine = Engine::new(
         rules,
-        Some(Duration::from_secs(60)),
-        Identities::OfFirstFrame,
-    );
+        Some(Duration::from_secs(60)));
     let mut seen = 0;
     while let Ok(Some(frame)) = file.next_frame() {
         if engine.is_past_epoch(&frame) {

@@ -21,7 +21,7 @@ use trafstat_store::output::{Format, to_stdout};
 use trafstat_store::query::{Answer, Field, Filter, Order, Query};
 use trafstat_store::services::Services;
 use trafstat_store::snapshot::Counters;
-use trafstat_store::source::capture::{Capture, CaptureName, CaptureOptions};
+use trafstat_store::source::capture::{Capture, CaptureName, CaptureOptions, SourceName};
 use trafstat_store::{protocol, time};
 
 use crate::names::Names;
@@ -144,8 +144,16 @@ impl ShowOptions {
         if self.by.iter().enumerate().any(twice) {
             return Err("--by names a field twice".to_owned());
         }
-        if self.capture.source.is_some() {
-            self.capture.rules()?;
+        match self.capture.source {
+            Some(SourceName::Capture(_)) => drop(self.capture.rules()?),
+            Some(SourceName::Live(_)) => {
+                return Err(
+                    "--source live: an interface is counted until it is stopped; collect it \
+                     with trafstat-store and show what that stored"
+                        .to_owned(),
+                );
+            }
+            None => {}
         }
         match (self.filter.since, self.filter.until) {
             (Some(since), Some(until)) if since >= until => {
@@ -161,8 +169,8 @@ impl ShowOptions {
     /// The store's, or that standard output cannot be written.
     pub fn run(self) -> Result<()> {
         match self.capture.source.clone() {
-            Some(name) => self.run_on_capture(&name),
-            None => {
+            Some(SourceName::Capture(name)) => self.run_on_capture(&name),
+            Some(SourceName::Live(_)) | None => {
                 let mut store = self.store.open_read_only()?;
                 self.show(store.as_mut())
             }

@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 use crate::tally::Tally;
 use crate::{abi, build, command, packages, paths, rootfs, vmtest};
 
-/// What judges how captures are counted: tshark and capinfos.
-const CAPTURE_PACKAGES: &[&str] = &["tshark"];
+/// What judges how captures and live interfaces are counted: tshark, capinfos and the kernel.
+const CAPTURE_PACKAGES: &[&str] = &["tshark", "iproute2", "iptables", "procps"];
 
 /// Runs all tests, those too that need MySQL's own server if `with_mysql`; the closing line has
 /// their numbers.

@@ -29,17 +29,6 @@ pub struct Rules<'a> {
     pub ipv6: Option<&'a RuleInfo>,
 }
 
-/// Where accounts have their ids from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Identities {
-    /// From the first frame with its time, and from what names the account. So a capture
-    /// that is counted again, grown, or compressed meanwhile has the same epochs of the
-    /// same accounts, and a store does not take them twice.
-    OfFirstFrame,
-    /// Drawn at random, as in the kernel: no other capture has seen these frames.
-    Random,
-}
-
 /// What became of the frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -65,19 +54,26 @@ pub struct Tally {
 pub struct Engine {
     ipv4: Option<Counter<Ipv4, 2>>,
     ipv6: Option<Counter<Ipv6, 5>>,
-    identities: Identities,
+    /// Whether the accounts are to be made of the first frame.
+    is_of_first: bool,
     clock: Clock,
     tally: Tally,
 }
 
 /// The account of one family, made at the first frame.
 struct Counter<F: Family<W>, const W: usize> {
-    info: Box<RuleInfo>,
+    /// Without an id yet.
+    identity: Identity,
+    limits: Limits,
     rule: Rule<StdMemory>,
     account: Option<Arc<Account<StdMemory, F, W>>>,
     /// Whether the open epoch saw a packet.
     saw: bool,
 }
+
+/// An account that an engine counts into.
+#[derive(Clone)]
+pub struct Counted(AnyAccount);
 
 /// A closed epoch, served in the layout of `uapi/xt_TRAFSTAT.h`.
 pub struct Served {
@@ -103,16 +99,45 @@ impl Surroundings for OneThread {
 }
 
 impl Engine {
-    /// An engine that closes epochs every so often, at multiples of the time, or never by
-    /// itself.
-    pub fn new(rules: Rules<'_>, epoch: Option<Duration>, identities: Identities) -> Self {
+    /// An engine for a capture, which closes epochs every so often, at multiples of the time,
+    /// or never by itself.
+    ///
+    /// Its accounts have their ids from the first frame with its time, and from what names
+    /// the account. So a capture that is counted again, grown, or compressed meanwhile has
+    /// the same epochs of the same accounts, and a store does not take them twice.
+    pub fn new(rules: Rules<'_>, epoch: Option<Duration>) -> Self {
         Self {
             ipv4: rules.ipv4.map(Counter::new),
             ipv6: rules.ipv6.map(Counter::new),
-            identities,
+            is_of_first: true,
             clock: Clock::new(epoch),
             tally: Tally::default(),
         }
+    }
+
+    /// An engine whose accounts are there from `now_ns` on, in nanoseconds since 1970, before
+    /// any frame is; their owner closes their epochs. Their ids are drawn at random, as in
+    /// the kernel: no other engine sees these frames.
+    pub fn started(rules: Rules<'_>, now_ns: u64) -> Self {
+        let mut engine = Self::new(rules, None);
+        engine.is_of_first = false;
+        engine.begin(None, now_ns);
+        engine
+    }
+
+    /// The accounts, of which there are none before the first frame, but of an engine that
+    /// was started.
+    pub fn accounts(&self) -> impl Iterator<Item = Counted> + '_ {
+        let ipv4 = self
+            .ipv4
+            .as_ref()
+            .and_then(|counter| counter.account.clone());
+        let ipv6 = self
+            .ipv6
+            .as_ref()
+            .and_then(|counter| counter.account.clone());
+        let accounts = [ipv4.map(AnyAccount::Ipv4), ipv6.map(AnyAccount::Ipv6)];
+        accounts.into_iter().flatten().map(Counted)
     }
 
     /// Whether the frame belongs to a later epoch: [`Engine::close`] is to come first.
@@ -124,8 +149,8 @@ impl Engine {
     /// Counts a frame in the open epoch.
     #[inline]
     pub fn count(&mut self, frame: &Frame<'_>) {
-        if self.tally.frames == 0 {
-            self.begin(frame);
+        if self.tally.frames == 0 && self.is_of_first {
+            self.begin(Some(frame), frame.time_ns.unwrap_or_default());
         }
         self.clock.see(frame.time_ns);
         let tally = &mut self.tally;
@@ -177,13 +202,7 @@ impl Engine {
 
     /// The closed epochs, at most one for each family, each until it is acknowledged.
     pub fn closed(&self) -> impl Iterator<Item = Served> + '_ {
-        let ipv4 = self.ipv4.as_ref().and_then(Counter::closed);
-        let ipv6 = self.ipv6.as_ref().and_then(Counter::closed);
-        let accounts = [ipv4.map(AnyAccount::Ipv4), ipv6.map(AnyAccount::Ipv6)];
-        accounts.into_iter().flatten().map(|account| Served {
-            account,
-            cursor: Cursor::default(),
-        })
+        self.accounts().filter_map(|account| account.closed())
     }
 
     /// What became of the frames so far.
@@ -192,10 +211,8 @@ impl Engine {
     }
 
     #[cold]
-    fn begin(&mut self, frame: &Frame<'_>) {
-        let now_ns = frame.time_ns.unwrap_or_default();
+    fn begin(&mut self, first: Option<&Frame<'_>>, now_ns: u64) {
         self.clock.begin(now_ns);
-        let first = (self.identities == Identities::OfFirstFrame).then_some(frame);
         if let Some(counter) = &mut self.ipv4 {
             counter.begin(first, now_ns);
         }
@@ -209,7 +226,8 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
     fn new(info: &RuleInfo) -> Self {
         let rule = Rule::new(&info.lists, &info.ranges, Sampling::of_rule(info), (), &());
         Self {
-            info: Box::new(*info),
+            identity: Identity::of_rule(info, [0; 16]),
+            limits: Limits::of_rule(info),
             // The standard library's memory does not fail to be there.
             rule: rule.unwrap_or_else(|| unreachable!("memory of the standard library")),
             account: None,
@@ -219,10 +237,12 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
 
     fn begin(&mut self, first: Option<&Frame<'_>>, now_ns: u64) {
         let id = first.map_or_else(random, |frame| self.id_of(frame));
-        let identity = Identity::of_rule(&self.info, id);
+        let identity = Identity {
+            id,
+            ..self.identity.clone()
+        };
         let key = HashKey(std::array::from_fn(|_| u64::from_ne_bytes(random())));
-        let limits = Limits::of_rule(&self.info);
-        let account = Account::new(identity, key, limits, (), now_ns);
+        let account = Account::new(identity, key, self.limits, (), now_ns);
         account.allocate(1, |_| true, &());
         self.account = Some(Arc::new(account));
     }
@@ -233,9 +253,9 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
     fn id_of(&self, frame: &Frame<'_>) -> [u8; 16] {
         let mut hash = Sha256::new();
         hash.update(b"trafstat capture 1\0");
-        hash.update([F::NUMBER, self.info.prefix_len]);
-        hash.update(self.info.local_addr);
-        hash.update(self.info.name.map(|byte| byte as u8));
+        hash.update([F::NUMBER, self.identity.prefix_len]);
+        hash.update(self.identity.local_addr);
+        hash.update(self.identity.name);
         hash.update(frame.time_ns.unwrap_or_default().to_be_bytes());
         hash.update(frame.wire_len.to_be_bytes());
         hash.update(frame.bytes);
@@ -269,29 +289,75 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
             self.saw = false;
         }
     }
+}
 
-    fn closed(&self) -> Option<Arc<Account<StdMemory, F, W>>> {
-        let account = self.account.as_ref()?;
-        account.closed(&()).is_some().then(|| Arc::clone(account))
+impl Counted {
+    /// The account's name, without its padding.
+    pub fn name(&self) -> &[u8] {
+        self.0.name()
+    }
+
+    /// `NFPROTO_*`.
+    pub fn family(&self) -> u8 {
+        self.0.family()
+    }
+
+    /// Closes the open epoch at `now_ns`, unless one waits to be acknowledged. Called by one
+    /// reader at a time.
+    pub fn close(&self, now_ns: u64, around: &impl Surroundings) {
+        match &self.0 {
+            AnyAccount::Ipv4(account) => account.close(now_ns, around, &()),
+            AnyAccount::Ipv6(account) => account.close(now_ns, around, &()),
+        };
+    }
+
+    /// The closed epoch that waits to be acknowledged.
+    pub fn closed(&self) -> Option<Served> {
+        let is_closed = match &self.0 {
+            AnyAccount::Ipv4(account) => account.closed(&()).is_some(),
+            AnyAccount::Ipv6(account) => account.closed(&()).is_some(),
+        };
+        is_closed.then(|| Served {
+            account: self.0.clone(),
+            cursor: Cursor::default(),
+        })
+    }
+
+    /// Whether nothing waits to be read and nothing was seen since.
+    pub fn is_idle(&self) -> bool {
+        match &self.0 {
+            AnyAccount::Ipv4(account) => account.is_idle(&()),
+            AnyAccount::Ipv6(account) => account.is_idle(&()),
+        }
+    }
+}
+
+impl AnyAccount {
+    fn name(&self) -> &[u8] {
+        let name = match self {
+            Self::Ipv4(account) => &account.identity().name,
+            Self::Ipv6(account) => &account.identity().name,
+        };
+        name.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
+    fn family(&self) -> u8 {
+        match self {
+            Self::Ipv4(_) => Ipv4::NUMBER,
+            Self::Ipv6(_) => Ipv6::NUMBER,
+        }
     }
 }
 
 impl Served {
     /// The account's name as it stands in the snapshot, without its padding.
     pub fn name(&self) -> &[u8] {
-        let name = match &self.account {
-            AnyAccount::Ipv4(account) => &account.identity().name,
-            AnyAccount::Ipv6(account) => &account.identity().name,
-        };
-        name.split(|byte| *byte == 0).next().unwrap_or_default()
+        self.account.name()
     }
 
     /// `NFPROTO_*`.
     pub fn family(&self) -> u8 {
-        match &self.account {
-            AnyAccount::Ipv4(_) => Ipv4::NUMBER,
-            AnyAccount::Ipv6(_) => Ipv6::NUMBER,
-        }
+        self.account.family()
     }
 
     /// Frees the epoch: its records are safe elsewhere.

@@ -8,11 +8,13 @@
 //!
 //! - [`file`] reads pcap and pcapng, compressed too.
 //! - [`link`] finds the outermost IP header behind the link layer's.
+//! - [`live`] has an interface's frames from the kernel, and counts them as they come.
 //! - [`engine`] counts into accounts and closes their epochs by the frames' clock.
 
 pub mod engine;
 pub mod file;
 pub mod link;
+pub mod live;
 
 pub use file::unpacked;
 use link::LinkType;

@@ -16,11 +16,11 @@ use trafstat_store::options::StoreOptions;
 use trafstat_store::options::config::{CollectConfig, parse_duration};
 use trafstat_store::origin::Origin;
 use trafstat_store::output::{Format, to_stdout};
-use trafstat_store::source::capture::CaptureOptions;
+use trafstat_store::source::capture::{CaptureOptions, OwnedRules, SourceName};
 use trafstat_store::source::{Namespace, PROC_ROOT, Proc, Source};
 
 use super::progress::Progress;
-use super::{Settings, capture};
+use super::{Settings, capture, live};
 
 #[derive(Debug, Args)]
 pub(super) struct CollectOptions {
@@ -69,8 +69,14 @@ pub(super) fn run(
     store: &StoreOptions,
     settings: Settings,
 ) -> Result<ExitCode> {
-    if let Some(name) = &options.capture.source {
-        return capture::run(name, &options.capture, options.format, &settings);
+    match &options.capture.source {
+        Some(SourceName::Capture(name)) => {
+            return capture::run(name, &options.capture, options.format, &settings);
+        }
+        Some(SourceName::Live(interface)) => {
+            return live::run(interface, options, store, settings);
+        }
+        None => {}
     }
     match options.every.or(settings.config.collect.every) {
         Some(every) if !options.once => serve(options, store, settings, every),
@@ -79,7 +85,7 @@ pub(super) fn run(
 }
 
 /// Nothing is lost, but the database does not have it yet.
-const SPOOLED: u8 = 3;
+pub(super) const SPOOLED: u8 = 3;
 
 fn once(options: &CollectOptions, settings: &Settings) -> Result<ExitCode> {
     let mut sources = options.sources(&settings.config.collect)?;
@@ -128,99 +134,137 @@ fn once(options: &CollectOptions, settings: &Settings) -> Result<ExitCode> {
     })
 }
 
-/// Collects until SIGTERM or SIGINT; reads the configuration again on SIGHUP.
+/// Collects until SIGTERM or SIGINT.
 fn serve(
     options: &CollectOptions,
     store: &StoreOptions,
-    mut settings: Settings,
-    mut every: Duration,
+    settings: Settings,
+    every: Duration,
 ) -> Result<ExitCode> {
     let service = Service::start().context("cannot take the signals over")?;
     // What is wrong from the start is said at once, and ends the service.
     for (_, mut source) in options.sources(&settings.config.collect)? {
         source.accounts()?;
     }
-    service.ready();
-    loop {
-        serve_until_reload(options, &settings, every, &service)?;
-        if service.stopping() {
-            service.end();
-            return Ok(ExitCode::SUCCESS);
-        }
-        service.reloading();
-        match Settings::new(store) {
-            Ok(read) => {
-                settings = read;
-                every = options
-                    .every
-                    .or(settings.config.collect.every)
-                    .unwrap_or(every);
-                eprintln!("trafstat-store: the configuration is read again");
-            }
-            Err(error) => eprintln!("trafstat-store: {error}. The configuration stays as it was"),
-        }
-        service.ready();
-    }
+    let rounds = Rounds {
+        options,
+        store,
+        service: &service,
+        every: options.every,
+        sources: &|config| options.sources(config),
+        after: &|| (),
+        // Epochs may have waited since the last service ended.
+        is_first_at_once: true,
+    };
+    rounds.serve(settings, every)?;
+    service.end();
+    Ok(ExitCode::SUCCESS)
 }
 
-fn serve_until_reload(
-    options: &CollectOptions,
-    settings: &Settings,
-    every: Duration,
-    service: &Service,
-) -> Result<()> {
-    let mut collector = Collector::new(
-        || settings.location.open(),
-        Some(options.spool_place(&settings.config.collect)),
-        service,
-    );
-    let mut was_away = false;
-    let mut due = next_due(Timestamp::now(), every);
-    // The first round is at once: epochs may have waited since the last service ended.
-    let mut collect = true;
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let round = match collect {
-            true => {
-                let mut sources = options.sources(&settings.config.collect);
-                match &mut sources {
-                    Ok(sources) => collector.round(sources),
-                    Err(error) => {
-                        eprintln!("trafstat-store: {error:#}");
-                        collector.forward_only()
-                    }
+/// Sources, and where each counts.
+type Sources<S> = Vec<(Origin, S)>;
+
+/// The rounds of a service.
+pub(super) struct Rounds<'a, S> {
+    pub options: &'a CollectOptions,
+    pub store: &'a StoreOptions,
+    pub service: &'a Service,
+    /// How often, whatever the configuration says.
+    pub every: Option<Duration>,
+    /// Where to collect from, asked for each round.
+    pub sources: &'a dyn Fn(&CollectConfig) -> Result<Sources<S>>,
+    /// Done after each round.
+    pub after: &'a dyn Fn(),
+    /// Whether the first round does not wait until it is due.
+    pub is_first_at_once: bool,
+}
+
+impl<S: Source> Rounds<'_, S> {
+    /// Collects until the service is to stop; reads the configuration again on SIGHUP. Gives
+    /// the last one.
+    pub(super) fn serve(&self, mut settings: Settings, mut every: Duration) -> Result<Settings> {
+        self.service.ready();
+        loop {
+            self.serve_until_reload(&settings, every)?;
+            if self.service.stopping() {
+                return Ok(settings);
+            }
+            self.service.reloading();
+            match Settings::new(self.store) {
+                Ok(read) => {
+                    settings = read;
+                    every = self
+                        .every
+                        .or(settings.config.collect.every)
+                        .unwrap_or(every);
+                    eprintln!("trafstat-store: the configuration is read again");
+                }
+                Err(error) => {
+                    eprintln!("trafstat-store: {error}. The configuration stays as it was");
                 }
             }
-            false => collector.forward_only(),
-        };
-        let waiting = match round {
-            Ok(round) => {
-                tell(options.format, &round, collect, &mut was_away)?;
-                service.status(&summary(&round));
-                round.waiting
-            }
-            Err(error) => {
-                eprintln!("trafstat-store: {error}");
-                service.status(&format!("failed: {error}"));
-                0
-            }
-        };
-        let now = Timestamp::now();
-        // The clock may have been set back.
-        if now >= due || Duration::try_from(due.duration_since(now)).unwrap_or_default() > every {
-            due = next_due(now, every);
+            self.service.ready();
         }
-        // What waits in the spool is offered again before the next round.
-        let mut wake = due;
-        if waiting > 0 {
-            wake = due.min(now.saturating_add(pause).unwrap_or(due));
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        } else {
-            pause = FIRST_PAUSE;
-        }
-        match service.wait_until(wake) {
-            Woken::Due => collect = wake == due,
-            Woken::Reload | Woken::Stop => return Ok(()),
+    }
+
+    fn serve_until_reload(&self, settings: &Settings, every: Duration) -> Result<()> {
+        let Self {
+            options, service, ..
+        } = self;
+        let mut collector = Collector::new(
+            || settings.location.open(),
+            Some(options.spool_place(&settings.config.collect)),
+            *service,
+        );
+        let mut was_away = false;
+        let mut due = next_due(Timestamp::now(), every);
+        let mut collect = self.is_first_at_once;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let round = match collect {
+                true => {
+                    let mut sources = (self.sources)(&settings.config.collect);
+                    match &mut sources {
+                        Ok(sources) => collector.round(sources),
+                        Err(error) => {
+                            eprintln!("trafstat-store: {error:#}");
+                            collector.forward_only()
+                        }
+                    }
+                }
+                false => collector.forward_only(),
+            };
+            let waiting = match round {
+                Ok(round) => {
+                    tell(options.format, &round, collect, &mut was_away)?;
+                    service.status(&summary(&round));
+                    round.waiting
+                }
+                Err(error) => {
+                    eprintln!("trafstat-store: {error}");
+                    service.status(&format!("failed: {error}"));
+                    0
+                }
+            };
+            (self.after)();
+            let now = Timestamp::now();
+            // The clock may have been set back.
+            if now >= due || Duration::try_from(due.duration_since(now)).unwrap_or_default() > every
+            {
+                due = next_due(now, every);
+            }
+            // What waits in the spool is offered again before the next round.
+            let mut wake = due;
+            if waiting > 0 {
+                wake = due.min(now.saturating_add(pause).unwrap_or(due));
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            } else {
+                pause = FIRST_PAUSE;
+            }
+            match service.wait_until(wake) {
+                Woken::Due => collect = wake == due,
+                Woken::Reload | Woken::Stop => return Ok(()),
+            }
         }
     }
 }
@@ -317,12 +361,42 @@ fn write_report(format: Format, outcomes: &[Outcome]) -> Result<()> {
 }
 
 impl CollectOptions {
+    /// The rules by which a live interface is counted.
+    pub(super) fn live_rules(&self) -> Result<OwnedRules, String> {
+        if self.once {
+            return Err(
+                "--once: a live interface is counted until it is stopped; leave it \
+                        out, and say with --every how often to store"
+                    .to_owned(),
+            );
+        }
+        if self.netns.len() > 1 || self.live_netns().is_some_and(|name| name == ALL) {
+            return Err("--netns: an interface is in one network namespace".to_owned());
+        }
+        self.capture.rules()
+    }
+
+    /// The network namespace of a live interface, unless this process is in it.
+    pub(super) fn live_netns(&self) -> Option<&str> {
+        self.netns.first().map(String::as_str)
+    }
+
+    /// How often a live interface's epochs close, where the command line says so.
+    pub(super) fn epoch_or_every(&self) -> Option<Duration> {
+        self.capture.epoch.or(self.every)
+    }
+
+    /// Says what a last round of a service came to.
+    pub(super) fn report(&self, round: &Round) -> Result<()> {
+        tell(self.format, round, true, &mut false)
+    }
+
     /// How every subcommand reports.
     pub(super) fn format(&self) -> Format {
         self.format
     }
 
-    fn spool_place(&self, config: &CollectConfig) -> SpoolPlace {
+    pub(super) fn spool_place(&self, config: &CollectConfig) -> SpoolPlace {
         SpoolPlace {
             path: self
                 .spool

@@ -7,6 +7,7 @@ mod collect;
 mod export;
 mod import;
 mod init;
+mod live;
 mod progress;
 mod prune;
 mod restore;
@@ -38,6 +39,8 @@ use trafstat_store::output::to_stdout;
                                          collect into MySQL, password in ~/.my.cnf
   trafstat-store --source pcap:day.pcap.gz --local-net 192.0.2.0/24 --epoch 5m
                                          count a capture, as the module would have
+  trafstat-store --source live:eth0 --local-net 192.0.2.0/24 --every 5m
+                                         count an interface, without the module
   trafstat-store rotate --keep-records 90d --keep-hourly 2y
                                          archive and delete what is older
   trafstat-store backup /mnt/trafstat.db copy the database while it is in use

@@ -1,7 +1,7 @@
 //! A collector as a service: signals, systemd, and the clock.
 
 use std::cell::Cell;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,9 +23,17 @@ pub struct Service {
     reload: Arc<AtomicBool>,
     /// Every signal writes a byte to its other end.
     wake: UnixStream,
+    notifier: UnixStream,
     /// How often systemd expects a sign of life.
     sign_of_life_every: Option<Duration>,
     last_sign: Cell<Instant>,
+}
+
+/// Stops a service from another thread, as SIGTERM does.
+#[derive(Debug)]
+pub struct Stopper {
+    stop: Arc<AtomicBool>,
+    notifier: UnixStream,
 }
 
 /// Why a service no longer waits.
@@ -56,9 +64,21 @@ impl Service {
             stop,
             reload,
             wake,
+            notifier,
             // Twice as often as systemd wants, as sd_watchdog_enabled(3) advises.
             sign_of_life_every: sd_notify::watchdog_enabled().map(|every| every / 2),
             last_sign: Cell::new(Instant::now()),
+        })
+    }
+
+    /// What stops the service.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn stopper(&self) -> io::Result<Stopper> {
+        Ok(Stopper {
+            stop: Arc::clone(&self.stop),
+            notifier: self.notifier.try_clone()?,
         })
     }
 
@@ -123,6 +143,15 @@ impl Service {
                 Err(_) => std::thread::sleep(length),
             }
         }
+    }
+}
+
+impl Stopper {
+    /// Tells the service to stop.
+    pub fn stop(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // A service that does not hear this looks at its flag before long.
+        let _ = self.notifier.write_all(&[0]);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Where snapshots come from.
 
 pub mod capture;
+pub mod live;
 mod netns;
 mod proc;
 

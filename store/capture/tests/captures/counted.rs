@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use trafstat_abi::{RecordIpv4, RecordIpv6, RuleInfo, SnapshotHeader};
-use trafstat_capture::engine::{Engine, Identities, Rules, Tally};
+use trafstat_capture::engine::{Engine, Rules, Tally};
 use trafstat_capture::file::{CaptureError, CaptureFile};
 use trafstat_rule::local_net::{Family, Ipv4, Ipv6};
 use trafstat_rule::options::{self, ENTRIES};
@@ -84,7 +84,7 @@ pub fn count(stream: impl Read, rules: Rules<'_>, epoch: Option<Duration>) -> Co
         }
     };
     let mut counted = Counted::default();
-    let mut engine = Engine::new(rules, epoch, Identities::OfFirstFrame);
+    let mut engine = Engine::new(rules, epoch);
     counted.error = loop {
         match file.next_frame() {
             Ok(Some(frame)) => {

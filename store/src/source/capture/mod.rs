@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use thiserror::Error;
-use trafstat_capture::engine::{Engine, Identities, Served, Tally};
+use trafstat_capture::engine::{Engine, Served, Tally};
 use trafstat_capture::file::{CaptureError, CaptureFile};
 
-pub use options::{CaptureName, CaptureOptions, OwnedRules};
+pub use options::{CaptureName, CaptureOptions, OwnedRules, SourceName};
 
 use super::SourceError;
 use crate::account::{Account, Family};
@@ -106,7 +106,7 @@ impl Capture {
         Ok(Self {
             label,
             file,
-            engine: Engine::new(rules.as_rules(), options.epoch, Identities::OfFirstFrame),
+            engine: Engine::new(rules.as_rules(), options.epoch),
             progress,
             broken: None,
         })
@@ -168,14 +168,7 @@ impl Capture {
 
     /// The closed epochs. Names are those that the rule's options let through.
     fn closed(&self) -> Vec<(Account, Served)> {
-        let named = |served: Served| {
-            let family = match u32::from(served.family()) {
-                trafstat_abi::FAMILY_IPV4 => Family::Ipv4,
-                _ => Family::Ipv6,
-            };
-            let name = std::str::from_utf8(served.name()).ok()?.parse().ok()?;
-            Some((Account { family, name }, served))
-        };
+        let named = |served: Served| Some((account_named(served.family(), served.name())?, served));
         self.engine.closed().filter_map(named).collect()
     }
 
@@ -265,6 +258,16 @@ fn take(store: &mut dyn Store, origin: &Origin, account: Account, served: Served
         header: Some(header),
         result,
     }
+}
+
+/// The account of a family (`NFPROTO_*`) and a name.
+pub(super) fn account_named(family: u8, name: &[u8]) -> Option<Account> {
+    let family = match u32::from(family) {
+        trafstat_abi::FAMILY_IPV4 => Family::Ipv4,
+        _ => Family::Ipv6,
+    };
+    let name = std::str::from_utf8(name).ok()?.parse().ok()?;
+    Some(Account { family, name })
 }
 
 /// Whether the store has the epoch with other totals.

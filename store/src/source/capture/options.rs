@@ -18,10 +18,10 @@ use crate::services;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Counting without the kernel module")]
 pub struct CaptureOptions {
-    /// What to count: "pcap:FILE", a pcap or pcapng file, compressed or not, or "pcap:-"
-    /// for standard input.
+    /// What to count: "pcap:FILE", a pcap or pcapng file, compressed or not, "pcap:-" for
+    /// standard input, or "live:INTERFACE" for a network interface, until SIGTERM or SIGINT.
     #[arg(long, value_name = "SOURCE", value_parser = parse_source, global = true)]
-    pub source: Option<CaptureName>,
+    pub source: Option<SourceName>,
 
     /// The local network; one of IPv4, one of IPv6, or both.
     #[arg(long, value_name = "ADDR[/PREFIX]", requires = "source", global = true)]
@@ -68,12 +68,22 @@ pub struct CaptureOptions {
     name: Option<String>,
 
     /// Close an epoch every so often by the capture's clock, such as 5m or 1h, at whole
-    /// multiples of it; without it the capture is one epoch.
+    /// multiples of it; without it the capture is one epoch. A live interface's epochs close
+    /// by the wall clock [default: as --every says, or 5m].
     #[arg(long, value_name = "TIME", value_parser = parse_epoch, requires = "source", global = true)]
     pub epoch: Option<Duration>,
 }
 
 /// Where frames come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceName {
+    /// A capture.
+    Capture(CaptureName),
+    /// A network interface.
+    Live(String),
+}
+
+/// Where a capture is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CaptureName {
     /// A capture file.
@@ -166,11 +176,18 @@ impl OwnedRules {
     }
 }
 
-fn parse_source(text: &str) -> Result<CaptureName, String> {
+fn parse_source(text: &str) -> Result<SourceName, String> {
+    let capture = |name| Ok(SourceName::Capture(name));
     match text.split_once(':') {
-        Some(("pcap", "-")) => Ok(CaptureName::Stdin),
-        Some(("pcap", path)) if !path.is_empty() => Ok(CaptureName::File(path.into())),
-        _ => Err("expected \"pcap:FILE\", or \"pcap:-\" for standard input".to_owned()),
+        Some(("pcap", "-")) => capture(CaptureName::Stdin),
+        Some(("pcap", path)) if !path.is_empty() => capture(CaptureName::File(path.into())),
+        Some(("live", interface)) if !interface.is_empty() => {
+            Ok(SourceName::Live(interface.to_owned()))
+        }
+        _ => Err(
+            "expected \"pcap:FILE\", \"pcap:-\" for standard input, or \"live:INTERFACE\""
+                .to_owned(),
+        ),
     }
 }
 
@@ -248,12 +265,17 @@ mod tests {
 
     #[test]
     fn source_is_a_kind_and_a_name() {
-        assert_eq!(parse_source("pcap:-"), Ok(CaptureName::Stdin));
+        let capture = |name| Ok(SourceName::Capture(name));
+        assert_eq!(parse_source("pcap:-"), capture(CaptureName::Stdin));
         assert_eq!(
             parse_source("pcap:a:b.pcap"),
-            Ok(CaptureName::File("a:b.pcap".into()))
+            capture(CaptureName::File("a:b.pcap".into()))
         );
-        for text in ["pcap:", "a.pcap", "", "pcapng:a", "-"] {
+        assert_eq!(
+            parse_source("live:eth0.5:1"),
+            Ok(SourceName::Live("eth0.5:1".to_owned()))
+        );
+        for text in ["live:", "pcap:", "a.pcap", "", "pcapng:a", "-"] {
             assert!(parse_source(text).is_err(), "{text:?}");
         }
     }

@@ -1,0 +1,84 @@
+//! A live interface: the module's core in this process, over frames as they come.
+
+use std::io::{self, Read};
+
+use jiff::Timestamp;
+use trafstat_capture::engine::{Counted, Served};
+pub use trafstat_capture::live::{Ended, Interface, Live, LiveError, Seen};
+
+use super::capture::{OwnedRules, account_named};
+use super::{ClosedEpoch, Source, SourceError};
+use crate::account::Account;
+
+/// The accounts of an interface that is being counted, or was.
+#[derive(Clone, Copy)]
+pub struct LiveSource<'a>(&'a Live);
+
+/// A closed epoch of a live account.
+pub struct LiveEpoch {
+    account: Account,
+    served: Served,
+}
+
+/// Counts an interface from now on; `ended` is called when that ends by itself.
+///
+/// # Errors
+/// The system's.
+pub fn start(
+    interface: Interface,
+    rules: &OwnedRules,
+    ended: impl FnOnce() + Send + 'static,
+) -> Result<Live, LiveError> {
+    Live::start(interface, rules.as_rules(), now_ns(), ended)
+}
+
+impl<'a> LiveSource<'a> {
+    /// The accounts that `live` counts into.
+    pub fn of(live: &'a Live) -> Self {
+        Self(live)
+    }
+
+    fn named(self) -> impl Iterator<Item = (Account, &'a Counted)> {
+        let accounts = self.0.accounts().iter();
+        accounts
+            .filter_map(|counted| Some((account_named(counted.family(), counted.name())?, counted)))
+    }
+}
+
+impl Source for LiveSource<'_> {
+    type Epoch = LiveEpoch;
+
+    fn accounts(&mut self) -> Result<Vec<Account>, SourceError> {
+        Ok(self.named().map(|(account, _)| account).collect())
+    }
+
+    fn open(&mut self, account: &Account) -> Result<Option<LiveEpoch>, SourceError> {
+        let found = self.named().find(|(named, _)| named == account);
+        Ok(found.and_then(|(account, counted)| {
+            counted.close(now_ns(), self.0);
+            let served = counted.closed()?;
+            Some(LiveEpoch { account, served })
+        }))
+    }
+}
+
+impl Read for LiveEpoch {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.served.read(bytes)
+    }
+}
+
+impl ClosedEpoch for LiveEpoch {
+    fn acknowledge(&mut self, epoch: u64) -> Result<(), SourceError> {
+        let path = || self.account.to_string().into();
+        let acknowledged = self.served.acknowledge(epoch);
+        acknowledged.map_err(|_| SourceError::Stale {
+            path: path(),
+            epoch,
+        })
+    }
+}
+
+fn now_ns() -> u64 {
+    u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or_default()
+}
