@@ -377,6 +377,8 @@ impl Database for Mysql {
         record_number: "r.number",
         ordered_join: "STRAIGHT_JOIN",
         by_primary_key: "FORCE INDEX (PRIMARY)",
+        // MySQL would rather read all snapshots for a hash join, all columns of them.
+        by_key: "FORCE INDEX (PRIMARY, snapshot_closed)",
         insert_ignore: "INSERT IGNORE",
         for_update: "FOR UPDATE",
         integer: "SIGNED",

@@ -295,6 +295,7 @@ impl Database for Sqlite {
         // SQLite keeps to the order of a CROSS JOIN (https://sqlite.org/optoverview.html).
         ordered_join: "CROSS JOIN",
         by_primary_key: "",
+        by_key: "",
         insert_ignore: "INSERT OR IGNORE",
         for_update: "",
         integer: "INTEGER",

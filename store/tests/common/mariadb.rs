@@ -107,6 +107,8 @@ pub fn spawn(folder: &Path, options: &[String]) -> u32 {
         .arg("--no-defaults")
         .args(user_options())
         .arg(format!("--datadir={}", folder.join("data").display()))
+        // A server that starts removes what another left in a common one, in use or not.
+        .arg(format!("--tmpdir={}", folder.display()))
         .arg(format!("--socket={}", folder.join("s.sock").display()))
         .arg(format!("--pid-file={}", folder.join("pid").display()))
         .arg(format!("--log-error={}", folder.join("err.log").display()))

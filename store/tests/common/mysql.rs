@@ -28,6 +28,7 @@ fn start() -> PathBuf {
         .arg("--secure-file-priv=NULL")
         // Off unless said, as on every server of MySQL's since 8.0.
         .arg("--local-infile=ON")
+        .arg(format!("--tmpdir={}", folder.display()))
         .arg(format!("--socket={}", folder.join("s.sock").display()))
         .arg(format!("--pid-file={}", folder.join("pid").display()))
         .arg(format!("--log-error={}", folder.join("err.log").display()));

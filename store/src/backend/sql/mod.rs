@@ -102,6 +102,8 @@ pub(super) struct Dialect {
     pub(super) ordered_join: &'static str,
     /// After a table: it is looked up by its primary key, however few rows it has.
     pub(super) by_primary_key: &'static str,
+    /// After `snapshot AS s` in a join: that it is read by a key, account by account.
+    pub(super) by_key: &'static str,
     /// Inserts, or does nothing where the key exists.
     pub(super) insert_ignore: &'static str,
     /// What follows a SELECT that means to change the row.

@@ -197,10 +197,11 @@ fn count_epochs<D: Database>(
     }
     let sql = format!(
         "SELECT COUNT(*), MIN(s.opened_ns), MAX(s.closed_ns)
-FROM account AS a {join} snapshot AS s
+FROM account AS a {join} snapshot AS s {by_key}
     ON s.host_id = a.host_id AND s.account_id = a.id
 WHERE 1 = 1{conditions}",
         join = D::DIALECT.ordered_join,
+        by_key = D::DIALECT.by_key,
         conditions = conditions.sql
     );
     let row = super::first_row(database, &sql, &conditions.parameters)?.unwrap_or_default();
@@ -451,9 +452,11 @@ fn select_span<D: Database>(query: &Query, span: &Span) -> (String, Vec<Column>)
         None => {
             conditions.within_time("s.closed_ns", 1, (span.from, span.until));
             format!(
-                "snapshot AS s ON s.host_id = a.host_id AND s.account_id = a.id
-    {join} record AS r {} ON {}",
-                dialect.by_primary_key, dialect.records_of_snapshot
+                "snapshot AS s {by_key} ON s.host_id = a.host_id AND s.account_id = a.id
+    {join} record AS r {by_primary_key} ON {records}",
+                by_key = dialect.by_key,
+                by_primary_key = dialect.by_primary_key,
+                records = dialect.records_of_snapshot
             )
         }
     };

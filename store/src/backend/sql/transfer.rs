@@ -703,3 +703,154 @@ const TEXTS: [&str; 7] = [
     "view_name",
     "level",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::Family;
+    use crate::backend::Begun;
+    use crate::snapshot::Counters;
+
+    fn record(remote: u8, packets: u64) -> Record {
+        let side = |last| Endpoint {
+            ip: [192, 0, 2, last].into(),
+            port: 0,
+        };
+        Record {
+            protocol: 6,
+            local: side(1),
+            remote: side(remote),
+            flags: 0,
+            counters: Counters {
+                sent_packets: packets,
+                sent_bytes: packets * 100,
+                ..Counters::default()
+            },
+        }
+    }
+
+    /// A database of one epoch.
+    fn stored(folder: &Path) -> Sqlite {
+        let mut store = Sqlite::open(&folder.join("store.db")).unwrap();
+        store.migrate().unwrap();
+        let recorded = Volume {
+            packets: 30,
+            bytes: 3000,
+        };
+        let header = Header {
+            account: Account {
+                family: Family::Ipv4,
+                name: "lan".parse().unwrap(),
+            },
+            account_id: [1; 16],
+            epoch: 1,
+            local_net: "192.0.2.0/24".parse().unwrap(),
+            records: 2,
+            opened_ns: 1,
+            closed_ns: 2,
+            totals: Totals {
+                seen: recorded,
+                recorded,
+                ..Totals::default()
+            },
+            max_entries: 1000,
+            min_pkt_spoof: 0,
+        };
+        let origin = Origin {
+            machine_id: "1".repeat(32),
+            hostname: "gateway".to_owned(),
+            netns: "init".to_owned(),
+        };
+        let Begun::New(mut transaction) = Store::begin(&mut store, &origin, &header).unwrap()
+        else {
+            panic!("an empty store has no epoch");
+        };
+        transaction.write(&[record(2, 10), record(3, 20)]).unwrap();
+        transaction.commit().unwrap();
+        store
+    }
+
+    fn present(store: &mut Sqlite) -> Vec<(SnapshotKey, StoredSnapshot)> {
+        let keys = snapshots(store, "1 = 1", &[]).unwrap();
+        keys.into_iter()
+            .map(|key| (key, StoredSnapshot::read(store, key).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn database_that_reads_back_with_the_same_sums_alone_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = stored(folder.path());
+        let present = present(&mut store);
+        let path = folder.path().join("archive.db");
+        let digests = write_database(&mut store, &path, &present).unwrap();
+        verify_database(&path, &present, &digests).unwrap();
+        for damage in [
+            // The two records change places, or their addresses do.
+            "UPDATE record SET id = 3 - id + 10; UPDATE record SET id = id - 10",
+            "UPDATE record SET remote_ip = x'c0000203' WHERE id = 1",
+            "UPDATE snapshot SET max_entries = max_entries + 1",
+            "UPDATE host SET hostname = 'other'",
+            "UPDATE snapshot SET first_record = NULL",
+        ] {
+            let damaged = folder.path().join("damaged.db");
+            std::fs::copy(&path, &damaged).unwrap();
+            rusqlite::Connection::open(&damaged)
+                .unwrap()
+                .execute_batch(damage)
+                .unwrap();
+            let error = verify_database(&damaged, &present, &digests).unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.contains("does not read back") || matches!(error, StoreError::Conflict { .. }),
+                "{damage}: {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn csv_that_reads_back_with_the_same_sums_alone_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = stored(folder.path());
+        let present = present(&mut store);
+        let path = folder.path().join("archive.csv.zst");
+        let digests = write_csv(&mut store, &path, &present).unwrap();
+        verify_csv(&path, &present, &digests).unwrap();
+        let packed = std::fs::read(&path).unwrap();
+        let text = String::from_utf8(zstd::decode_all(&packed[..]).unwrap()).unwrap();
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.swap(2, 3);
+        for (damage, expected) in [
+            (lines.join("\n"), "does not read back"),
+            (
+                text.replace("192.0.2.2,", "192.0.2.9,"),
+                "does not read back",
+            ),
+            (text.replace(",1000,0\n", ",1001,0\n"), "does not read back"),
+            (text.replace("gateway", "other"), "does not read back"),
+            (lines[..1].join("\n"), "does not read back"),
+            (lines[..3].join("\n"), "has 1 records"),
+            (
+                format!("{text}{}", &text[text.find('\n').unwrap() + 1..]),
+                "does not read back",
+            ),
+        ] {
+            assert_ne!(damage, text);
+            std::fs::write(&path, damage).unwrap();
+            let error = verify_csv(&path, &present, &digests)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        // Whatever is damaged in the packed file, unless it unpacks the same.
+        for at in 0..packed.len() {
+            let mut damaged = packed.clone();
+            damaged[at] ^= 1;
+            if zstd::decode_all(&damaged[..]).is_ok_and(|same| same == text.as_bytes()) {
+                continue;
+            }
+            std::fs::write(&path, damaged).unwrap();
+            verify_csv(&path, &present, &digests).unwrap_err();
+        }
+    }
+}
