@@ -3,10 +3,11 @@
 mod common;
 #[path = "common/mariadb.rs"]
 mod mariadb_server;
+mod program;
 
 use common::{SnapshotBuilder, record};
 use mysql::prelude::Queryable;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use program::mysql_url;
 use trafstat_store::backend::{
     Archive, ArchiveForm, Begun, Mysql, MysqlLogin, Password, Retention, Store, StoreError,
 };
@@ -220,7 +221,6 @@ fn hostile_database_name_is_only_a_name() {
     let folder = tempfile::tempdir().unwrap();
 
     // By the program, as a URL and as the configuration names it.
-    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
     let config = folder.path().join("trafstat.toml");
     std::fs::write(
         &config,
@@ -230,11 +230,7 @@ fn hostile_database_name_is_only_a_name() {
         ),
     )
     .unwrap();
-    let url = format!(
-        "mysql://root@localhost/{}?socket={}",
-        encoded(&name),
-        encoded(socket.to_str().unwrap())
-    );
+    let url = mysql_url(socket, &name, "root");
     for store in [["--config", config.to_str().unwrap()], ["--url", &url]] {
         for command in ["init", "migrate", "check"] {
             let output = std::process::Command::new(env!("CARGO_BIN_EXE_trafstat-store"))

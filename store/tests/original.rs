@@ -12,8 +12,7 @@ use std::process::{Command, Output};
 
 use mysql::Conn;
 use mysql::prelude::Queryable;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use program::{Host, code, program, sent_packets, stderr, stdout};
+use program::{Host, code, mysql_url, program, sent_packets, stderr, stdout};
 use serde_json::Value;
 
 /// A table as the original's dumper makes it.
@@ -84,18 +83,8 @@ impl Original {
     }
 
     fn url(&self) -> String {
-        url(&self.name, "root")
+        mysql_url(mariadb_server::socket(), &self.name, "root")
     }
-}
-
-fn url(database: &str, user: &str) -> String {
-    let socket = mariadb_server::socket().to_str().unwrap();
-    let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
-    format!(
-        "mysql://{user}@localhost/{}?socket={}",
-        encoded(database),
-        encoded(socket)
-    )
 }
 
 /// Without this user's option files.
@@ -216,14 +205,21 @@ fn server_may_be_the_same_for_both() {
     let store = mariadb_server::create_database(mariadb_server::socket());
     for expected in [[2, 0, 3], [0, 2, 3]] {
         let mut command = program();
-        command.args(["--url", &url(&store, "root")]);
+        command.args([
+            "--url",
+            &mysql_url(mariadb_server::socket(), &store, "root"),
+        ]);
         let output = import(command, &original.url(), &[]);
         assert_eq!(code(&output), Some(0), "{}", stderr(&output));
         let report = serde_json::from_str(&stdout(&output)).unwrap();
         assert_eq!(figures(&report, 0).2, expected);
     }
     // The view of our own that looks like it is never a source.
-    let output = import(Host::new().command(), &url(&store, "root"), &[]);
+    let output = import(
+        Host::new().command(),
+        &mysql_url(mariadb_server::socket(), &store, "root"),
+        &[],
+    );
     assert_eq!(code(&output), Some(1));
     assert!(
         stderr(&output).contains("has no table"),
@@ -261,7 +257,7 @@ fn user_needs_no_more_than_select() {
     ));
     original.run(format!("GRANT SELECT ON {name}.* TO {user}@localhost"));
     let host = Host::new();
-    let url = url(&name, &user);
+    let url = mysql_url(mariadb_server::socket(), &name, &user);
     let output = import(host.command(), &url, &[]);
     assert_eq!(code(&output), Some(1));
     assert!(stderr(&output).contains("refuses"), "{}", stderr(&output));

@@ -1,6 +1,8 @@
 //! `trafstat-store --every`, as systemd runs it.
 
 mod common;
+#[path = "common/mariadb.rs"]
+mod mariadb_server;
 mod program;
 
 use std::fs;
@@ -9,7 +11,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{SnapshotBuilder, record};
-use program::{Host, code, lan, stderr};
+use mysql::prelude::Queryable;
+use program::{Host, code, lan, mysql_url, program, stderr};
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -245,4 +248,30 @@ fn snapshot_of_a_million_records_streams_through_64_mib() {
 
     let peaks = [stored_kib, spooled_kib, forwarded_kib];
     assert!(peaks.iter().all(|&peak| peak < 64 * 1024), "{peaks:?} KiB");
+}
+
+#[test]
+fn snapshot_of_a_million_records_streams_into_mariadb() {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &million(1))]);
+    let socket = mariadb_server::socket();
+    let database = mariadb_server::create_database(socket);
+    let mut command = program();
+    command
+        .arg("--proc-root")
+        .arg(host.proc.path())
+        .arg("--spool")
+        .arg(host.spool())
+        .args(["--url", &mysql_url(socket, &database, "root")])
+        .args(["--every", "10h"]);
+    let mut service = Service::start(&host, &mut command);
+    service.hear("STATUS=stored 1 epochs of 1000000 records");
+    let peak = peak_kib(&service);
+    service.signal(Signal::TERM);
+    assert_eq!(code(&service.end()), Some(0));
+    assert!(peak < 64 * 1024, "{peak} KiB");
+    let stored: Option<u64> = mariadb_server::connect(socket, Some(&database))
+        .query_first("SELECT CAST(SUM(sent_packets) AS UNSIGNED) FROM record")
+        .unwrap();
+    assert_eq!(stored, Some(3_000_000));
 }

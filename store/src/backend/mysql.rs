@@ -200,16 +200,17 @@ impl Mysql {
         if self.schema_version()? == newest {
             return Ok(());
         }
+        // A database's name may be as long as a lock's in MySQL, 64 characters.
         let locked = one_integer(
             self,
-            "SELECT COALESCE(GET_LOCK(CONCAT('trafstat.', DATABASE()), 60), 0)",
+            "SELECT COALESCE(GET_LOCK(CONCAT('trafstat.', SHA1(DATABASE())), 60), 0)",
             &[],
         )?;
         if locked != 1 {
             return Err(StoreError::Locked);
         }
         let migrated = self.migrate_alone(migrations, newest);
-        self.run_text("DO RELEASE_LOCK(CONCAT('trafstat.', DATABASE()))")?;
+        self.run_text("DO RELEASE_LOCK(CONCAT('trafstat.', SHA1(DATABASE())))")?;
         migrated
     }
 

@@ -22,11 +22,15 @@ pub fn socket() -> &'static Path {
     SOCKET.get_or_init(start)
 }
 
-/// Makes a database of a name that no other has, and gives the name.
+/// Makes a database of a name that no other has and that is as long as names may be, and
+/// gives the name.
 pub fn create_database(socket: &Path) -> String {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let name = format!("trafstat_{}_{number}", std::process::id());
+    let name = format!(
+        "{:_<64}",
+        format!("trafstat_{}_{number}", std::process::id())
+    );
     connect(socket, None)
         .query_drop(format!("CREATE DATABASE {name}"))
         .unwrap();

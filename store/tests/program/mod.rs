@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use trafstat_store::backend::{Sqlite, Store};
 use trafstat_store::origin::Origin;
 use trafstat_store::query::{Field, Filter, Order, Query};
@@ -67,6 +68,16 @@ pub fn program() -> Command {
     // Not this host's.
     command.env("TRAFSTAT_CONFIG", "/dev/null");
     command
+}
+
+/// A database of a server, as the command line names it.
+pub fn mysql_url(socket: &Path, database: &str, user: &str) -> String {
+    let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+    format!(
+        "mysql://{user}@localhost/{}?socket={}",
+        encoded(database),
+        encoded(socket.to_str().unwrap())
+    )
 }
 
 pub fn sent_packets(db: &Path) -> u64 {
