@@ -7,6 +7,7 @@ mod report;
 mod setup;
 mod show;
 mod system;
+mod top;
 mod units;
 
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use doctor::{DoctorOptions, StatusOptions};
 use report::ReportOptions;
 use setup::SetupOptions;
 use show::ShowOptions;
+use top::TopOptions;
 use trafstat_store::manual::ManualOptions;
 
 /// Sets up what counts traffic, and shows what used the network, from what trafstat-store collected.
@@ -43,6 +45,8 @@ enum Command {
     Show(Box<ShowOptions>),
     /// Tell what a day or a month came to, compared with the one before.
     Report(Box<ReportOptions>),
+    /// Show what uses the network now, full-screen.
+    Top(TopOptions),
     /// Write the manual pages and shell completions.
     #[command(hide = true)]
     Manual(ManualOptions),
@@ -67,6 +71,7 @@ fn run(command: Command) -> Result<ExitCode> {
             options.run()?;
         }
         Command::Report(options) => options.run()?,
+        Command::Top(options) => options.run()?,
         Command::Setup(options) => options.run()?,
         Command::Status(options) => return options.run(),
         Command::Doctor(options) => return options.run(),

@@ -174,8 +174,8 @@ fn table_is_for_people_and_ends_with_the_total() {
             "192.0.2.130 TCP 300 B 4.4 KiB 3 6 1",
             "total 218.1 KiB 3.2 MiB 2,233 4,466 5",
             "",
-            "3 epochs, counted from 2026-01-31 12:00 to 2026-01-31 14:00 UTC; on average \
-             248 bit/s sent, 3.7 kbit/s received.",
+            "3 epochs, counted from 2026-01-31 12:00 to 2026-01-31 14:00 UTC.",
+            "On average 248 bit/s sent, 3.7 kbit/s received.",
         ]
     );
 }

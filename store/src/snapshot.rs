@@ -227,6 +227,50 @@ pub enum Unit {
     Bytes,
 }
 
+/// The open epoch of an account, from a live file.
+///
+/// Its counters moved while they were read: nothing adds up, and a flow may come once for
+/// each CPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenEpoch {
+    /// What the file says besides; its `records`, `recorded` and `closed_ns` are 0.
+    pub header: Header,
+    /// What was counted until now.
+    pub records: Vec<Record>,
+}
+
+impl OpenEpoch {
+    /// Reads a live file to its end.
+    ///
+    /// # Errors
+    /// The source's, ESTALE among them where the epoch was closed meanwhile, and every way in
+    /// which a header or a record can be wrong.
+    pub fn read(mut reader: impl Read) -> Result<Self, SnapshotError> {
+        let raw = read_header(&mut reader)?;
+        let header = decode_header(&raw)?;
+        skip_header_growth(&mut reader, &raw)?;
+        let record_size = usize::from(raw.record_size);
+        let mut bytes = vec![0; (BATCH_BYTES / record_size).max(1) * record_size];
+        let mut records = Vec::new();
+        loop {
+            let found = read_full(&mut reader, &mut bytes)?;
+            if found % record_size != 0 {
+                let found = (records.len() + found / record_size) as u64;
+                return Err(SnapshotError::RecordsMissing {
+                    expected: found + 1,
+                    found,
+                });
+            }
+            for bytes in bytes[..found].chunks_exact(record_size) {
+                records.push(decode_record(header.account.family, bytes)?);
+            }
+            if found < bytes.len() {
+                return Ok(Self { header, records });
+            }
+        }
+    }
+}
+
 impl<R: Read> Snapshot<R> {
     /// Reads and checks the header.
     ///
@@ -234,16 +278,9 @@ impl<R: Read> Snapshot<R> {
     /// The source's, and every way in which a header can be wrong, conservation
     /// included.
     pub fn open(mut reader: R) -> Result<Self, SnapshotError> {
-        let mut bytes = [0; size_of::<SnapshotHeader>()];
-        let found = read_full(&mut reader, &mut bytes)?;
-        if found < bytes.len() {
-            return Err(SnapshotError::HeaderTruncated {
-                found,
-                expected: bytes.len(),
-            });
-        }
-        let raw: SnapshotHeader = zerocopy::transmute!(bytes);
+        let raw = read_header(&mut reader)?;
         let header = decode_header(&raw)?;
+        check_conservation(&header.totals)?;
         skip_header_growth(&mut reader, &raw)?;
         Ok(Self {
             reader,
@@ -344,6 +381,18 @@ impl Sum {
     }
 }
 
+fn read_header(reader: &mut impl Read) -> Result<SnapshotHeader, SnapshotError> {
+    let mut bytes = [0; size_of::<SnapshotHeader>()];
+    let found = read_full(reader, &mut bytes)?;
+    if found < bytes.len() {
+        return Err(SnapshotError::HeaderTruncated {
+            found,
+            expected: bytes.len(),
+        });
+    }
+    Ok(zerocopy::transmute!(bytes))
+}
+
 /// Reads until `bytes` is full or the source ends; gives how much was read.
 fn read_full(reader: &mut impl Read, bytes: &mut [u8]) -> Result<usize, SnapshotError> {
     let mut filled = 0;
@@ -420,7 +469,6 @@ fn decode_header(raw: &SnapshotHeader) -> Result<Header, SnapshotError> {
         max_entries: raw.max_entries,
         min_pkt_spoof: raw.min_pkt_spoof,
     };
-    check_conservation(&header.totals)?;
     Ok(header)
 }
 

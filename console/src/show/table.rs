@@ -241,7 +241,7 @@ fn time_line(answer: &Answer, names: &Names) -> Option<String> {
         epochs => format!("{} epochs", units::separated(epochs)),
     };
     let mut line = format!(
-        "{epochs}, counted from {} to {} {}",
+        "{epochs}, counted from {} to {} {}.",
         names.time(covered.opened),
         names.time(covered.closed),
         names.zone(covered.closed)
@@ -249,12 +249,11 @@ fn time_line(answer: &Answer, names: &Names) -> Option<String> {
     if let Some(seconds) = rates::seconds_covered(covered) {
         let rates = Rates::new(&answer.total, seconds);
         line.push_str(&format!(
-            "; on average {} sent, {} received",
+            "\nOn average {} sent, {} received.",
             units::bit_rate(rates.sent_bits),
             units::bit_rate(rates.received_bits)
         ));
     }
-    line.push('.');
     Some(line)
 }
 

@@ -14,6 +14,7 @@ pub use netns::{Namespace, NamespaceError};
 pub use proc::{PROC_ROOT, Proc};
 
 use crate::account::{Account, FamilyError, NameError};
+use crate::snapshot::{OpenEpoch, SnapshotError};
 
 /// Accounts, and the closed epoch of each.
 pub trait Source {
@@ -55,6 +56,15 @@ pub trait ClosedEpoch: Read {
     fn acknowledge(&mut self, epoch: u64) -> Result<(), SourceError>;
 }
 
+/// Open epochs, which can be read at any time and as often as wanted.
+pub trait LiveSource {
+    /// What every account counted since its epoch opened; collectors do not notice.
+    ///
+    /// # Errors
+    /// That it may not be read, or the source's own.
+    fn open_epochs(&mut self) -> Result<Vec<OpenEpoch>, SourceError>;
+}
+
 /// Why a source gave nothing.
 #[derive(Debug, Error)]
 pub enum SourceError {
@@ -93,6 +103,14 @@ pub enum SourceError {
         line: usize,
         /// What is wrong with it.
         reason: AccountsError,
+    },
+    /// An open epoch cannot be understood.
+    #[error("{}: {source}", .path.display())]
+    Live {
+        /// Where it was read.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: SnapshotError,
     },
     /// Anything else that the system reports.
     #[error("{}: {source}", .path.display())]

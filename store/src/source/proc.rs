@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::{AccountsError, ClosedEpoch, Namespace, Source, SourceError};
+use super::{AccountsError, ClosedEpoch, LiveSource, Namespace, Source, SourceError};
 use crate::account::Account;
+use crate::snapshot::{OpenEpoch, SnapshotError};
 
 /// Where the module shows the accounts of the reader's network namespace.
 pub const PROC_ROOT: &str = "/proc/net/trafstat";
@@ -108,6 +109,47 @@ impl Proc {
             }
             Err(error) => Err(system_error(&path, error)),
         }
+    }
+}
+
+impl LiveSource for Proc {
+    fn open_epochs(&mut self) -> Result<Vec<OpenEpoch>, SourceError> {
+        self.within(|| {
+            let mut epochs = Vec::new();
+            for account in self.read_accounts()? {
+                epochs.extend(self.read_live(&account)?);
+            }
+            Ok(epochs)
+        })
+    }
+}
+
+impl Proc {
+    /// None if the account went meanwhile, or its epochs close too often to be read.
+    fn read_live(&self, account: &Account) -> Result<Option<OpenEpoch>, SourceError> {
+        let path = self
+            .root
+            .join("live")
+            .join(account.family.as_str())
+            .join(account.name.as_str());
+        // Closed while it was read; the one that is open now is as good.
+        for _ in 0..3 {
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(system_error(&path, error)),
+            };
+            match OpenEpoch::read(file) {
+                Ok(epoch) => return Ok(Some(epoch)),
+                Err(SnapshotError::Read(error)) => {
+                    if Errno::from_io_error(&error) != Some(Errno::STALE) {
+                        return Err(system_error(&path, error));
+                    }
+                }
+                Err(source) => return Err(SourceError::Live { path, source }),
+            }
+        }
+        Ok(None)
     }
 }
 

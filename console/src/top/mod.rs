@@ -1,0 +1,160 @@
+//! `trafstat top`: what uses the network now, from the open epochs.
+
+mod meter;
+mod screen;
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use jiff::tz::TimeZone;
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use trafstat_store::options::config::parse_duration;
+use trafstat_store::query::Field;
+use trafstat_store::source::{LiveSource, PROC_ROOT, Proc};
+
+use crate::names::Names;
+use meter::Meter;
+use screen::{Asked, Screen};
+
+/// What to look at, and how often.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  trafstat top                                who uses which service now
+  trafstat top --by remote-ip --every 5s      with whom
+  trafstat top --by local-ip,remote-ip,remote-port
+
+Keys: q ends, left and right choose the column to sort by, up, down, page up and page down
+move, g changes what lines are made by, space holds still, n shows numbers or names.
+
+It reads the open epochs, which the collector does not notice. A rate is over the time since
+the last look; what an epoch counted between the last look and its close is not in it.
+
+Exit status: 0 done, 1 failed, 2 wrong usage.")]
+pub struct TopOptions {
+    /// Fields to sum up by, separated by commas.
+    #[arg(
+        long,
+        value_name = "FIELDS",
+        value_delimiter = ',',
+        value_parser = parse_field,
+        default_value = "local-ip,protocol,local-port"
+    )]
+    by: Vec<Field>,
+
+    /// How often to look.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "2s")]
+    every: Duration,
+
+    /// Protocols and ports without their names.
+    #[arg(long, short)]
+    numeric: bool,
+
+    /// Where the kernel module shows its accounts.
+    #[arg(long, value_name = "PATH", default_value = PROC_ROOT, hide = true)]
+    proc_root: PathBuf,
+}
+
+impl TopOptions {
+    /// Shows what goes over until the user has seen enough.
+    ///
+    /// # Errors
+    /// There is no module or no terminal, or either fails; the terminal is as it was.
+    pub fn run(self) -> Result<()> {
+        let mut source = Proc::new(&self.proc_root);
+        let first = source.open_epochs()?;
+        if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+            bail!(
+                "this needs a terminal; \"trafstat show --since 5m\" writes into files and pipes"
+            );
+        }
+        let mut meter = Meter::default();
+        meter.read(first, Duration::ZERO);
+        let mut screen = Screen::new(
+            self.by,
+            Names::new(TimeZone::system(), self.numeric),
+            self.numeric,
+            self.every,
+        );
+        let ended = Arc::new(AtomicBool::new(false));
+        for signal in [
+            signal_hook::consts::SIGTERM,
+            signal_hook::consts::SIGHUP,
+            signal_hook::consts::SIGINT,
+        ] {
+            signal_hook::flag::register(signal, Arc::clone(&ended))
+                .context("cannot watch for signals")?;
+        }
+        // Also sets a panic hook that gives the terminal back first.
+        let mut terminal = ratatui::try_init().context("cannot take the terminal")?;
+        let shown = show(&mut terminal, &mut source, &mut meter, &mut screen, &ended);
+        let restored = ratatui::try_restore().context("cannot give the terminal back");
+        shown.and(restored)
+    }
+}
+
+/// How long it takes at most until a signal is noticed.
+const SIGNALS_EVERY: Duration = Duration::from_millis(200);
+
+fn show(
+    terminal: &mut DefaultTerminal,
+    source: &mut dyn LiveSource,
+    meter: &mut Meter,
+    screen: &mut Screen,
+    ended: &AtomicBool,
+) -> Result<()> {
+    let mut last = Instant::now();
+    while !ended.load(Ordering::Relaxed) {
+        terminal.draw(|frame| screen.draw(meter, frame))?;
+        let due = last + screen.every();
+        // Waits for a key, a signal or the next look, whichever comes first.
+        loop {
+            let left = due.saturating_duration_since(Instant::now());
+            if event::poll(left.min(SIGNALS_EVERY)).or_else(interrupted)? {
+                let pressed = match event::read()? {
+                    Event::Key(key) if key.kind == KeyEventKind::Press => screen.press(key),
+                    _ => Asked::ToGoOn,
+                };
+                if pressed == Asked::ToEnd {
+                    return Ok(());
+                }
+                break;
+            }
+            if left.is_zero() || ended.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        if Instant::now() >= due {
+            if !screen.holds_still() {
+                meter.read(source.open_epochs()?, last.elapsed());
+            }
+            last = Instant::now();
+        }
+    }
+    Ok(())
+}
+
+fn interrupted(error: io::Error) -> io::Result<bool> {
+    match error.kind() {
+        io::ErrorKind::Interrupted => Ok(false),
+        _ => Err(error),
+    }
+}
+
+/// Open epochs have neither times nor hosts.
+fn parse_field(text: &str) -> Result<Field, String> {
+    screen::FIELDS
+        .into_iter()
+        .find(|field| field.column().replace('_', "-") == text)
+        .ok_or_else(|| {
+            "expected local-ip, remote-ip, local-port, remote-port, protocol or account".to_owned()
+        })
+}
+
+#[cfg(test)]
+mod tests;
