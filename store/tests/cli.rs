@@ -4,6 +4,7 @@ mod common;
 mod program;
 
 use std::fs;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -484,4 +485,39 @@ fn hostile_file_name_is_only_a_name() {
     run(&["restore", copy.to_str().unwrap()]);
     run(&["check"]);
     assert_eq!((sent_packets(&db), sent_packets(&copy)), (30, 30));
+}
+
+#[test]
+fn person_at_a_terminal_is_told_that_work_goes_on() {
+    let host = Host::new();
+    let pipe = host.folder.path().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    // script(1) is the terminal.
+    let mut terminal = Command::new("script")
+        .args(["--quiet", "--return", "--command"])
+        .arg(format!(
+            "{:?} --config /dev/null --db {:?} restore {pipe:?}",
+            program().get_program(),
+            host.db()
+        ))
+        .arg("/dev/null")
+        .env("TERM", "xterm")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut shown = Vec::new();
+    let mut output = terminal.stdout.take().unwrap();
+    let mut bytes = [0; 256];
+    while !String::from_utf8_lossy(&shown).contains("restoring since 2s") {
+        let count = output.read(&mut bytes).unwrap();
+        assert_ne!(count, 0, "{}", String::from_utf8_lossy(&shown));
+        shown.extend(&bytes[..count]);
+    }
+    fs::write(&pipe, "").unwrap();
+    output.read_to_end(&mut shown).unwrap();
+    assert_eq!(terminal.wait().unwrap().code(), Some(1));
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("is no file that"), "{shown}");
 }

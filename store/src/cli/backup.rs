@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
+use super::progress::Progress;
 use super::{Settings, say};
 
 /// Copy the database, which may be in use, to a new file.
@@ -16,7 +17,9 @@ pub(super) struct BackupOptions {
 }
 
 pub(super) fn run(options: &BackupOptions, settings: &Settings) -> Result<ExitCode> {
+    let progress = Progress::new("copying");
     settings.location.open_read_only()?.back_up(&options.path)?;
+    progress.finish();
     say(&format!(
         "copied {} to {}",
         settings.location,

@@ -6,14 +6,15 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::progress::Progress;
 use super::{Settings, say};
 
-/// Add what backups and archives have, every epoch once.
+/// Add what backups, archives and restorable exports have, every epoch once.
 ///
 /// May be repeated: what the database has already is not added again.
 #[derive(Debug, Args)]
 pub(super) struct RestoreOptions {
-    /// Files that "backup" or "rotate" wrote.
+    /// Files that "backup", "rotate" or "export --restorable" wrote.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 }
@@ -21,9 +22,11 @@ pub(super) struct RestoreOptions {
 pub(super) fn run(options: &RestoreOptions, settings: &Settings) -> Result<ExitCode> {
     let mut store = settings.location.open()?;
     for file in &options.files {
+        let progress = Progress::new("restoring");
         let restored = store
             .restore(file)
             .with_context(|| format!("cannot restore {}", file.display()))?;
+        progress.finish();
         let mut line = format!(
             "{}: {} epochs added, {} known already",
             file.display(),

@@ -9,6 +9,7 @@ use jiff::{Timestamp, ZonedDateTime};
 use trafstat_store::backend::{Archive, ArchiveForm, Retention};
 use trafstat_store::options::config::{KeepFor, parse_keep_for};
 
+use super::progress::Progress;
 use super::{Settings, say};
 
 /// Archive and delete what is older than it is to be kept, level by level.
@@ -79,7 +80,9 @@ pub(super) fn run(options: &RotateOptions, settings: &Settings) -> Result<ExitCo
     });
     // A database that is not there is a mistyped path, not one to create.
     settings.location.open_read_only()?;
+    let progress = Progress::new("rotating");
     let rotated = settings.location.open()?.rotate(&retention, archive)?;
+    progress.finish();
     for file in &rotated.archives {
         say(&format!("wrote {}", file.display()))?;
     }
