@@ -373,3 +373,149 @@ fn read_record(fields: &StringRecord) -> Result<Record, String> {
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_header() -> impl Strategy<Value = Header> {
+        let numbers = prop::array::uniform4(0..=i64::MAX as u64);
+        let volumes = prop::array::uniform7(any::<[u32; 2]>());
+        (
+            prop::sample::select(vec!["192.0.2.1/24", "2001:db8::5/32", "0.0.0.0/0"]),
+            "[A-Za-z0-9_:-][A-Za-z0-9_.:-]{0,30}",
+            any::<[u8; 16]>(),
+            numbers,
+            volumes,
+            any::<u32>(),
+        )
+            .prop_map(|(net, name, account_id, numbers, volumes, min_pkt_spoof)| {
+                let local_net: ipnet::IpNet = net.parse().unwrap();
+                let [
+                    recorded,
+                    outside,
+                    skipped,
+                    extrapolated,
+                    _,
+                    gso_extra,
+                    folded,
+                ] = volumes.map(|[packets, bytes]| Volume {
+                    packets: packets.into(),
+                    bytes: bytes.into(),
+                });
+                // What the header must hold.
+                let skipped = Volume {
+                    packets: skipped.packets + extrapolated.packets,
+                    bytes: skipped.bytes + extrapolated.bytes,
+                };
+                let seen = |of: fn(&Volume) -> u64| {
+                    of(&recorded) + of(&outside) + of(&skipped) - of(&extrapolated)
+                };
+                Header {
+                    account: Account {
+                        family: match local_net {
+                            ipnet::IpNet::V4(_) => crate::account::Family::Ipv4,
+                            ipnet::IpNet::V6(_) => crate::account::Family::Ipv6,
+                        },
+                        name: name.parse().unwrap(),
+                    },
+                    account_id,
+                    epoch: numbers[0].max(1),
+                    local_net,
+                    records: 0,
+                    opened_ns: numbers[1],
+                    closed_ns: numbers[2],
+                    totals: Totals {
+                        seen: Volume {
+                            packets: seen(|volume| volume.packets),
+                            bytes: seen(|volume| volume.bytes),
+                        },
+                        extrapolated,
+                        recorded,
+                        outside,
+                        skipped,
+                        gso_extra,
+                        folded,
+                    },
+                    max_entries: numbers[3],
+                    min_pkt_spoof,
+                }
+            })
+    }
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        let side = || (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| Endpoint { ip, port });
+        (any::<u8>(), side(), side(), any::<u8>(), any::<[u64; 5]>()).prop_map(
+            |(protocol, local, remote, flags, counters)| Record {
+                protocol,
+                local,
+                remote,
+                flags,
+                counters: Counters {
+                    sent_packets: counters[0],
+                    received_packets: counters[1],
+                    sent_bytes: counters[2],
+                    received_bytes: counters[3],
+                    syn_packets: counters[4],
+                },
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_was_written_is_read_back(
+            epochs in prop::collection::vec(
+                (".{1,40}", any::<String>(), any::<String>(), any_header(),
+                 prop::collection::vec(any_record(), 0..20)),
+                0..4,
+            )
+        ) {
+            let mut text = Vec::new();
+            let mut writer = EpochWriter::new(&mut text).unwrap();
+            for (machine_id, hostname, netns, header, records) in &epochs {
+                let origin = Origin {
+                    machine_id: machine_id.clone(),
+                    hostname: hostname.clone(),
+                    netns: netns.clone(),
+                };
+                writer.begin(&origin, header).unwrap();
+                for some in records.chunks(7) {
+                    writer.add(some).unwrap();
+                }
+            }
+            writer.finish().unwrap();
+            drop(writer);
+            let mut reader = EpochReader::new(Path::new("text"), &text[..]).unwrap();
+            for (machine_id, hostname, netns, header, records) in &epochs {
+                let (origin, read) = reader.next_epoch().unwrap().unwrap();
+                prop_assert_eq!(&read, header);
+                prop_assert_eq!(
+                    (&origin.machine_id, &origin.hostname, &origin.netns),
+                    (machine_id, hostname, netns)
+                );
+                // Now and then nobody asks for the records.
+                if records.len() % 3 != 0 {
+                    let mut found = Vec::new();
+                    reader.records(|some| {
+                        found.extend_from_slice(some);
+                        Ok(())
+                    }).unwrap();
+                    prop_assert_eq!(&found, records);
+                }
+            }
+            prop_assert!(reader.next_epoch().unwrap().is_none());
+        }
+
+        #[test]
+        fn any_text_is_an_error_or_an_epoch(garbage in any::<Vec<u8>>()) {
+            let mut text = Vec::new();
+            EpochWriter::new(&mut text).unwrap().finish().unwrap();
+            text.extend(&garbage);
+            let mut reader = EpochReader::new(Path::new("text"), &text[..]);
+            while let Ok(Ok(Some(_))) = reader.as_mut().map(EpochReader::next_epoch) {}
+        }
+    }
+}
