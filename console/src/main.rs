@@ -3,6 +3,7 @@
 mod doctor;
 mod kernel_accounts;
 mod names;
+mod quota;
 mod report;
 mod setup;
 mod show;
@@ -15,6 +16,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 use doctor::{DoctorOptions, StatusOptions};
+use quota::QuotaOptions;
 use report::ReportOptions;
 use setup::SetupOptions;
 use show::ShowOptions;
@@ -45,6 +47,8 @@ enum Command {
     Show(Box<ShowOptions>),
     /// Tell what a day or a month came to, compared with the one before.
     Report(Box<ReportOptions>),
+    /// Tell how much of each quota is used, or warn about it.
+    Quota(QuotaOptions),
     /// Show what uses the network now, full-screen.
     Top(TopOptions),
     /// Write the manual pages and shell completions.
@@ -71,6 +75,7 @@ fn run(command: Command) -> Result<ExitCode> {
             options.run()?;
         }
         Command::Report(options) => options.run()?,
+        Command::Quota(options) => options.run()?,
         Command::Top(options) => options.run()?,
         Command::Setup(options) => options.run()?,
         Command::Status(options) => return options.run(),

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, ZonedDateTime};
 use trafstat_store::backend::Store;
 use trafstat_store::options::StoreOptions;
 use trafstat_store::query::{Field, Filter, Order, Query};
 
 use super::findings::COLLECTED_WITHIN_MINUTES;
 use crate::kernel_accounts::{self, KernelAccount};
+use crate::quota::{self, Usage};
 use crate::setup::Host;
 use crate::system::System;
 
@@ -41,6 +42,10 @@ pub struct Facts {
     pub store_space: Option<(u64, u64)>,
     /// Units of trafstat that are enabled, where systemd runs.
     pub units: Option<Vec<String>>,
+    /// How much of each quota is used, or why that cannot be told.
+    pub quotas: Result<Vec<Usage>, String>,
+    /// At how many percent of a quota to warn.
+    pub warn_at: Vec<u32>,
 }
 
 /// Why the module does not load.
@@ -69,6 +74,8 @@ impl Default for Facts {
             future_epochs: 0,
             store_space: None,
             units: None,
+            quotas: Ok(Vec::new()),
+            warn_at: Vec::new(),
         }
     }
 }
@@ -109,8 +116,20 @@ impl Facts {
             ..Self::default()
         };
         facts.ask(options);
+        facts.ask_quotas(options);
         facts.store_space = space(&system.path("/var/lib/trafstat"));
         Ok(facts)
+    }
+
+    fn ask_quotas(&mut self, options: &StoreOptions) {
+        self.quotas = match options.config() {
+            Ok(config) => {
+                self.warn_at.clone_from(&config.quota.warn_at);
+                quota::used(&config, options, &ZonedDateTime::now())
+                    .map_err(|error| format!("{error:#}"))
+            }
+            Err(error) => Err(error.to_string()),
+        };
     }
 
     fn ask(&mut self, options: &StoreOptions) {

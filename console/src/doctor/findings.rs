@@ -41,6 +41,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     findings.extend(clock(facts));
     findings.extend(folded(facts));
     findings.extend(space(facts));
+    findings.extend(quotas(facts));
     findings
 }
 
@@ -111,6 +112,33 @@ fn no_rules(facts: &Facts) -> Option<Finding> {
             "trafstat setup; or systemctl restart trafstat-rules.service, if it was set up",
         )
     })
+}
+
+/// Quotas whose warnings are due: figures are right, and more than was wanted.
+fn quotas(facts: &Facts) -> Vec<Finding> {
+    match &facts.quotas {
+        // The collector's finding says so where nothing can be asked.
+        Err(_) if facts.recent_epochs.is_err() => Vec::new(),
+        Err(reason) => vec![warning(
+            "quota-unknown",
+            format!("how much of the quotas is used cannot be told: {reason}"),
+            "correct section [quota] of the configuration; trafstat.toml(5) explains it",
+        )],
+        Ok(usages) => usages
+            .iter()
+            .filter(|usage| usage.reached(&facts.warn_at).next().is_some())
+            .map(|usage| {
+                warning(
+                    "quota",
+                    format!("quota {}", usage.sentence()),
+                    format!(
+                        "trafstat show tells what used it; it begins anew at {}",
+                        usage.end
+                    ),
+                )
+            })
+            .collect(),
+    }
 }
 
 /// Rules before it in its chain that took packets away.

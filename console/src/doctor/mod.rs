@@ -13,6 +13,7 @@ use serde_json::json;
 use trafstat_store::options::StoreOptions;
 use trafstat_store::output::{Format, to_stdout};
 
+use crate::quota::Usage;
 use crate::system::ThisHost;
 use facts::Facts;
 use findings::{COLLECTED_WITHIN_MINUTES, Finding, examine};
@@ -88,6 +89,11 @@ impl StatusOptions {
                     "accounts": facts.accounts,
                     "recent_epochs": facts.recent_epochs.as_ref().ok(),
                     "units": facts.units,
+                    "quotas": facts
+                        .quotas
+                        .as_ref()
+                        .ok()
+                        .map(|usages| usages.iter().map(Usage::json).collect::<Vec<_>>()),
                     "findings": findings,
                 })
             ),
@@ -166,6 +172,9 @@ fn write_status(
             "store      {epochs} epochs in the last {COLLECTED_WITHIN_MINUTES} minutes"
         )?,
         Err(reason) => writeln!(writer, "store      {reason}")?,
+    }
+    for usage in facts.quotas.iter().flatten() {
+        writeln!(writer, "quota      {}", usage.sentence())?;
     }
     if let Some(units) = &facts.units {
         let listed = match units.is_empty() {

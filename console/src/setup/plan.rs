@@ -197,13 +197,14 @@ fn persistence(host: &Host, sets: &[RuleSet]) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// What collects, and deletes what is old.
+/// What collects, deletes what is old, and warns.
 fn collection(host: &Host) -> Result<Vec<Step>> {
     if host.systemd {
         return Ok(vec![
             unit(COLLECT_TIMER),
             unit("trafstat-last-collect.service"),
             unit("trafstat-prune.timer"),
+            unit("trafstat-quota.timer"),
         ]);
     }
     if !host.cron {
@@ -286,6 +287,7 @@ mod tests {
                 "unit trafstat-collect.timer",
                 "unit trafstat-last-collect.service",
                 "unit trafstat-prune.timer",
+                "unit trafstat-quota.timer",
             ]
         );
         let rules = all_rules(&steps);

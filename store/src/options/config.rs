@@ -17,6 +17,7 @@ use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor, value};
 use thiserror::Error;
 
 use super::mysql::{Host, MysqlOptions, MysqlUrl};
+use super::quota::QuotaConfig;
 use super::secret::Secret;
 use super::{Backend, parse_backend};
 use crate::backend::{ArchiveForm, TlsMode};
@@ -34,6 +35,8 @@ pub struct Config {
     pub collect: CollectConfig,
     /// How long each level is kept.
     pub retention: RetentionConfig,
+    /// How much traffic may go over.
+    pub quota: QuotaConfig,
 }
 
 /// Section `[store]`.
@@ -472,7 +475,11 @@ mod tests {
         let all: String = text
             .lines()
             .map(|line| match line.strip_prefix('#') {
-                Some(key) if !key.starts_with(' ') && key.contains('=') => key,
+                Some(key)
+                    if !key.starts_with(' ') && (key.contains('=') || key.starts_with("[[")) =>
+                {
+                    key
+                }
                 _ => line,
             })
             .flat_map(|line| [line, "\n"])

@@ -7,6 +7,7 @@
 pub mod config;
 pub mod mysql;
 pub mod option_file;
+pub mod quota;
 pub mod secret;
 
 use std::fmt;
