@@ -14,6 +14,7 @@
 //! - [`backend`] is the store: one trait, one file per database. SQL stands there,
 //!   in the spool's file, and nowhere else.
 //! - [`export`] writes out what a store has, for other programs and to be restored.
+//! - [`host`] is who collects into a store that several hosts share.
 //! - [`import`] takes over what the original xt_TRAFSTAT's users have.
 //! - [`query`] is a question to the store and its answer.
 //! - [`protocol`] and [`services`] have the names of protocols and ports.
@@ -23,6 +24,7 @@ pub mod account;
 pub mod backend;
 pub mod collect;
 pub mod export;
+pub mod host;
 pub mod import;
 mod kill_point;
 pub mod manual;

@@ -469,7 +469,7 @@ enum Cut {
     BeforeAnswer,
 }
 
-/// Stands before the server at a port of its own, and cuts one connection.
+/// Stands before the server at a port of its own, and cuts the connection of one epoch.
 fn proxy(server: &'static NetworkServer, cut: Cut) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -497,10 +497,12 @@ fn forward(client: &TcpStream, server: &TcpStream, cut: Cut, has_cut: &AtomicBoo
             });
             end();
         });
+        let mut has_epoch = false;
         each_piece(client, |piece| {
+            let says = |text: &[u8]| piece.windows(text.len()).any(|bytes| bytes == text);
+            has_epoch |= says(b"INSERT INTO snapshot");
             // COM_QUERY and its text.
-            let commits = piece.windows(7).any(|bytes| bytes == b"\x03COMMIT");
-            if commits && !has_cut.swap(true, Ordering::SeqCst) {
+            if has_epoch && says(b"\x03COMMIT") && !has_cut.swap(true, Ordering::SeqCst) {
                 if cut == Cut::BeforeCommit {
                     return false;
                 }

@@ -26,6 +26,7 @@ pub use sqlite::{DEFAULT_PATH, Sqlite};
 
 use crate::account::Account;
 use crate::export::{Epochs, Level, Selection, Sum};
+use crate::host::{KnownHost, RunningHost, Welcome};
 use crate::origin::Origin;
 use crate::query::{Answer, Query};
 use crate::snapshot::{Header, Record};
@@ -79,6 +80,19 @@ pub trait Store {
     /// # Errors
     /// That it could not be checked.
     fn check(&mut self) -> Result<Vec<String>, StoreError>;
+
+    /// Notes that a collector of this host is at work; tells whether its clock is wrong, or
+    /// another host has its machine id.
+    ///
+    /// # Errors
+    /// The database's.
+    fn welcome(&mut self, host: &RunningHost) -> Result<Welcome, StoreError>;
+
+    /// The hosts that collect into this store, by name.
+    ///
+    /// # Errors
+    /// The database's.
+    fn hosts(&mut self) -> Result<Vec<KnownHost>, StoreError>;
 
     /// Adds what a backup, an archive or a restorable export has, every epoch once.
     ///

@@ -28,6 +28,7 @@ use super::sql::{
 };
 use super::{Archive, Begun, Restored, Retention, Rotated, Store, StoreError};
 use crate::export::{Epochs, Level, Selection, Sum};
+use crate::host::{KnownHost, RunningHost, Welcome};
 use crate::origin::Origin;
 use crate::protocol;
 use crate::query::{Answer, Query};
@@ -203,14 +204,14 @@ impl Mysql {
         // A database's name may be as long as a lock's in MySQL, 64 characters.
         let locked = one_integer(
             self,
-            "SELECT COALESCE(GET_LOCK(CONCAT('trafstat.', SHA1(DATABASE())), 60), 0)",
+            &format!("SELECT COALESCE(GET_LOCK({MIGRATION_LOCK}, 60), 0)"),
             &[],
         )?;
         if locked != 1 {
             return Err(StoreError::Locked);
         }
         let migrated = self.migrate_alone(migrations, newest);
-        self.run_text("DO RELEASE_LOCK(CONCAT('trafstat.', SHA1(DATABASE())))")?;
+        self.run_text(&format!("DO RELEASE_LOCK({MIGRATION_LOCK})"))?;
         migrated
     }
 
@@ -346,6 +347,14 @@ impl Store for Mysql {
         Ok(wrong)
     }
 
+    fn welcome(&mut self, host: &RunningHost) -> Result<Welcome, StoreError> {
+        sql::hosts::welcome(self, host)
+    }
+
+    fn hosts(&mut self) -> Result<Vec<KnownHost>, StoreError> {
+        sql::hosts::hosts(self)
+    }
+
     fn restore(&mut self, from: &Path) -> Result<Restored, StoreError> {
         sql::transfer::restore(self, from)
     }
@@ -383,6 +392,9 @@ impl Database for Mysql {
         insert_ignore: "INSERT IGNORE",
         for_update: "FOR UPDATE",
         integer: "SIGNED",
+        server_clock: Some(
+            "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) * 1000",
+        ),
         // MySQL would draw a tree.
         explain: "EXPLAIN FORMAT = TRADITIONAL",
         rows_per_insert: 512,
@@ -537,14 +549,22 @@ const SESSION: [&str; 4] = [
     "SET SESSION innodb_lock_wait_timeout = 30",
 ];
 
+/// The lock of whoever migrates a database. Its name may have 64 characters, as that of the
+/// database; MySQL has no SHA1 any more.
+const MIGRATION_LOCK: &str = "CONCAT('trafstat.', LEFT(SHA2(DATABASE(), 256), 40))";
+
 /// What brings the schema from each version to the next.
-const MIGRATIONS: [&str; 1] = [include_str!("mysql/0001_initial.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("mysql/0001_initial.sql"),
+    include_str!("mysql/0002_host_boot.sql"),
+];
 
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
-/// The tables that hold what was counted.
-const TABLES: [&str; 10] = [
+/// The tables that a check reads.
+const TABLES: [&str; 11] = [
     "host",
+    "host_boot",
     "account",
     "snapshot",
     "record",

@@ -29,6 +29,7 @@ use super::sql::{
 };
 use super::{Archive, Begun, Restored, Retention, Rotated, Store, StoreError};
 use crate::export::{Epochs, Level, Selection, Sum};
+use crate::host::{KnownHost, RunningHost, Welcome};
 use crate::origin::Origin;
 use crate::protocol;
 use crate::query::{Answer, Query};
@@ -81,6 +82,16 @@ impl Sqlite {
             });
         }
         Ok(store)
+    }
+
+    /// Opens a copy to read from, that an earlier release may have written.
+    pub(super) fn open_copy(path: &Path) -> Result<Self, StoreError> {
+        match Self::open_read_only(path) {
+            Err(StoreError::TooOld { found, .. }) if found >= OLDEST_COPY => {
+                Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY, false)
+            }
+            opened => opened,
+        }
     }
 
     fn connect(path: &Path, access: OpenFlags, writable: bool) -> Result<Self, StoreError> {
@@ -262,6 +273,14 @@ impl Store for Sqlite {
         Ok(wrong)
     }
 
+    fn welcome(&mut self, host: &RunningHost) -> Result<Welcome, StoreError> {
+        sql::hosts::welcome(self, host)
+    }
+
+    fn hosts(&mut self) -> Result<Vec<KnownHost>, StoreError> {
+        sql::hosts::hosts(self)
+    }
+
     fn restore(&mut self, from: &Path) -> Result<Restored, StoreError> {
         sql::transfer::restore(self, from)
     }
@@ -299,6 +318,7 @@ impl Database for Sqlite {
         insert_ignore: "INSERT OR IGNORE",
         for_update: "",
         integer: "INTEGER",
+        server_clock: None,
         explain: "EXPLAIN QUERY PLAN",
         rows_per_insert: 32,
         on_conflict: "ON CONFLICT DO UPDATE SET",
@@ -448,9 +468,15 @@ impl From<rusqlite::Error> for StoreError {
 const APPLICATION_ID: i64 = 0x5452_4146;
 
 /// What brings the schema from each version to the next.
-const MIGRATIONS: [&str; 1] = [include_str!("sqlite/0001_initial.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("sqlite/0001_initial.sql"),
+    include_str!("sqlite/0002_host_boot.sql"),
+];
 
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// From this version on, what a restore reads is as it is now.
+const OLDEST_COPY: i64 = 1;
 
 /// Memory for pages: what rollups touch in one transaction, so that a page is not written
 /// to the log many times.
@@ -694,18 +720,15 @@ mod tests {
         let mut store = Sqlite::open(&folder.path().join("trafstat.db")).unwrap();
         store.migrate().unwrap();
         // It would fail the second time.
-        let next = [MIGRATIONS[0], "CREATE TABLE later (number INTEGER) STRICT"];
+        let later = "CREATE TABLE later (number INTEGER) STRICT";
+        let next = [&MIGRATIONS[..], &[later]].concat();
         for _ in 0..2 {
             store.migrate_by(&next).unwrap();
-            assert_eq!(store.schema_version().unwrap(), 2);
+            assert_eq!(store.schema_version().unwrap(), SCHEMA_VERSION + 1);
         }
-        let broken = [
-            next[0],
-            next[1],
-            "CREATE TABLE later (number INTEGER) STRICT",
-        ];
+        let broken = [&next[..], &[later]].concat();
         store.migrate_by(&broken).unwrap_err();
-        assert_eq!(store.schema_version().unwrap(), 2);
+        assert_eq!(store.schema_version().unwrap(), SCHEMA_VERSION + 1);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use trafstat_store::host::KnownHost;
 use trafstat_store::output::to_stdout;
 
 use super::progress::Progress;
@@ -10,8 +11,13 @@ use super::{Settings, say};
 
 pub(super) fn run(settings: &Settings) -> Result<ExitCode> {
     let progress = Progress::new("checking");
-    let wrong = settings.location.open_read_only()?.check()?;
+    let mut store = settings.location.open_read_only()?;
+    let wrong = store.check()?;
     progress.finish();
+    // The database is no less whole for these.
+    for warning in store.hosts()?.iter().flat_map(KnownHost::warnings) {
+        eprintln!("trafstat-store: {warning}");
+    }
     if wrong.is_empty() {
         return say(&format!("{} is whole", settings.location));
     }

@@ -12,6 +12,7 @@ use trafstat_store::collect::{
     Collector, DEFAULT_SPOOL_PATH, DEFAULT_SPOOL_SIZE, Outcome, Report, Round, Service, SpoolPlace,
     State, Watch, Woken, next_due,
 };
+use trafstat_store::host::{RunningHost, Welcome};
 use trafstat_store::options::StoreOptions;
 use trafstat_store::options::config::{CollectConfig, parse_duration};
 use trafstat_store::origin::Origin;
@@ -105,10 +106,14 @@ fn once(options: &CollectOptions, settings: &Settings) -> Result<ExitCode> {
         || settings.location.open(),
         Some(options.spool_place(&settings.config.collect)),
         &progress,
-    );
+    )
+    .on(running_host()?);
     let round = collector.round(&mut sources)?;
     progress.finish();
     complain(&round);
+    for warning in round.welcome.warnings() {
+        eprintln!("trafstat-store: {warning}");
+    }
     if let Some(away) = &round.away {
         eprintln!("trafstat-store: the database is away: {away}");
     }
@@ -215,8 +220,10 @@ impl<S: Source> Rounds<'_, S> {
             || settings.location.open(),
             Some(options.spool_place(&settings.config.collect)),
             *service,
-        );
+        )
+        .on(running_host()?);
         let mut was_away = false;
+        let mut welcome = Welcome::default();
         let mut due = next_due(Timestamp::now(), every);
         let mut collect = self.is_first_at_once;
         let mut pause = FIRST_PAUSE;
@@ -237,6 +244,12 @@ impl<S: Source> Rounds<'_, S> {
             let waiting = match round {
                 Ok(round) => {
                     tell(options.format, &round, collect, &mut was_away)?;
+                    if collect && round.away.is_none() {
+                        for warning in round.welcome.warnings_since(&welcome) {
+                            eprintln!("trafstat-store: {warning}");
+                        }
+                        welcome = round.welcome.clone();
+                    }
                     service.status(&summary(&round));
                     round.waiting
                 }
@@ -271,6 +284,10 @@ impl<S: Source> Rounds<'_, S> {
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+fn running_host() -> Result<RunningHost> {
+    Ok(RunningHost::new(&Origin::of_this_process()?)?)
+}
 
 /// Says what a round of the service came to: failures, and what changed.
 fn tell(format: Format, round: &Round, collected: bool, was_away: &mut bool) -> Result<()> {

@@ -5,6 +5,7 @@ mod capture;
 mod check;
 mod collect;
 mod export;
+mod hosts;
 mod import;
 mod init;
 mod live;
@@ -46,6 +47,7 @@ use trafstat_store::output::to_stdout;
   trafstat-store backup /mnt/trafstat.db copy the database while it is in use
   trafstat-store export local-day --since 30d
                                          write daily sums by local address as CSV
+  trafstat-store hosts --format json     who collects into it, and whose clock is off
 
 While the database is away, epochs wait in the spool on this host; the next collection
 stores them. SIGHUP makes the service read the configuration again.
@@ -79,6 +81,9 @@ enum Command {
     /// Check that the database is whole and that every total in it adds up.
     Check,
     Export(export::ExportOptions),
+    /// List the hosts that collect into the database, when each last did, and how far its
+    /// clock was ahead of the server's.
+    Hosts,
     Import(import::ImportOptions),
     /// Write the manual page and shell completions.
     #[command(hide = true)]
@@ -114,6 +119,7 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Rotate(options)) => rotate::run(options, &settings()?),
         Some(Command::Restore(options)) => restore::run(options, &settings()?),
         Some(Command::Check) => check::run(&settings()?),
+        Some(Command::Hosts) => hosts::run(cli.collect.format(), &settings()?),
         Some(Command::Backup(options)) => backup::run(options, &settings()?),
         Some(Command::Export(options)) => export::run(options, cli.collect.format(), &settings()?),
         Some(Command::Import(options)) => import::run(options, cli.collect.format(), &settings()?),

@@ -25,6 +25,7 @@ pub use watch::{Unwatched, Watch};
 
 use crate::account::Account;
 use crate::backend::{Begun, Store, StoreError};
+use crate::host::{RunningHost, Welcome};
 use crate::kill_point::KillPoint;
 use crate::origin::Origin;
 use crate::snapshot::{Header, Snapshot, SnapshotError};
@@ -39,6 +40,7 @@ pub struct Collector<'a> {
     store: Option<Box<dyn Store>>,
     spool: Option<SpoolPlace>,
     watch: &'a dyn Watch,
+    host: Option<RunningHost>,
 }
 
 /// What came of a collector's round.
@@ -52,6 +54,8 @@ pub struct Round {
     pub forwarded: u64,
     /// Spooled snapshots that the store refused; they stay in the spool.
     pub refused: Vec<(Origin, CollectError)>,
+    /// What the store says of this host.
+    pub welcome: Welcome,
     /// Why the store is away, if it is.
     pub away: Option<StoreError>,
     /// What is wrong with the spool, if something is.
@@ -149,7 +153,15 @@ impl<'a> Collector<'a> {
             store: None,
             spool,
             watch,
+            host: None,
         }
+    }
+
+    /// Has the store note in every round that this host is at work.
+    #[must_use]
+    pub fn on(mut self, host: RunningHost) -> Self {
+        self.host = Some(host);
+        self
     }
 
     /// Forwards what waits in the spool, then collects every account of every source;
@@ -162,6 +174,7 @@ impl<'a> Collector<'a> {
     pub fn round<S: Source>(&mut self, sources: &mut [(Origin, S)]) -> Result<Round, StoreError> {
         let mut round = Round::default();
         self.connect(&mut round)?;
+        self.greet(&mut round);
         self.forward(&mut round);
         for (origin, source) in sources {
             let accounts = match source.accounts() {
@@ -213,6 +226,16 @@ impl<'a> Collector<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Tells the store which host this is. What it cannot note does not stop the round.
+    fn greet(&mut self, round: &mut Round) {
+        let Some(host) = self.host.clone() else {
+            return;
+        };
+        if let Some(Ok(welcome)) = self.with_store(round, |store, _| Ok(store.welcome(&host)?)) {
+            round.welcome = welcome;
+        }
     }
 
     /// Takes what waits in the spool into the store, in its order.

@@ -108,7 +108,7 @@ fn write_snapshot<D: Database>(
     origin: &Origin,
     header: &Header,
 ) -> Result<Option<(SnapshotKey, i64)>, StoreError> {
-    let host_id = host_id(database, origin)?;
+    let host_id = host_id(database, &origin.machine_id, &origin.hostname)?;
     let key = SnapshotKey {
         host_id,
         account_id: account_id(database, host_id, origin, header)?,
@@ -256,41 +256,48 @@ fn ensure_host<D: Database>(database: &mut D, origin: &Origin) -> Result<(), Sto
         &[origin.machine_id.as_str().into()],
     )?;
     if known == 0 {
-        insert_host(database, origin)?;
+        insert_host(database, &origin.machine_id, &origin.hostname)?;
     }
     Ok(())
 }
 
-fn insert_host<D: Database>(database: &mut D, origin: &Origin) -> Result<(), StoreError> {
+fn insert_host<D: Database>(
+    database: &mut D,
+    machine_id: &str,
+    hostname: &str,
+) -> Result<(), StoreError> {
     let sql = format!(
         "{} INTO host (machine_id, hostname) VALUES (?, ?)",
         D::DIALECT.insert_ignore
     );
-    let names = [&origin.machine_id, &origin.hostname].map(|name| name.as_str().into());
-    database.execute(&sql, &names)?;
+    database.execute(&sql, &[machine_id.into(), hostname.into()])?;
     Ok(())
 }
 
 /// The host's id; its row is locked until the transaction ends, so that one host's
 /// writers take turns, and those of several hosts never wait for each other.
-pub(super) fn host_id<D: Database>(database: &mut D, origin: &Origin) -> Result<i64, StoreError> {
+pub(super) fn host_id<D: Database>(
+    database: &mut D,
+    machine_id: &str,
+    hostname: &str,
+) -> Result<i64, StoreError> {
     let select = format!(
         "SELECT id, hostname FROM host WHERE machine_id = ? {}",
         D::DIALECT.for_update
     );
-    let machine_id = [origin.machine_id.as_str().into()];
-    if let Some(row) = first_row(database, &select, &machine_id)? {
+    let by_machine_id = [machine_id.into()];
+    if let Some(row) = first_row(database, &select, &by_machine_id)? {
         let id = row[0].integer()?;
-        if row[1].text()? != origin.hostname {
+        if row[1].text()? != hostname {
             database.execute(
                 "UPDATE host SET hostname = ? WHERE id = ?",
-                &[origin.hostname.as_str().into(), id.into()],
+                &[hostname.into(), id.into()],
             )?;
         }
         return Ok(id);
     }
-    insert_host(database, origin)?;
-    one_integer(database, &select, &machine_id)
+    insert_host(database, machine_id, hostname)?;
+    one_integer(database, &select, &by_machine_id)
 }
 
 fn account_id<D: Database>(

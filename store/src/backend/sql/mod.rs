@@ -9,6 +9,7 @@ pub(super) mod append;
 pub(super) mod check;
 mod explain;
 pub(super) mod export;
+pub(super) mod hosts;
 pub(super) mod parts;
 pub(super) mod query;
 pub(super) mod rollup;
@@ -110,6 +111,8 @@ pub(super) struct Dialect {
     pub(super) for_update: &'static str,
     /// The type to which a sum is cast, so that it is read as an integer.
     pub(super) integer: &'static str,
+    /// Asks for the server's clock, in nanoseconds since 1970; none if there is no server.
+    pub(super) server_clock: Option<&'static str>,
     /// Shows how a query would be run.
     pub(super) explain: &'static str,
     /// How many rows one INSERT takes well.

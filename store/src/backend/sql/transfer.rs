@@ -52,7 +52,7 @@ pub(in crate::backend) fn restore<D: Database>(
         .read_to_end(&mut begin)
         .map_err(named)?;
     if begin == SQLITE_FILE {
-        return restore_database(to, &mut Sqlite::open_read_only(path)?);
+        return restore_database(to, &mut Sqlite::open_copy(path)?);
     }
     let text = unpacked(Cursor::new(begin).chain(file)).map_err(named)?;
     let mut reader = EpochReader::new(path, text)?;
