@@ -15,7 +15,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(any(test, feature = "std"))]
+#[cfg(any(test, feature = "std", loom))]
 extern crate std;
 
 pub mod account;
@@ -27,6 +27,7 @@ pub mod memory;
 pub mod parse;
 pub mod rule;
 pub mod snapshot;
+pub mod sync;
 #[cfg(any(test, feature = "std"))]
 pub mod synthetic;
 pub mod wire;

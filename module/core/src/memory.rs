@@ -4,7 +4,7 @@
 //! In the kernel a [`Slot`] is an RCU-protected pointer; in user space it is an
 //! `OnceLock` (see [`StdMemory`]).
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Memory as the kernel or the standard library provides it.
 pub trait Memory: 'static {

@@ -1,11 +1,10 @@
 //! What a rule decides by itself: which ports keep their number, and sampling.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use trafstat_abi::{PortList, PortRange, RuleInfo};
 
 use crate::memory::{Allocation, Memory, Slot};
 use crate::parse::transport::{PortClass, TCP, UDP, port_class};
+use crate::sync::{AtomicU64, Ordering};
 
 /// The two sides of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,6 +43,11 @@ impl Tally {
         self.failed += 1;
     }
 
+    /// Counts something that was skipped as a whole.
+    pub fn add_skip(&mut self) {
+        self.skipped += 1;
+    }
+
     /// Whether nothing failed.
     pub fn is_clean(&self) -> bool {
         self.failed == 0

@@ -59,15 +59,62 @@ pub fn cargo_test(with_mysql: bool) -> Result<Tally> {
         }
         false => println!("MySQL's own server: not run; cargo xtask test --all"),
     }
-    let status = command::stream(&mut cargo, |line| {
-        println!("{line}");
-        tally.add_cargo(line);
-    })?;
-    if !status.success() && tally.is_clean() {
-        // A test program that did not build or that crashed has no numbers.
-        tally.add_failure();
-    }
+    run_tests(&mut cargo, &mut tally)?;
+    check_model(&mut tally)?;
+    interpret(&mut tally)?;
     Ok(tally)
+}
+
+fn run_tests(cargo: &mut Command, tally: &mut Tally) -> Result<()> {
+    let mut own = Tally::default();
+    let status = command::stream(cargo, |line| {
+        println!("{line}");
+        own.add_cargo(line);
+    })?;
+    if !status.success() && own.is_clean() {
+        // A test program that did not build or that crashed has no numbers.
+        own.add_failure();
+    }
+    tally.add(&own);
+    Ok(())
+}
+
+/// Has loom check the model of core's epochs.
+fn check_model(tally: &mut Tally) -> Result<()> {
+    let mut cargo = Command::new(paths::cargo());
+    cargo
+        .current_dir(paths::repository())
+        .args(["test", "--release", "--package", "trafstat-core"])
+        .args(["--test", "epochs"])
+        // Everything is built anew with the flag.
+        .env("CARGO_TARGET_DIR", paths::target().join("loom"))
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("LOOM_MAX_PREEMPTIONS", "3");
+    run_tests(&mut cargo, tally)
+}
+
+/// Has Miri interpret the tests of what the kernel's object is made of, where the toolchain has
+/// it. trafstat-ffi, the unsafe half, is a part of the kernel without tests of its own; the
+/// debug kernel's KASAN watches that.
+fn interpret(tally: &mut Tally) -> Result<()> {
+    let version = Command::new(paths::cargo())
+        .args(["miri", "--version"])
+        .output();
+    if !version.is_ok_and(|output| output.status.success()) {
+        println!("Miri over trafstat-abi and trafstat-core: skipped: this toolchain has no Miri");
+        tally.add_skip();
+        return Ok(());
+    }
+    let mut cargo = Command::new(paths::cargo());
+    cargo
+        .current_dir(paths::repository())
+        .args(["miri", "test", "--lib"])
+        .args(["--package", "trafstat-abi", "--package", "trafstat-core"])
+        .env("CARGO_TARGET_DIR", paths::target().join("miri"))
+        // proptest looks for its file of failures, and at the clock.
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
+        .env("PROPTEST_CASES", "4");
+    run_tests(&mut cargo, tally)
 }
 
 /// The servers that the store's tests start for themselves, and the clients that they run.

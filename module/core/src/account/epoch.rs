@@ -1,12 +1,11 @@
 //! An epoch as it is served: closed to its reader, or still open to whoever looks.
 
-use core::sync::atomic::Ordering::Relaxed;
-
 use super::side::{Place, Side};
 use super::{Identity, Limits};
 use crate::flow_table::record::Record;
 use crate::flow_table::totals::TotalsSum;
 use crate::memory::Memory;
+use crate::sync::Ordering::Relaxed;
 
 /// One epoch of an account. In a closed one nothing changes any more.
 pub struct Epoch<'a, M: Memory, const W: usize> {

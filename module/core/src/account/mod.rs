@@ -17,10 +17,6 @@
 mod epoch;
 mod side;
 
-use core::sync::atomic::{
-    AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
-};
-
 use trafstat_abi::RuleInfo;
 
 use crate::classify::{Family, FlowKey, classify, orient, rest_of_ports};
@@ -30,6 +26,7 @@ use crate::hash::HashKey;
 use crate::memory::{Allocation, Memory, Slot};
 use crate::parse::{HEADER_BYTES, ParseError, Tuple};
 use crate::rule::Rule;
+use crate::sync::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use crate::wire::{Gso, Volume, jumbo_header_len};
 
 pub use epoch::Epoch;

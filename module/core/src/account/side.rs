@@ -1,7 +1,5 @@
 //! One of the two places that an account's epochs take turns in.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-
 use super::{Limits, Surroundings};
 use crate::classify::Family;
 use crate::flow_table::record::Record;
@@ -9,6 +7,7 @@ use crate::flow_table::totals::{TotalsSum, VolumeCounter};
 use crate::flow_table::{Budgets, FlowTable};
 use crate::hash::HashKey;
 use crate::memory::{Allocation, Memory, Slot};
+use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::wire::Volume;
 
 /// Fold records may be so many times fewer than flows.

@@ -12,8 +12,8 @@ use super::record::Record;
 
 /// Added to record numbers, so that the first chunk has 64 records.
 const BIAS: u32 = 1 << BIAS_LOG2;
-const BIAS_LOG2: u32 = 8;
-const MAX_LOG2: u32 = 26;
+const BIAS_LOG2: u32 = if cfg!(loom) { 4 } else { 8 };
+const MAX_LOG2: u32 = if cfg!(loom) { 6 } else { 26 };
 const SLOTS: usize = ((MAX_LOG2 - BIAS_LOG2) * 4) as usize;
 
 /// Records of one table at most.

@@ -14,20 +14,19 @@
 //! further for that moves a few homes too, so it does not last. Whoever allocates the next
 //! level late has it begin in the same way: flows that are all known insert nothing.
 
-use core::sync::atomic::{
+use super::chunks::Place;
+use crate::memory::{Allocation, Memory, Slot};
+use crate::sync::{
     AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 
-use super::chunks::Place;
-use crate::memory::{Allocation, Memory, Slot};
-
 /// An entry stands less than so many entries behind its home.
-pub const PROBE: usize = 256;
+pub const PROBE: usize = if cfg!(loom) { 16 } else { 256 };
 
 /// Entries of level 0, one page; each further level has twice as many.
-const MIN_ENTRIES: u32 = 512;
+const MIN_ENTRIES: u32 = if cfg!(loom) { 32 } else { 512 };
 /// More than memory has room for; a power of two saves a comparison.
-const LEVELS: usize = 32;
+const LEVELS: usize = if cfg!(loom) { 4 } else { 32 };
 /// A level that stays empty.
 const GROWING: u32 = LEVELS as u32 - 1;
 /// Homes moved at an insertion while the index grows: growth from 9/16 full ends before

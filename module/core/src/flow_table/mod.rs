@@ -12,11 +12,10 @@ pub mod index;
 pub mod record;
 pub mod totals;
 
-use core::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
-
 use crate::classify::{Direction, FlowKey};
 use crate::memory::{Blank, Memory};
 use crate::rule::SampleClass;
+use crate::sync::{AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use crate::wire::Volume;
 
 use chunks::{Chunks, MAX_RECORDS, Place};

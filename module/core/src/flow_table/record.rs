@@ -1,9 +1,8 @@
 //! One flow's counters, in one cache line for IPv4.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use crate::classify::{Direction, FOLDED, FlowKey, rest_word};
 use crate::memory::Blank;
+use crate::sync::{AtomicU64, Ordering::Relaxed, zeros};
 use crate::wire::Volume;
 
 /// What was counted for one flow.
@@ -53,13 +52,14 @@ pub struct Record<const W: usize> {
 const MOVED: u64 = 1 << 47;
 
 const _: () = assert!(FOLDED as u64 != MOVED >> 40);
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Record<2>>() == 64);
 
 impl<const W: usize> Default for Record<W> {
     #[inline]
     fn default() -> Self {
         Self {
-            key: [const { AtomicU64::new(0) }; W],
+            key: zeros(),
             sent_packets: AtomicU64::new(0),
             received_packets: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),

@@ -1,9 +1,8 @@
 //! What one CPU's rules saw in an epoch, by what became of it.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use super::record::add;
 use crate::memory::Blank;
+use crate::sync::{AtomicU64, Ordering::Relaxed};
 use crate::wire::Volume;
 
 /// Packets and bytes that one CPU writes and any may read.
