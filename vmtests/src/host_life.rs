@@ -64,9 +64,7 @@ fn connect() -> Result<()> {
 }
 
 fn first_boot() -> Result<()> {
-    // Rules that were there before keep their place and their counters.
-    succeed("iptables -A INPUT -i lo -j ACCEPT")?;
-    succeed(&format!("iptables -A INPUT -s {REMOTE} -p icmp"))?;
+    set_other_rules()?;
     let before = Listing::now()?;
     before.write()?;
 
@@ -126,7 +124,14 @@ fn first_boot() -> Result<()> {
     Ok(())
 }
 
+/// Rules that are not setup's keep their place and their counters; no reboot, as nobody saves them.
+fn set_other_rules() -> Result<()> {
+    succeed("iptables -A INPUT -i lo -j ACCEPT")?;
+    succeed(&format!("iptables -A INPUT -s {REMOTE} -p icmp")).map(drop)
+}
+
 fn second_boot() -> Result<()> {
+    set_other_rules()?;
     step("after the reboot: rules, module, and what the shutdown collected")?;
     let deadline = Instant::now() + PATIENCE;
     while rules()?.len() != 2 {
@@ -308,6 +313,9 @@ const LISTED: &[&str] = &[
 /// What changes by itself, or is another's account of what was installed.
 const NOT_LISTED: &[&str] = &[
     "/etc/resolv.conf",
+    // The databases of groups as they were before the last change.
+    "/etc/group-",
+    "/etc/gshadow-",
     "/usr/share/man/man",
     "/var/lib/apt",
     "/var/lib/dpkg",
