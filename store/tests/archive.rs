@@ -1,6 +1,8 @@
 //! `rotate` and `restore`: whatever happens in between, no record is lost or doubled.
 
 mod common;
+#[path = "common/mariadb.rs"]
+mod mariadb_server;
 mod program;
 
 use std::fs;
@@ -9,7 +11,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use common::{SnapshotBuilder, record};
-use program::{Host, Tmpfs, code, lan, stderr, stdout};
+use program::{Host, Tmpfs, code, lan, mysql_url, program, stderr, stdout};
 
 const FORMS: [&str; 2] = ["sqlite", "csv"];
 
@@ -194,4 +196,61 @@ fn configuration_says_what_archives_are() {
     let output = host.command().arg("restore").args(&files).output().unwrap();
     assert_eq!(code(&output), Some(0), "{}", stderr(&output));
     assert_eq!(host.sent_packets(), 30);
+}
+
+#[test]
+fn killed_at_any_point_mariadb_loses_no_record() {
+    let socket = mariadb_server::socket();
+    for form in FORMS {
+        for point in ["within-archive", "before-delete", "before-delete-commit"] {
+            let host = Host::new();
+            let database = mariadb_server::create_database(socket);
+            let command = || {
+                let mut command = program();
+                command
+                    .args(["--url", &mysql_url(socket, &database, "root"), "--spool"])
+                    .arg(host.spool())
+                    .arg("--proc-root")
+                    .arg(host.proc.path());
+                command
+            };
+            let run = |arguments: &[&str]| {
+                let output = command().args(arguments).output().unwrap();
+                assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+                stdout(&output)
+            };
+            let records = || run(&["export"]).lines().count() - 1;
+            for epoch in 1..=3 {
+                host.proc.serve(&[("lan", &lan(epoch))]);
+                run(&[]);
+            }
+            let folder = archive(&host);
+            let rotate = [
+                "rotate",
+                "--keep-records",
+                "1h",
+                "--archive-form",
+                form,
+                "--archive",
+                folder.to_str().unwrap(),
+            ];
+            let killed = command()
+                .args(rotate)
+                .env("TRAFSTAT_STORE_KILL_AT", point)
+                .output()
+                .unwrap();
+            assert_eq!(killed.status.signal(), Some(9), "{}", stderr(&killed));
+            // The server rolls back once it notices; the next one waits for its locks.
+            assert_eq!(records(), 6, "{point}");
+            run(&rotate);
+            assert_eq!(records(), 0);
+            for _ in 0..2 {
+                for file in files(&host) {
+                    run(&["restore", file.to_str().unwrap()]);
+                }
+                assert_eq!(records(), 6);
+                run(&["check"]);
+            }
+        }
+    }
 }
