@@ -28,7 +28,18 @@ use trafstat_store::manual::ManualOptions;
 #[command(
     name = "trafstat",
     version,
-    after_help = "Exit status: 0 done, 1 failed, 2 wrong usage."
+    after_help = "Examples:
+  trafstat setup --dry-run         say what counting this host's traffic would change
+  trafstat setup                   count, collect and keep it from now on
+  trafstat status                  module, rules, accounts and collector in one look
+  trafstat show --since 1d         who used which service most
+  trafstat report month            what the last month came to
+  trafstat top                     what uses the network now
+
+\"trafstat COMMAND --help\" explains a command. All read /etc/trafstat/trafstat.toml, which
+trafstat.toml(5) explains.
+
+Exit status: 0 done, 1 failed, 2 wrong usage."
 )]
 struct Cli {
     #[command(subcommand)]

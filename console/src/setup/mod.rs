@@ -34,7 +34,9 @@ use step::Step;
 
 Setup loads the module, sets rules at the beginning of their chains, sees to it that they come
 back after a reboot, and starts the collector. Run again it changes what has to be changed;
-interrupted, it is simply run again. The database stays whatever it does.")]
+interrupted, it is simply run again. The database stays whatever it does.
+
+Exit status: 0 done, 1 failed or refused, 2 wrong usage.")]
 pub struct SetupOptions {
     /// Say what would be done, and do nothing.
     #[arg(long)]

@@ -50,7 +50,9 @@ ago: 30m, 2h, 7d, 4w. What was counted belongs to the time at which it was colle
 begin in the local time zone, at the full hour, UTC, that is next; TZ=UTC shows all in UTC.
 
 On a terminal, bars compare the lines by what they are sorted by, where there is room; one
-that is too narrow for all columns goes without SYN and packets, which CSV and JSON have.")]
+that is too narrow for all columns goes without SYN and packets, which CSV and JSON have.
+
+Exit status: 0 done, 1 failed, 2 wrong usage.")]
 pub struct ShowOptions {
     /// Fields to sum up by, separated by commas.
     #[arg(

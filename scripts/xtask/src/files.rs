@@ -25,7 +25,7 @@ pub struct Installed {
 /// Where systemd finds units that packages bring.
 const UNITS: &str = "usr/lib/systemd/system";
 const DOC: &str = "usr/share/doc/trafstat";
-const MAN: &str = "usr/share/man/man8";
+const MAN: &str = "usr/share/man";
 
 /// The files in `scripts/dist` whose places their names do not tell.
 const EXAMPLES: &[&str] = &["trafstat.cron", "trafstat.toml"];
@@ -155,14 +155,16 @@ fn manual(built: &Built) -> Result<Vec<Installed>> {
             files.push(plain(&format!("{place}/{name}"), fs::read(&path)?));
         }
     }
-    for entry in fs::read_dir(folder.join("man8"))? {
-        let path = entry?.path();
-        let page = gzip(&fs::read(&path)?)?;
-        files.push(plain(&format!("{MAN}/{}.gz", name(&path)), page));
+    for section in ["man5", "man8"] {
+        for entry in fs::read_dir(folder.join(section))? {
+            let path = entry?.path();
+            let page = gzip(&fs::read(&path)?)?;
+            files.push(plain(&format!("{MAN}/{section}/{}.gz", name(&path)), page));
+        }
     }
     ensure!(!files.is_empty(), "the programs wrote no manual");
     files.push(plain(
-        &format!("{MAN}/iptables-TRAFSTAT.8.gz"),
+        &format!("{MAN}/man8/iptables-TRAFSTAT.8.gz"),
         gzip(plugin_page()?.as_bytes())?,
     ));
     Ok(files)

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
-use trafstat_store::manual::ManualOptions;
+use trafstat_store::manual::{ManualOptions, write_configuration_page};
 use trafstat_store::options::config::Config;
 use trafstat_store::options::{Location, OptionsError, StoreOptions};
 use trafstat_store::output::to_stdout;
@@ -126,6 +126,7 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Manual(options)) => {
             options
                 .write(Cli::command())
+                .and_then(|()| write_configuration_page(options))
                 .context("cannot write the manual")?;
             Ok(ExitCode::SUCCESS)
         }
