@@ -120,6 +120,17 @@ pub struct Counters {
     pub syn_packets: u64,
 }
 
+/// Stays at what 64 bits hold.
+impl std::ops::AddAssign<&Self> for Counters {
+    fn add_assign(&mut self, more: &Self) {
+        self.sent_packets = self.sent_packets.saturating_add(more.sent_packets);
+        self.received_packets = self.received_packets.saturating_add(more.received_packets);
+        self.sent_bytes = self.sent_bytes.saturating_add(more.sent_bytes);
+        self.received_bytes = self.received_bytes.saturating_add(more.received_bytes);
+        self.syn_packets = self.syn_packets.saturating_add(more.syn_packets);
+    }
+}
+
 /// Why a snapshot was refused.
 #[derive(Debug, Error)]
 pub enum SnapshotError {

@@ -392,6 +392,7 @@ fn space(facts: &Facts) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::kernel_accounts::KernelAccount;
+    use crate::quota::Usage;
 
     fn well() -> Facts {
         Facts {
@@ -592,5 +593,30 @@ mod tests {
             };
             assert_eq!(kinds(&facts), ["store-nearly-full"]);
         }
+    }
+
+    #[test]
+    fn quota_is_told_from_its_first_warning_on() {
+        let usage = |used_bytes| Usage {
+            name: "web".to_owned(),
+            begin: jiff::Timestamp::UNIX_EPOCH,
+            end: jiff::Timestamp::UNIX_EPOCH,
+            used_bytes,
+            limit_bytes: 1000,
+        };
+        let found = |quotas| {
+            let facts = Facts {
+                quotas,
+                warn_at: vec![80, 100],
+                ..well()
+            };
+            let kinds = examine(&facts).into_iter();
+            kinds
+                .map(|finding| (finding.kind, finding.is_error))
+                .collect::<Vec<_>>()
+        };
+        assert!(found(Ok(vec![usage(799)])).is_empty());
+        assert_eq!(found(Ok(vec![usage(799), usage(800)])), [("quota", false)]);
+        assert_eq!(found(Err("no".to_owned())), [("quota-unknown", false)]);
     }
 }

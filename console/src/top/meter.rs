@@ -92,7 +92,7 @@ impl Meter {
                     rates: self.between.map(|_| Rates::default()),
                     counters: Counters::default(),
                 });
-                add(&mut line.counters, &counters);
+                line.counters += &counters;
                 if let (Some(sum), Some(more)) = (&mut line.rates, rates) {
                     sum.sent_bits += more.sent_bits;
                     sum.received_bits += more.received_bits;
@@ -147,7 +147,7 @@ fn sums(epoch: &OpenEpoch, by: &[Field]) -> Sums {
             .iter()
             .map(|&field| value(epoch, record, field))
             .collect();
-        add(sums.entry(key).or_default(), &record.counters);
+        *sums.entry(key).or_default() += &record.counters;
     }
     sums
 }
@@ -164,14 +164,6 @@ fn value(epoch: &OpenEpoch, record: &Record, field: Field) -> Value {
     }
 }
 
-fn add(sum: &mut Counters, more: &Counters) {
-    sum.sent_packets += more.sent_packets;
-    sum.received_packets += more.received_packets;
-    sum.sent_bytes += more.sent_bytes;
-    sum.received_bytes += more.received_bytes;
-    sum.syn_packets += more.syn_packets;
-}
-
 /// Counters are read while they move, one after the other: never less than nothing.
 fn rates(now: &Counters, before: &Counters, between: Duration) -> Rates {
     let seconds = between.as_secs_f64().max(0.001);
@@ -179,6 +171,10 @@ fn rates(now: &Counters, before: &Counters, between: Duration) -> Rates {
     Rates {
         sent_bits: grown(|counters| counters.sent_bytes) * 8.0,
         received_bits: grown(|counters| counters.received_bytes) * 8.0,
-        packets: grown(|counters| counters.sent_packets + counters.received_packets),
+        packets: grown(|counters| {
+            counters
+                .sent_packets
+                .saturating_add(counters.received_packets)
+        }),
     }
 }

@@ -152,13 +152,9 @@ fn add(sum: &mut Counters, record: &Record) {
 /// Sums stay within 64 bits as long as the totals do; what they cannot hold is refused
 /// when it is written.
 pub(super) fn plus(sum: &Counters, more: &Counters) -> Counters {
-    Counters {
-        sent_packets: sum.sent_packets.saturating_add(more.sent_packets),
-        received_packets: sum.received_packets.saturating_add(more.received_packets),
-        sent_bytes: sum.sent_bytes.saturating_add(more.sent_bytes),
-        received_bytes: sum.received_bytes.saturating_add(more.received_bytes),
-        syn_packets: sum.syn_packets.saturating_add(more.syn_packets),
-    }
+    let mut sum = *sum;
+    sum += more;
+    sum
 }
 
 /// Empties a map in the order of its keys, which is the order of the table.
