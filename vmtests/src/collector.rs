@@ -1,5 +1,6 @@
 //! The collector and its database.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -81,6 +82,50 @@ impl<'a> Collector<'a> {
     pub fn collect_killed(&self, netns: &Netns, point: &str) -> Result<Ended> {
         let mut command = self.command("trafstat-store-with-kill-points");
         netns.end(command.env("TRAFSTAT_STORE_KILL_AT", point))
+    }
+
+    /// Collects all accounts of namespaces, without being in one of them.
+    ///
+    /// # Errors
+    ///
+    /// The collector fails.
+    pub fn collect_from(&self, netns: &[&str]) -> Result<String> {
+        process::succeed(&mut self.command_from(netns))
+    }
+
+    /// The same, however it ends.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn end_collecting_from(&self, netns: &[&str]) -> Result<Ended> {
+        process::end(&mut self.command_from(netns))
+    }
+
+    /// What the rules of each namespace saw, over the snapshots.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be read.
+    pub fn seen_by_netns(&self) -> Result<BTreeMap<String, RuleCounters>> {
+        let rows = self.query(
+            "SELECT netns, sum(seen_packets - gso_extra_packets) AS packets, \
+                 sum(seen_bytes - gso_extra_bytes) AS bytes \
+             FROM snapshot JOIN account ON account.id = account_id GROUP BY netns",
+        )?;
+        rows.iter()
+            .map(|row| {
+                let number = |column: &str| row[column].as_u64().context("no sum");
+                let counters = RuleCounters {
+                    packets: number("packets")?,
+                    bytes: number("bytes")?,
+                };
+                Ok((
+                    row["netns"].as_str().context("no netns")?.to_owned(),
+                    counters,
+                ))
+            })
+            .collect()
     }
 
     /// Copies the database to `path`, which must not exist.
@@ -200,6 +245,14 @@ impl<'a> Collector<'a> {
                 bytes: records[2] + records[3],
             },
         })
+    }
+
+    fn command_from(&self, netns: &[&str]) -> Command {
+        let mut command = self.command("trafstat-store");
+        for name in netns {
+            command.args(["--netns", name]);
+        }
+        command
     }
 
     fn command(&self, program: &str) -> Command {

@@ -439,7 +439,15 @@ impl CollectOptions {
             return Ok(vec![own()]);
         }
         let (mut sources, namespaces) = match names.iter().any(|name| name == ALL) {
-            true => (vec![own()], Namespace::all()?),
+            true => {
+                let usable = Namespace::all()?.into_iter().filter_map(|namespace| {
+                    // What is left of one does not keep the others from being collected.
+                    namespace
+                        .inspect_err(|error| eprintln!("trafstat-store: {error}"))
+                        .ok()
+                });
+                (vec![own()], usable.collect::<Vec<_>>())
+            }
             false => {
                 let named = names.iter().map(|name| Namespace::named(name));
                 (Vec::new(), named.collect::<Result<_, _>>()?)

@@ -68,11 +68,11 @@ impl Namespace {
     }
 
     /// Every named namespace but the one this process is in, by name; of several names
-    /// for one, the first.
+    /// for one, the first. A file that is a namespace no more comes as an error of its own.
     ///
     /// # Errors
-    /// That one of them cannot be used.
-    pub fn all() -> Result<Vec<Self>, NamespaceError> {
+    /// That they cannot be listed or entered.
+    pub fn all() -> Result<Vec<Result<Self, NamespaceError>>, NamespaceError> {
         let folder = Path::new(FOLDER);
         let entries = match fs::read_dir(folder) {
             Ok(entries) => entries,
@@ -98,7 +98,12 @@ impl Namespace {
             if identity(&folder.join(&name)).is_ok_and(|identity| !seen.insert(identity)) {
                 continue;
             }
-            namespaces.push(Self::in_folder(folder, &name)?);
+            namespaces.push(match Self::in_folder(folder, &name) {
+                Err(stale @ NamespaceError::Stale(_)) => Err(stale),
+                // It went since it was listed.
+                Err(NamespaceError::Missing { .. }) => continue,
+                namespace => Ok(namespace?),
+            });
         }
         Ok(namespaces)
     }

@@ -16,6 +16,7 @@ mod lifecycle;
 mod live;
 mod max_entries;
 mod memory_cgroup;
+mod namespaces;
 mod original_rules;
 mod planted_faults;
 mod proc_name;
@@ -91,6 +92,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "lifecycle",
         scenario: lifecycle::run,
+    },
+    Scenario {
+        name: "namespaces",
+        scenario: namespaces::run,
     },
     Scenario {
         name: "rules",
