@@ -370,13 +370,16 @@ struct Statement {
 }
 
 impl Statement {
-    /// Sums up over the spans; `whole` also sorts, cuts and sums up over all groups.
+    /// Sums up over the spans; `whole` also sorts, cuts and sums up over all groups. Without
+    /// it a key may come again: a database that groups by a million addresses does it on its
+    /// disk, where whoever asks only adds them up.
     fn new<D: Database>(query: &Query, spans: &[Span], whole: bool) -> Self {
+        let summed = whole || query.by.is_empty();
         let mut parameters = Vec::new();
         let selects: Vec<String> = spans
             .iter()
             .map(|span| {
-                let (sql, mut more) = select_span::<D>(query, span);
+                let (sql, mut more) = select_span::<D>(query, span, summed);
                 parameters.append(&mut more);
                 sql
             })
@@ -387,6 +390,7 @@ impl Statement {
             .collect();
         let grouped = match &selects[..] {
             [one] => one.clone(),
+            several if !summed => several.join("\nUNION ALL\n"),
             several => format!(
                 "SELECT {selected} FROM (\n{union}\n) AS span {group}",
                 selected = names
@@ -433,8 +437,8 @@ FROM grouped",
     }
 }
 
-/// The groups of one span.
-fn select_span<D: Database>(query: &Query, span: &Span) -> (String, Vec<Column>) {
+/// The groups of one span, or its rows as they are.
+fn select_span<D: Database>(query: &Query, span: &Span, summed: bool) -> (String, Vec<Column>) {
     let dialect = &D::DIALECT;
     let join = dialect.ordered_join;
     let mut conditions = Conditions::default();
@@ -482,17 +486,18 @@ fn select_span<D: Database>(query: &Query, span: &Span) -> (String, Vec<Column>)
         true => format!("host AS h {join} account AS a ON a.host_id = h.id"),
         false => "account AS a".to_owned(),
     };
-    let sums = COUNTERS.map(|counter| {
-        format!(
+    let counters = COUNTERS.map(|counter| match summed {
+        true => format!(
             "CAST(SUM({alias}.{counter}) AS {}) AS {counter}",
             dialect.integer
-        )
+        ),
+        false => format!("{alias}.{counter} AS {counter}"),
     });
     let selected: Vec<String> = keys
         .iter()
         .zip(1..)
         .map(|(key, number)| format!("{key} AS key_{number}"))
-        .chain(sums)
+        .chain(counters)
         .collect();
     let sql = format!(
         "SELECT {selected}
@@ -500,7 +505,10 @@ fn select_span<D: Database>(query: &Query, span: &Span) -> (String, Vec<Column>)
     WHERE 1 = 1{conditions} {group}",
         selected = selected.join(", "),
         conditions = conditions.sql,
-        group = group_by(&keys),
+        group = match summed {
+            true => group_by(&keys),
+            false => String::new(),
+        },
     );
     (sql, conditions.parameters)
 }
