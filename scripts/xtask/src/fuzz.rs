@@ -15,12 +15,15 @@ const CARGO_FUZZ_VERSION: &str = "0.13.2";
 /// libFuzzer is C++.
 const PACKAGES: &[&str] = &["g++"];
 
-const TARGETS: [&str; 5] = [
+const TARGETS: [&str; 8] = [
     "parse",
     "extension_headers",
     "flow_table",
     "capture",
     "rule_options",
+    "snapshot",
+    "import",
+    "config",
 ];
 
 /// How long each target runs.

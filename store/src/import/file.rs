@@ -75,6 +75,21 @@ pub fn original_account(name: &str) -> Option<OriginalAccount> {
 pub fn rows_of_file(
     path: &Path,
 ) -> Result<impl Iterator<Item = Result<Row, FileError>> + use<>, FileError> {
+    let file = File::open(path).map_err(|source| FileError::Read {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    rows(file, path)
+}
+
+/// The rows of what a file at `path` has, in its order.
+///
+/// # Errors
+/// That it cannot be read.
+pub fn rows<R: Read + 'static>(
+    file: R,
+    path: &Path,
+) -> Result<impl Iterator<Item = Result<Row, FileError>> + use<R>, FileError> {
     let read_error = {
         let path = path.to_path_buf();
         move |source| FileError::Read {
@@ -82,7 +97,6 @@ pub fn rows_of_file(
             source,
         }
     };
-    let file = File::open(path).map_err(&read_error)?;
     let reader = BufReader::new(unpacked(file).map_err(&read_error)?);
     let zone = TimeZone::system();
     let path = path.to_path_buf();

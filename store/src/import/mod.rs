@@ -16,7 +16,7 @@ use thiserror::Error;
 use trafstat_abi::{RecordIpv4, SnapshotHeader};
 use zerocopy::{FromZeros, IntoBytes};
 
-pub use file::{FileError, original_account, rows_of_file};
+pub use file::{FileError, original_account, rows, rows_of_file};
 
 use crate::account::Name;
 use crate::backend::{Store, StoreError};

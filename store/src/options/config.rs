@@ -195,7 +195,11 @@ impl Config {
         }
     }
 
-    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+    /// Takes what a file at `path` says.
+    ///
+    /// # Errors
+    /// That it is wrong.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         toml::from_str(text).map_err(|error| {
             let (line, place) = place(text, error.span());
             ConfigError::Wrong {
