@@ -81,21 +81,26 @@ impl TopOptions {
             self.numeric,
             self.every,
         );
-        let ended = Arc::new(AtomicBool::new(false));
-        for signal in [
-            signal_hook::consts::SIGTERM,
-            signal_hook::consts::SIGHUP,
-            signal_hook::consts::SIGINT,
-        ] {
-            signal_hook::flag::register(signal, Arc::clone(&ended))
-                .context("cannot watch for signals")?;
-        }
-        // Also sets a panic hook that gives the terminal back first.
-        let mut terminal = ratatui::try_init().context("cannot take the terminal")?;
-        let shown = show(&mut terminal, &mut source, &mut meter, &mut screen, &ended);
-        let restored = ratatui::try_restore().context("cannot give the terminal back");
-        shown.and(restored)
+        in_terminal(&mut source, &mut meter, &mut screen)
     }
+}
+
+/// Takes the terminal, and gives it back whatever happens.
+fn in_terminal(source: &mut dyn LiveSource, meter: &mut Meter, screen: &mut Screen) -> Result<()> {
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [
+        signal_hook::consts::SIGTERM,
+        signal_hook::consts::SIGHUP,
+        signal_hook::consts::SIGINT,
+    ] {
+        signal_hook::flag::register(signal, Arc::clone(&ended))
+            .context("cannot watch for signals")?;
+    }
+    // Also sets a panic hook that gives the terminal back before it says anything.
+    let mut terminal = ratatui::try_init().context("cannot take the terminal")?;
+    let shown = show(&mut terminal, source, meter, screen, &ended);
+    let restored = ratatui::try_restore().context("cannot give the terminal back");
+    shown.and(restored)
 }
 
 /// How long it takes at most until a signal is noticed.

@@ -1,5 +1,6 @@
 //! Readings of live files as the kernel serves them, and what becomes of them.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -8,6 +9,7 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use trafstat_store::query::{Field, Value};
 use trafstat_store::snapshot::OpenEpoch;
+use trafstat_store::source::{LiveSource, SourceError};
 
 use super::meter::{Meter, Sort};
 use super::screen::{Asked, Screen};
@@ -222,6 +224,56 @@ fn keys_sort_move_group_and_end() {
     assert_eq!(press(&mut screen, KeyCode::Char('q')), Asked::ToEnd);
     let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
     assert_eq!(screen.press(control_c), Asked::ToEnd);
+}
+
+/// A source with a fault.
+struct Panicking;
+
+impl LiveSource for Panicking {
+    fn open_epochs(&mut self) -> Result<Vec<OpenEpoch>, SourceError> {
+        panic!("a fault of the source");
+    }
+}
+
+#[test]
+#[ignore = "run by panic_gives_the_terminal_back, in a terminal"]
+fn panics_in_a_terminal() {
+    let mut screen = screen(&[Field::LocalIp]);
+    let _ = super::in_terminal(&mut Panicking, &mut measured(), &mut screen);
+}
+
+#[test]
+fn panic_gives_the_terminal_back() {
+    let command = format!(
+        "stty cols 100 rows 20; {} --exact top::tests::panics_in_a_terminal --ignored --nocapture; echo status $?; stty -a",
+        std::env::current_exe().unwrap().display()
+    );
+    let mut script = Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Nobody types, and nobody hangs up.
+    let _keyboard = script.stdin.take();
+    let output = script.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let (taken, given_back) = text
+        .split_once("\u{1b}[?1049h")
+        .unwrap_or_else(|| panic!("{text}"));
+    assert!(!taken.contains("a fault of the source"), "{text}");
+    let (_, said) = given_back
+        .split_once("\u{1b}[?1049l")
+        .unwrap_or_else(|| panic!("{text}"));
+    assert!(said.contains("a fault of the source"), "{text}");
+    assert!(said.contains("status 101"), "{text}");
+    for setting in ["icanon", "echo", "isig"] {
+        assert!(
+            said.split_whitespace().any(|word| word == setting),
+            "{text}"
+        );
+    }
 }
 
 #[test]
