@@ -97,7 +97,10 @@ pub fn new_folder(suffix: &str) -> PathBuf {
 }
 
 pub fn install(data: &Path) {
+    let folder = data.parent().expect("a folder around the data");
     run(Command::new(program("mariadb-install-db"))
+        // The server that it starts does as `spawn` says.
+        .env("TMPDIR", folder)
         .args(["--no-defaults", "--skip-test-db"])
         .arg("--auth-root-authentication-method=normal")
         .args(user_options())
