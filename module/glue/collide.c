@@ -15,15 +15,14 @@
 #include <linux/math64.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
-#include <linux/netfilter/x_tables.h>
+#include <linux/netfilter.h>
 #include <linux/random.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <linux/udp.h>
-#include <linux/user_namespace.h>
 
-#include "trafstat.h"
+#include "test_rule.h"
 
 #define LOCAL_ADDR	htonl(0x0a000001)
 #define REMOTE_ADDR	htonl(0xc0a80201)
@@ -79,9 +78,8 @@ static const struct headers *trafstat_packet(enum kind kind, u32 flow)
 	return &headers;
 }
 
-static void trafstat_count_flows(const struct trafstat_account_core *account,
-				 const struct trafstat_rule_core *rule,
-				 enum kind kind, u32 flows)
+static void trafstat_count_flows(const struct trafstat_test_rule *rule, enum kind kind,
+				 u32 flows)
 {
 	u32 flow = 0;
 
@@ -94,7 +92,7 @@ static void trafstat_count_flows(const struct trafstat_account_core *account,
 		for (; flow < end; flow++) {
 			const struct headers *headers = trafstat_packet(kind, flow);
 
-			prepare |= trafstat_count(rule, smp_processor_id(),
+			prepare |= trafstat_count(rule->core, smp_processor_id(),
 						  (const u8 *)headers, sizeof(*headers),
 						  sizeof(*headers), NULL) ==
 				   TRAFSTAT_COUNTED_PREPARE;
@@ -102,7 +100,7 @@ static void trafstat_count_flows(const struct trafstat_account_core *account,
 		local_bh_enable();
 		rcu_read_unlock();
 		if (prepare)
-			trafstat_prepare(account);
+			trafstat_prepare(rule->account);
 		cond_resched();
 	}
 }
@@ -110,19 +108,16 @@ static void trafstat_count_flows(const struct trafstat_account_core *account,
 static int trafstat_measure(enum kind kind, u32 flows, struct outcome *outcome)
 {
 	struct xt_trafstat_tginfo *info = kzalloc(sizeof(*info), GFP_KERNEL);
-	struct trafstat_account_core *account = kzalloc(trafstat_account_size(), GFP_KERNEL);
-	struct trafstat_rule_core *rule = kzalloc(trafstat_rule_size(), GFP_KERNEL);
 	const __be32 addresses[] = { LOCAL_ADDR, REMOTE_ADDR };
+	struct trafstat_test_rule rule;
 	struct trafstat_stats stats;
-	struct trafstat_payer payer;
 	u8 random[64];
-	int err = -ENOMEM;
 	u64 began;
 	int list;
+	int err;
 
-	trafstat_payer_init(&payer, &init_user_ns);
-	if (!info || !account || !rule)
-		goto free;
+	if (!info)
+		return -ENOMEM;
 	memcpy(info->local_addr, addresses, sizeof(addresses[0]));
 	info->prefix_len = 32;
 	for (list = 0; list < XT_TRAFSTAT_LISTS; list++)
@@ -130,33 +125,29 @@ static int trafstat_measure(enum kind kind, u32 flows, struct outcome *outcome)
 
 	get_random_bytes(random, sizeof(random));
 	/*
-	 * Behind the account's id: the key's first word. Where it is that of the flows,
-	 * their addresses, what the ports are multiplied by is 0.
+	 * Behind the account's id: the key. Where its first word is that of the flows, their
+	 * addresses, what the ports are multiplied by is 0. The rest is certain too: it
+	 * decides how far the record to fold into stands from its home.
 	 */
-	if (kind == CHOSEN_BY_KEY)
+	if (kind == CHOSEN_BY_KEY) {
+		memset(random, 0x5a, sizeof(random));
 		memcpy(random + 16, addresses, sizeof(addresses));
-
-	err = trafstat_account_init(account, info, NFPROTO_IPV4, &payer, random, 0, nr_cpu_ids);
-	if (!err)
-		err = trafstat_rule_init(rule, account, info, XT_CONTINUE);
-	if (!err) {
-		trafstat_count_flows(account, rule, kind, flows);
-		began = ktime_get_ns();
-		trafstat_count_flows(account, rule, kind, flows);
-		outcome->ns_per_packet = div_u64(ktime_get_ns() - began, flows);
-		trafstat_account_stats(account, &stats);
-		outcome->flows = flows;
-		outcome->records = stats.records;
-		outcome->folded_packets = stats.folded.packets;
-		trafstat_rule_drop(rule);
 	}
-	trafstat_account_drop(account);
-free:
-	kfree(rule);
-	kfree(account);
+
+	err = trafstat_test_rule_init(&rule, info, NFPROTO_IPV4, random);
 	kfree(info);
-	trafstat_payer_exit(&payer);
-	return err;
+	if (err)
+		return err;
+	trafstat_count_flows(&rule, kind, flows);
+	began = ktime_get_ns();
+	trafstat_count_flows(&rule, kind, flows);
+	outcome->ns_per_packet = div_u64(ktime_get_ns() - began, flows);
+	trafstat_account_stats(rule.account, &stats);
+	outcome->flows = flows;
+	outcome->records = stats.records;
+	outcome->folded_packets = stats.folded.packets;
+	trafstat_test_rule_exit(&rule);
+	return 0;
 }
 
 static int trafstat_collide(const char *written, const struct kernel_param *param)

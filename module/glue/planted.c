@@ -11,16 +11,15 @@
 #include <linux/bottom_half.h>
 #include <linux/ipv6.h>
 #include <linux/module.h>
-#include <linux/netfilter/x_tables.h>
+#include <linux/netfilter.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
 #include <linux/smp.h>
 #include <linux/string.h>
-#include <linux/user_namespace.h>
 
 #include <net/ipv6.h>
 
-#include "trafstat.h"
+#include "test_rule.h"
 
 static noinline u8 trafstat_read_past_end(const u8 *bytes, size_t len)
 {
@@ -63,30 +62,19 @@ static int trafstat_count_past_end(const struct trafstat_rule_core *rule)
 static int trafstat_commit_in_core(void)
 {
 	struct xt_trafstat_tginfo *info = kzalloc(sizeof(*info), GFP_KERNEL);
-	struct trafstat_account_core *account = kzalloc(trafstat_account_size(), GFP_KERNEL);
-	struct trafstat_rule_core *rule = kzalloc(trafstat_rule_size(), GFP_KERNEL);
 	static const u8 random[64];
-	struct trafstat_payer payer;
-	int err = -ENOMEM;
+	struct trafstat_test_rule rule;
+	int err;
 
-	trafstat_payer_init(&payer, &init_user_ns);
-	if (!info || !account || !rule)
-		goto free;
+	if (!info)
+		return -ENOMEM;
 	/* Of no name and no bits of a prefix: every address is local. */
-
-	err = trafstat_account_init(account, info, NFPROTO_IPV6, &payer, random, 0, nr_cpu_ids);
-	if (!err)
-		err = trafstat_rule_init(rule, account, info, XT_CONTINUE);
-	if (!err) {
-		err = trafstat_count_past_end(rule);
-		trafstat_rule_drop(rule);
-	}
-	trafstat_account_drop(account);
-free:
-	kfree(rule);
-	kfree(account);
+	err = trafstat_test_rule_init(&rule, info, NFPROTO_IPV6, random);
 	kfree(info);
-	trafstat_payer_exit(&payer);
+	if (err)
+		return err;
+	err = trafstat_count_past_end(rule.core);
+	trafstat_test_rule_exit(&rule);
 	return err;
 }
 
