@@ -8,12 +8,17 @@ mod program;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Instant;
 
 use common::{SnapshotBuilder, record};
 use program::{Host, Tmpfs, code, lan, mysql_url, program, stderr, stdout};
 
 const FORMS: [&str; 2] = ["sqlite", "csv"];
+
+/// How often a rotation is killed, at moments spread over the time that one takes.
+const LIVES: u32 = 20;
 
 /// A host that has collected these epochs of 30 packets each.
 fn host(epochs: u64) -> Host {
@@ -105,19 +110,17 @@ fn killed_at_any_moment_every_record_is_somewhere() {
         let large = SnapshotBuilder::new("lan", 1, records);
         host.proc.serve(&[("lan", &large)]);
         assert_eq!(code(&host.run(&[])), Some(0));
+        let begin = Instant::now();
+        assert_eq!(code(&rotate(&host, form).output().unwrap()), Some(0));
+        let whole_life = begin.elapsed();
+        restore_all(&host);
         let mut kills = 0;
-        // Each life is a little longer, until one ends by itself.
-        for step in 0.. {
-            let mut rotating = rotate(&host, form)
-                .stdout(std::process::Stdio::null())
-                .spawn()
-                .unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(40 * step));
+        // Each life is a little longer than the one before.
+        for step in 0..LIVES {
+            let mut rotating = rotate(&host, form).stdout(Stdio::null()).spawn().unwrap();
+            thread::sleep(whole_life * step / LIVES);
             rotating.kill().unwrap();
-            if rotating.wait().unwrap().signal() != Some(9) {
-                break;
-            }
-            kills += 1;
+            kills += u32::from(rotating.wait().unwrap().signal() == Some(9));
             assert_whole(&host);
             // Deleted only where an archive has it.
             if host.sent_packets() == 0 {
@@ -125,7 +128,7 @@ fn killed_at_any_moment_every_record_is_somewhere() {
             }
             assert_eq!(host.sent_packets(), 5_000);
         }
-        assert!(kills > 3, "{kills}");
+        assert!(kills > 3, "{kills} of {LIVES} were killed");
         restore_all(&host);
         assert_eq!(host.sent_packets(), 5_000);
         assert_whole(&host);
