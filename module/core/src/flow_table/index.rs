@@ -30,8 +30,11 @@ const LEVELS: usize = if cfg!(loom) { 4 } else { 32 };
 /// A level that stays empty.
 const GROWING: u32 = LEVELS as u32 - 1;
 /// Homes moved at an insertion while the index grows: growth from 9/16 full ends before
-/// the old index is 3/4 full.
+/// the old index is 3/4 full, and from there before it is 7/8 full.
 const MOVED_HOMES: u32 = 8;
+/// The largest level that is asked for in the packet path: 32 KiB, beyond which contiguous
+/// memory is hard to come by.
+const MAX_ATOMIC_ENTRIES: u32 = 4096;
 
 /// What [`Index::first`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,19 +191,7 @@ impl<M: Memory> Index<M> {
     }
 
     /// An empty entry for this hash; `None` where the probe finds none.
-    pub fn vacancy<'a>(
-        &'a self,
-        hash: u64,
-        payer: M::Payer,
-        guard: &'a M::Guard,
-    ) -> Option<Vacancy<'a>> {
-        let first = self.levels.first()?;
-        if first.get(guard).is_none()
-            && self.level.load(Relaxed) == 0
-            && !first.fill(MIN_ENTRIES as usize, Allocation::Atomic, payer)
-        {
-            return None;
-        }
+    pub fn vacancy<'a>(&'a self, hash: u64, guard: &'a M::Guard) -> Option<Vacancy<'a>> {
         let tag = tag(hash);
         let (entries, home) = self.home(tag, guard)?;
         let entry = entries
@@ -248,6 +239,18 @@ impl<M: Memory> Index<M> {
             self.first_level.store(GROWING, Release);
         }
         is_there
+    }
+
+    /// Allocates what an insertion after `len` entries needs and no worker has prepared,
+    /// where it is small enough for the packet path. Called by the writer.
+    pub fn allocate_late(&self, len: u32, payer: M::Payer) {
+        let level = self.level.load(Relaxed);
+        let late = if len == 0 { level } else { level + 1 };
+        if (len == 0 || len >= homes(level) / 4 * 3) && entries(late) <= MAX_ATOMIC_ENTRIES {
+            if let Some(slot) = self.levels.get(late as usize) {
+                slot.fill(entries(late) as usize, Allocation::Atomic, payer);
+            }
+        }
     }
 
     /// Moves the next few homes where the index is growing or should be. Called by the
@@ -404,9 +407,10 @@ mod tests {
     #[test]
     fn home_without_room_in_the_next_level_stays_and_is_found() {
         let index = Index::<StdMemory>::default();
+        index.allocate_late(0, ());
         let hash = |number: u32| u64::from(number) << 56;
         let insert = |number| {
-            let vacancy = index.vacancy(hash(number), (), &()).expect("room");
+            let vacancy = index.vacancy(hash(number), &()).expect("room");
             vacancy.occupy(Place(number + 1));
         };
         (0..100).for_each(insert);

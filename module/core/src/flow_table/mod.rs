@@ -2,10 +2,11 @@
 //!
 //! One CPU writes, never two at once; others may read at any time. Records lie in
 //! [`chunks`] that never move and are found through an [`index`] of small entries. Memory
-//! is prepared by a worker ahead of need; where it lags, small chunks are allocated on
-//! the spot, and past that a packet is folded: it counts in the record of its protocol
-//! and local address, and if there is no room for that one, in the table's one
-//! [`last`](FlowTable::last) record. So no packet is left out.
+//! is prepared by a worker ahead of need; where it lags, small chunks and levels of the
+//! index are allocated on the spot, which does for some three thousand flows. Past that a
+//! packet is folded: it counts in the record of its protocol and local address, and if
+//! there is no room for that one, in the table's one [`last`](FlowTable::last) record. So
+//! no packet is left out.
 
 pub mod chunks;
 pub mod index;
@@ -286,9 +287,10 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         if len >= MAX_RECORDS {
             return None;
         }
+        self.index.allocate_late(len, payer);
         self.index.grow(len, guard);
         let record = self.chunks.get_or_allocate(len, payer, guard)?;
-        let vacancy = self.index.vacancy(hash, payer, guard)?;
+        let vacancy = self.index.vacancy(hash, guard)?;
         record.set_key(key, hash);
         vacancy.occupy(Place::of(len));
         self.len.store(len + 1, Release);

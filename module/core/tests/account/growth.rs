@@ -9,6 +9,9 @@ use trafstat_core::wire::Volume;
 const KEY: HashKey = HashKey([11, 22, 33, 44, 55, 66]);
 const FOLDED: FlowKey<2> = FlowKey([1, 1]);
 
+/// Flows that crowd the largest index which the packet path itself allocates.
+const CROWD: u64 = 3_400;
+
 type Table = FlowTable<StdMemory, 2>;
 
 fn count(table: &Table, budgets: &Budgets<StdMemory>, flows: impl Iterator<Item = u64>) {
@@ -44,29 +47,37 @@ fn budgets(flows: u32) -> Budgets<StdMemory> {
 
 #[test]
 fn packets_of_known_flows_let_the_index_grow() {
-    let (table, budgets) = (Table::default(), budgets(1000));
-    count(&table, &budgets, 0..256);
-    let crowded = looked_at(&table, 0..256);
+    let (table, budgets) = (Table::default(), budgets(10_000));
+    count(&table, &budgets, 0..CROWD);
+    let crowded = looked_at(&table, 0..CROWD);
     assert!(table.prepare(0, ()));
-    count(&table, &budgets, 0..256);
-    let grown = looked_at(&table, 0..256);
+    count(&table, &budgets, 0..CROWD);
+    let grown = looked_at(&table, 0..CROWD);
     assert!(grown * 2 < crowded, "{grown} entries, before {crowded}");
     assert!(table.prepare(0, ()), "the old level goes");
-    count(&table, &budgets, 0..256);
-    assert_eq!(table.len(), 256, "each flow was found where it went");
-    assert_eq!(looked_at(&table, 0..256), grown);
+    count(&table, &budgets, 0..CROWD);
+    assert_eq!(
+        u64::from(table.len()),
+        CROWD,
+        "each flow was found where it went"
+    );
+    assert_eq!(looked_at(&table, 0..CROWD), grown);
 }
 
 #[test]
 fn folded_packets_let_the_index_grow() {
-    let (table, budgets) = (Table::default(), budgets(250));
-    count(&table, &budgets, 0..250);
-    let crowded = looked_at(&table, 0..1000);
+    let (table, budgets) = (Table::default(), budgets(CROWD as u32));
+    count(&table, &budgets, 0..CROWD);
+    let crowded = looked_at(&table, 0..10_000);
     assert!(table.prepare(0, ()));
-    count(&table, &budgets, 1000..1300);
-    assert_eq!(table.totals.folded.load().packets, 300);
-    let grown = looked_at(&table, 0..1000);
+    count(&table, &budgets, 10_000..10_600);
+    assert_eq!(table.totals.folded.load().packets, 600);
+    let grown = looked_at(&table, 0..10_000);
     assert!(grown * 2 < crowded, "{grown} entries, before {crowded}");
-    count(&table, &budgets, 0..250);
-    assert_eq!(table.len(), 251, "the flows and the folded one");
+    count(&table, &budgets, 0..CROWD);
+    assert_eq!(
+        u64::from(table.len()),
+        CROWD + 1,
+        "the flows and the folded one"
+    );
 }

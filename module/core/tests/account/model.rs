@@ -230,8 +230,8 @@ fn growth_loses_no_flow() {
     }
 }
 
-#[test]
-fn without_the_worker_flows_are_folded_and_none_is_lost() {
+/// One packet each of so many flows, faster than the worker wakes up.
+fn burst(packets: u32) -> Snapshot {
     let account = account(
         Limits {
             max_entries: 1_000_000,
@@ -240,14 +240,26 @@ fn without_the_worker_flows_are_folded_and_none_is_lost() {
         1,
     );
     let rule = rule(Sampling::default());
-    for flow in flows(50_000) {
+    for flow in flows(packets) {
         let bytes = header(&flow, false, false);
         support::count(&account, &rule, 0, &bytes, 60);
     }
     let snapshot = Snapshot::close_and_read(&account);
     snapshot.assert_conserved();
-    assert!(snapshot.header.folded_packets > 0);
-    assert_eq!(snapshot.header.seen_packets, 50_000);
+    assert_eq!(snapshot.header.seen_packets, u64::from(packets));
+    snapshot
+}
+
+#[test]
+fn without_the_worker_flows_are_folded_and_none_is_lost() {
+    assert!(burst(50_000).header.folded_packets > 0);
+}
+
+#[test]
+fn burst_that_outruns_the_worker_is_recorded() {
+    let snapshot = burst(3_000);
+    assert_eq!(snapshot.header.folded_packets, 0);
+    assert_eq!(snapshot.by_flow().len(), 3_000);
 }
 
 #[test]
