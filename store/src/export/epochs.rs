@@ -1,7 +1,9 @@
 //! CSV that can be restored: each epoch's own line, and after it those of its records.
 //!
 //! Every line says first what it belongs to ([`EPOCH_COLUMNS`]). An epoch's line leaves the
-//! record empty and has all else that is known of it; a record's line leaves that empty.
+//! record empty and has all else that is known of it; a record's line leaves that empty. The
+//! last line has the number of the file's epochs as its epoch and is empty otherwise: a file
+//! that was cut off has none.
 //! Times are RFC 3339 with all their digits.
 
 use std::io::{self, Read, Write};
@@ -43,6 +45,9 @@ const FIGURE_COLUMNS: [&str; 21] = [
     "min_pkt_spoof",
 ];
 
+/// The place of `epoch` among [`EPOCH_COLUMNS`].
+const EPOCH_AT: usize = 4;
+
 fn columns() -> impl Iterator<Item = &'static str> {
     EPOCH_COLUMNS
         .into_iter()
@@ -55,6 +60,7 @@ pub(crate) struct EpochWriter<W: Write> {
     fields: Fields<W>,
     origin: Option<Origin>,
     header: Option<Header>,
+    epochs: u64,
 }
 
 impl<W: Write> EpochWriter<W> {
@@ -68,11 +74,15 @@ impl<W: Write> EpochWriter<W> {
             fields,
             origin: None,
             header: None,
+            epochs: 0,
         })
     }
 
+    /// Writes the end.
     pub(crate) fn finish(&mut self) -> Result<(), StoreError> {
-        self.fields.flush().map_err(StoreError::Write)
+        self.write_end()
+            .and_then(|()| self.fields.flush())
+            .map_err(StoreError::Write)
     }
 
     fn add_epoch(&mut self) -> io::Result<()> {
@@ -126,6 +136,13 @@ impl<W: Write> EpochWriter<W> {
         self.fields.end_line()
     }
 
+    fn write_end(&mut self) -> io::Result<()> {
+        self.add_empty(EPOCH_AT)?;
+        self.fields.add(self.epochs)?;
+        self.add_empty(columns().count() - EPOCH_AT - 1)?;
+        self.fields.end_line()
+    }
+
     fn write_record(&mut self, record: &Record) -> io::Result<()> {
         self.add_epoch()?;
         self.fields.add_record(record)?;
@@ -138,6 +155,7 @@ impl<W: Write> Epochs for EpochWriter<W> {
     fn begin(&mut self, origin: &Origin, header: &Header) -> Result<(), StoreError> {
         self.origin = Some(origin.clone());
         self.header = Some(header.clone());
+        self.epochs += 1;
         self.write_epoch(origin, header).map_err(StoreError::Write)
     }
 
@@ -159,6 +177,7 @@ pub(crate) struct EpochReader<R: Read> {
     next: Option<StringRecord>,
     /// The line of the epoch whose records come.
     epoch: StringRecord,
+    epochs: u64,
 }
 
 impl<R: Read> EpochReader<R> {
@@ -178,6 +197,7 @@ impl<R: Read> EpochReader<R> {
             csv,
             next: None,
             epoch: StringRecord::new(),
+            epochs: 0,
         };
         reader.advance()?;
         Ok(reader)
@@ -190,10 +210,26 @@ impl<R: Read> EpochReader<R> {
             self.advance()?;
         }
         let Some(line) = self.next.take() else {
-            return Ok(None);
+            return Err(StoreError::Line {
+                path: self.path.clone(),
+                line: self.csv.position().line(),
+                reason: "the file was cut off: its end is missing".to_owned(),
+            });
         };
+        if let Some(epochs) = end(&line) {
+            self.advance()?;
+            return match &self.next {
+                None if epochs == self.epochs.to_string() => Ok(None),
+                None => Err(self.wrong(
+                    &line,
+                    format!("the end of {epochs} epochs where {} came", self.epochs),
+                )),
+                Some(next) => Err(self.wrong(next, "the file goes on after its end".to_owned())),
+            };
+        }
         let read = read_epoch(&line).map_err(|reason| self.wrong(&line, reason))?;
         self.epoch = line;
+        self.epochs += 1;
         self.advance()?;
         Ok(Some(read))
     }
@@ -260,6 +296,18 @@ impl<R: Read> EpochReader<R> {
 }
 
 const BATCH: usize = 4096;
+
+/// How many epochs a line that is the end says there were.
+fn end(line: &StringRecord) -> Option<&str> {
+    let mut others = line
+        .iter()
+        .take(EPOCH_AT)
+        .chain(line.iter().skip(EPOCH_AT + 1));
+    match others.all(str::is_empty) {
+        true => line.get(EPOCH_AT),
+        false => None,
+    }
+}
 
 fn is_record(line: &StringRecord) -> bool {
     line.get(EPOCH_COLUMNS.len())
@@ -464,7 +512,49 @@ mod tests {
         )
     }
 
+    /// Two epochs without records, a line each, between the names and the end.
+    fn two_epochs(header: &Header) -> String {
+        let mut text = Vec::new();
+        let mut writer = EpochWriter::new(&mut text).unwrap();
+        for machine_id in ["a", "b"] {
+            let origin = Origin {
+                machine_id: machine_id.to_owned(),
+                hostname: String::new(),
+                netns: String::new(),
+            };
+            writer.begin(&origin, header).unwrap();
+        }
+        writer.finish().unwrap();
+        drop(writer);
+        String::from_utf8(text).unwrap()
+    }
+
+    /// Reads all epochs; the error's text.
+    fn read_all(text: &str) -> Result<(), String> {
+        let read = || {
+            let mut reader = EpochReader::new(Path::new("text"), text.as_bytes())?;
+            while reader.next_epoch()?.is_some() {}
+            Ok::<_, StoreError>(())
+        };
+        read().map_err(|error| error.to_string())
+    }
+
     proptest! {
+        #[test]
+        fn file_that_lacks_a_line_is_refused(header in any_header()) {
+            let text = two_epochs(&header);
+            prop_assert_eq!(read_all(&text), Ok(()));
+            let lines: Vec<_> = text.lines().collect();
+            for left in 1..lines.len() {
+                let error = read_all(&lines[..left].join("\n")).unwrap_err();
+                prop_assert!(error.contains("cut off"), "{}", error);
+            }
+            let without_one = [lines[0], lines[2], lines[3]].join("\n");
+            prop_assert!(read_all(&without_one).unwrap_err().contains("2 epochs where 1"));
+            let goes_on = [lines[0], lines[1], lines[2], lines[3], lines[1]].join("\n");
+            prop_assert!(read_all(&goes_on).unwrap_err().contains("goes on"));
+        }
+
         #[test]
         fn whatever_was_written_is_read_back(
             epochs in prop::collection::vec(
@@ -511,8 +601,8 @@ mod tests {
 
         #[test]
         fn any_text_is_an_error_or_an_epoch(garbage in any::<Vec<u8>>()) {
-            let mut text = Vec::new();
-            EpochWriter::new(&mut text).unwrap().finish().unwrap();
+            let mut text = columns().collect::<Vec<_>>().join(",").into_bytes();
+            text.push(b'\n');
             text.extend(&garbage);
             let mut reader = EpochReader::new(Path::new("text"), &text[..]);
             while let Ok(Ok(Some(_))) = reader.as_mut().map(EpochReader::next_epoch) {}

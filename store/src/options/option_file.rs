@@ -237,6 +237,12 @@ impl ClientOptions {
                 self.ssl_verify_server_cert = Some(!off);
             }
             "ssl-ca" => self.ssl_ca = Some(text("ssl-ca", "a path")?.into()),
+            // Passed over, it would leave the server unchecked.
+            "ssl-capath" if value.as_deref().is_some_and(|path| !path.is_empty()) => {
+                let expected = "left to other programs' groups here, and ssl-ca given instead: \
+                                one file with the authorities' certificates";
+                return Err(("ssl-capath", expected));
+            }
             "ssl-cert" => self.ssl_cert = Some(text("ssl-cert", "a path")?.into()),
             "ssl-key" => self.ssl_key = Some(text("ssl-key", "a path")?.into()),
             _ => {}
@@ -459,6 +465,14 @@ mod tests {
         let options = read("[client]\nssl_ca=/etc/ca.pem\nconnect-timeout=3").unwrap();
         assert_eq!(options.ssl_ca, Some("/etc/ca.pem".into()));
         assert_eq!(options.connect_timeout_secs, Some(3));
+    }
+
+    #[test]
+    fn folder_of_authorities_is_refused() {
+        let error = read("[client]\nssl-capath=/etc/certs")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("ssl-ca given instead"), "{error}");
     }
 
     #[test]

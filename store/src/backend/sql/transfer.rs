@@ -828,11 +828,11 @@ mod tests {
             ),
             (text.replace(",1000,0\n", ",1001,0\n"), "does not read back"),
             (text.replace("gateway", "other"), "does not read back"),
-            (lines[..1].join("\n"), "does not read back"),
+            (lines[..1].join("\n"), "was cut off"),
             (lines[..3].join("\n"), "has 1 records"),
             (
                 format!("{text}{}", &text[text.find('\n').unwrap() + 1..]),
-                "does not read back",
+                "goes on after its end",
             ),
         ] {
             assert_ne!(damage, text);
