@@ -16,9 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::{SnapshotBuilder, record};
 use mariadb_server::{NetworkServer, free_port};
 use mysql::prelude::Queryable;
-use program::{Host, code, lan, stderr, stdout};
+use program::{Host, Tmpfs, code, lan, stderr, stdout};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// What [`lan`] counts in one epoch.
@@ -87,7 +88,11 @@ impl Client {
 
     /// Collects an epoch into the database behind these hosts.
     fn collect(&self, epoch: u64, hosts: &str, options: &str) -> Output {
-        self.host.proc.serve(&[("lan", &lan(epoch))]);
+        self.collect_snapshot(&lan(epoch), hosts, options)
+    }
+
+    fn collect_snapshot(&self, epoch: &SnapshotBuilder, hosts: &str, options: &str) -> Output {
+        self.host.proc.serve(&[("lan", epoch)]);
         let output = self
             .host
             .command()
@@ -141,6 +146,10 @@ impl Client {
             .unwrap()
             .unwrap();
         assert_eq!(sent, SENT_PACKETS * last);
+        self.assert_checked();
+    }
+
+    fn assert_checked(&self) {
         let output = self
             .host
             .command()
@@ -400,6 +409,41 @@ fn crowded_or_read_only_server_is_an_outage() {
     client.sql("SET GLOBAL read_only = 0");
     client.assert_stored(&client.collect(4, &here, ""));
     client.assert_each_epoch_once(4);
+}
+
+#[test]
+fn full_disk_of_the_server_is_an_outage() {
+    let mut disk = None;
+    let server = NetworkServer::start("full", |folder| {
+        disk = Tmpfs::mount(&folder.join("data"), "256m");
+        mariadb_server::give_to_server(&folder.join("data"));
+        Vec::new()
+    });
+    let Some(disk) = disk else {
+        return;
+    };
+    let mut client = Client::new(Box::leak(Box::new(server)));
+    let here = client.here();
+    client.assert_stored(&client.collect(1, &here, ""));
+
+    let filler = disk.0.join("filler");
+    fs::write(&filler, vec![0; 256 << 20]).unwrap_err();
+    let records = (0..20_000).map(|port| record(1, 1, 6, port, 1)).collect();
+    let large = SnapshotBuilder::new("lan", 2, records);
+    let output = client.collect_snapshot(&large, &here, "");
+    assert_eq!(code(&output), SPOOLED, "{}", stderr(&output));
+    assert!(stderr(&output).contains("full"), "{}", stderr(&output));
+    assert_eq!(client.host.proc.commands("lan", &large), "ack 2\n");
+
+    fs::remove_file(filler).unwrap();
+    client.assert_stored(&client.collect(3, &here, ""));
+    let sent: u64 = client
+        .root
+        .query_first("SELECT CAST(SUM(sent_packets) AS UNSIGNED) FROM record")
+        .unwrap()
+        .unwrap();
+    assert_eq!(sent, 2 * SENT_PACKETS + 20_000);
+    client.assert_checked();
 }
 
 #[test]

@@ -90,10 +90,15 @@ pub fn new_folder(suffix: &str) -> PathBuf {
     }
     let folder = std::env::temp_dir().join(format!("{PREFIX}{}-{suffix}", std::process::id()));
     fs::create_dir(&folder).unwrap();
-    if user_options().is_some() {
-        run(Command::new("chown").arg("mysql:mysql").arg(&folder));
-    }
+    give_to_server(&folder);
     folder
+}
+
+/// Makes a folder that of the user as whom servers run.
+pub fn give_to_server(folder: &Path) {
+    if user_options().is_some() {
+        run(Command::new("chown").arg("mysql:mysql").arg(folder));
+    }
 }
 
 pub fn install(data: &Path) {
@@ -178,8 +183,8 @@ pub struct NetworkServer {
 impl NetworkServer {
     pub fn start(suffix: &str, options: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let folder = new_folder(suffix);
-        install(&folder.join("data"));
         let mut options = options(&folder);
+        install(&folder.join("data"));
         let port = free_port();
         options.extend([
             format!("--port={port}"),

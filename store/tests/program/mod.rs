@@ -150,6 +150,7 @@ impl Tmpfs {
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
+        // Lazily: a server may still have files open there.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }
