@@ -3,11 +3,11 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use trafstat_bench::shuffled_packets;
+use trafstat_bench::packets;
 use trafstat_core::parse::ipv4;
 
 fn parse(c: &mut Criterion) {
-    let packets = shuffled_packets(1000);
+    let packets = packets(1_000);
     let mut group = c.benchmark_group("parse");
     group.throughput(Throughput::Elements(packets.len() as u64));
     group.bench_function("ipv4_tcp_and_udp", |b| {

@@ -1,25 +1,90 @@
-//! What the benches have in common: traffic of many flows in a fixed, random-looking
-//! order.
+//! What the benches have in common: flows, in fixed orders that look random.
 
-use trafstat_core::synthetic::{Flow, flows, header};
+use fastrand::Rng;
+use trafstat_core::account::{Account, Identity, Limits};
+use trafstat_core::hash::HashKey;
+use trafstat_core::memory::StdMemory;
+use trafstat_core::rule::{Rule, Sampling};
+use trafstat_core::synthetic::{Flow, Ipv4Account, flows, header, packet, rule};
 
-/// Packets of `n` flows, each flow once, in an order without locality.
-pub fn shuffled_packets(n: u32) -> Vec<[u8; 40]> {
-    let flows: Vec<Flow> = flows(n).collect();
-    shuffle(flows)
-        .iter()
-        .map(|flow| header(flow, true, false))
-        .collect()
+/// How many flows a table has: in the fastest cache, in all caches, in none.
+pub const FLOWS: [u32; 4] = [1, 1_000, 100_000, 4_000_000];
+
+/// Random numbers, the same in each run.
+pub fn random() -> Rng {
+    Rng::with_seed(0x7261_6674)
 }
 
-/// The items in a fixed, random-looking order (Fisher-Yates over xorshift64).
-pub fn shuffle<T>(mut items: Vec<T>) -> Vec<T> {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    for i in (1..items.len()).rev() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        items.swap(i, state as usize % (i + 1));
+/// A rank from 1 to `n`, of which each is as frequent as its inverse: Zipf's distribution.
+pub fn zipf(random: &mut Rng, n: f64) -> u32 {
+    (n + 1.0).powf(random.f64()) as u32
+}
+
+/// Chooses one of so many flows.
+pub type Choice = fn(&mut Rng, u32) -> u32;
+
+/// How flows' packets mix, by name.
+pub const TRAFFIC: [(&str, Choice); 2] = [
+    ("uniform", |random, n| random.u32(0..n)),
+    ("zipf", |random, n| zipf(random, n.into()).min(n) - 1),
+];
+
+/// An account and a rule that tells all ports apart.
+pub struct Counting {
+    /// The account.
+    pub account: Ipv4Account,
+    rule: Rule<StdMemory>,
+}
+
+impl Counting {
+    /// For the local net `local`/`prefix_len`, on CPUs 0 to `cpus` - 1.
+    ///
+    /// # Panics
+    /// Without memory.
+    pub fn new(local: [u8; 4], prefix_len: u8, cpus: u32) -> Self {
+        let mut local_addr = [0; 16];
+        local_addr[..4].copy_from_slice(&local);
+        let identity = Identity {
+            id: [7; 16],
+            name: [b'a'; 32],
+            local_addr,
+            prefix_len,
+        };
+        let limits = Limits {
+            max_entries: u32::MAX,
+            min_pkt_spoof: 0,
+        };
+        let account = Account::new(identity, HASH_KEY, limits, (), 1);
+        assert!(account.allocate(cpus, |_| true, &()), "memory");
+        let rule = rule(Sampling::default(), ()).expect("memory");
+        Self { account, rule }
     }
-    items
+
+    /// Counts a packet of `len` layer-3 bytes as the kernel does; the worker runs as soon as
+    /// it is asked for.
+    #[inline]
+    pub fn count(&self, cpu: u32, bytes: &[u8], len: u32) {
+        let Some(tables) = self.account.tables(cpu, &()) else {
+            return;
+        };
+        let plain = self
+            .account
+            .count_plain(&self.rule, &tables, bytes, len, &());
+        let wants_worker = plain.unwrap_or_else(|| {
+            self.account.count(&self.rule, cpu, packet(bytes, len), &()) == Ok(true)
+        });
+        if wants_worker {
+            assert!(self.account.prepare(&()), "memory");
+        }
+    }
+}
+
+/// The benches' hash key.
+pub const HASH_KEY: HashKey = HashKey([0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 3, 4, 5, 6]);
+
+/// First packets of `n` flows, in an order without locality.
+pub fn packets(n: u32) -> Vec<[u8; 40]> {
+    let mut flows: Vec<Flow> = flows(n).collect();
+    random().shuffle(&mut flows);
+    flows.iter().map(|flow| header(flow, true, false)).collect()
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fastrand::Rng;
+use trafstat_bench::{random, zipf};
 use trafstat_store::account::{Account, Family};
 use trafstat_store::origin::Origin;
 use trafstat_store::snapshot::{Counters, Endpoint, Header, Record, Totals, Volume};
@@ -53,7 +54,7 @@ const REMOTE_HOSTS: f64 = 1_000_000.0;
 impl Traffic {
     pub fn new(keys_per_epoch: usize, interval_secs: u64) -> Self {
         Self {
-            random: Rng::with_seed(0x7261_6674),
+            random: random(),
             keys: Vec::new(),
             keys_per_epoch,
             epoch: 0,
@@ -91,25 +92,20 @@ impl Traffic {
     }
 
     fn new_key(&mut self) -> Key {
-        let remote = self.zipf(REMOTE_HOSTS).wrapping_mul(0x9e37_79b1);
-        let service = self.zipf(SERVICES.len() as f64) as usize - 1;
+        let remote = zipf(&mut self.random, REMOTE_HOSTS).wrapping_mul(0x9e37_79b1);
+        let service = zipf(&mut self.random, SERVICES.len() as f64) as usize - 1;
         let (protocol, local_port) = SERVICES[service];
         Key {
             protocol,
-            local: Ipv4Addr::from(0x0a00_0000 + self.zipf(LOCAL_HOSTS)),
+            local: Ipv4Addr::from(0x0a00_0000 + zipf(&mut self.random, LOCAL_HOSTS)),
             local_port,
             remote: Ipv4Addr::from(remote ^ remote >> 15),
         }
     }
 
-    /// A rank from 1 to `n`, of which each is as frequent as its inverse.
-    fn zipf(&mut self, n: f64) -> u32 {
-        (n + 1.0).powf(self.random.f64()) as u32
-    }
-
     fn record(&mut self, key: &Key) -> Record {
-        let sent_packets = u64::from(self.zipf(1000.0));
-        let received_packets = u64::from(self.zipf(2000.0));
+        let sent_packets = u64::from(zipf(&mut self.random, 1000.0));
+        let received_packets = u64::from(zipf(&mut self.random, 2000.0));
         Record {
             protocol: key.protocol,
             local: Endpoint {
@@ -126,7 +122,7 @@ impl Traffic {
                 received_packets,
                 sent_bytes: sent_packets * self.random.u64(40..400),
                 received_bytes: received_packets * self.random.u64(40..1500),
-                syn_packets: u64::from(key.protocol == 6) * u64::from(self.zipf(4.0)),
+                syn_packets: u64::from(key.protocol == 6) * u64::from(zipf(&mut self.random, 4.0)),
             },
         }
     }

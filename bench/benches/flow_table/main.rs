@@ -1,0 +1,100 @@
+//! One operation on a flow table, find the flow and count or insert it, beside what else
+//! finds the same keys: see [`contenders`].
+
+mod contenders;
+
+use std::hint::black_box;
+
+use contenders::{Contender, Floor, HashBrown, RedBlackTree, StdHashMap, Trafstat};
+use criterion::measurement::WallTime;
+use criterion::{
+    BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
+use trafstat_bench::{FLOWS, TRAFFIC, random};
+use trafstat_core::classify::{Family, FlowKey, Ipv4, rest_word};
+use trafstat_core::synthetic::flows;
+
+/// Operations in a row that are timed as one: enough for a Zipf distribution to show, and
+/// to leave the caches' contents to chance.
+const OPERATIONS: usize = 1 << 20;
+
+fn keys(n: u32) -> Vec<FlowKey<2>> {
+    let mut keys: Vec<_> = flows(n)
+        .map(|flow| {
+            let rest = rest_word(flow.local_port, flow.remote_port, flow.protocol, 0);
+            Ipv4::key(flow.local, flow.remote, rest)
+        })
+        .collect();
+    random().shuffle(&mut keys);
+    keys
+}
+
+/// Counts packets of flows that are known.
+fn hit(c: &mut Criterion) {
+    for (traffic, choose) in TRAFFIC {
+        let mut group = c.benchmark_group(format!("flow_table/hit/{traffic}"));
+        group.sample_size(20);
+        for n in FLOWS {
+            let known = keys(n);
+            let mut random = random();
+            let sequence: Vec<_> = (0..OPERATIONS)
+                .map(|_| known[choose(&mut random, n) as usize])
+                .collect();
+            group.throughput(Throughput::Elements(OPERATIONS as u64));
+            hit_one::<Trafstat>(&mut group, n, &known, &sequence);
+            hit_one::<HashBrown>(&mut group, n, &known, &sequence);
+            hit_one::<StdHashMap>(&mut group, n, &known, &sequence);
+            hit_one::<RedBlackTree>(&mut group, n, &known, &sequence);
+            hit_one::<Floor>(&mut group, n, &known, &sequence);
+        }
+        group.finish();
+    }
+}
+
+fn hit_one<C: Contender>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    n: u32,
+    known: &[FlowKey<2>],
+    sequence: &[FlowKey<2>],
+) {
+    let mut contender = C::new(n);
+    known.iter().for_each(|key| contender.count(key));
+    group.bench_function(BenchmarkId::new(C::NAME, n), |b| {
+        b.iter(|| {
+            sequence
+                .iter()
+                .for_each(|key| contender.count(black_box(key)));
+        });
+    });
+}
+
+/// Counts the first packets of flows, from nothing.
+fn insert(c: &mut Criterion) {
+    let mut group = c.benchmark_group("flow_table/insert");
+    group.sample_size(10);
+    for n in FLOWS.into_iter().filter(|&n| n > 1) {
+        let new = keys(n);
+        group.throughput(Throughput::Elements(n.into()));
+        insert_all::<Trafstat>(&mut group, n, &new);
+        insert_all::<HashBrown>(&mut group, n, &new);
+        insert_all::<StdHashMap>(&mut group, n, &new);
+        insert_all::<RedBlackTree>(&mut group, n, &new);
+    }
+    group.finish();
+}
+
+fn insert_all<C: Contender>(group: &mut BenchmarkGroup<'_, WallTime>, n: u32, new: &[FlowKey<2>]) {
+    group.bench_function(BenchmarkId::new(C::NAME, n), |b| {
+        b.iter_batched(
+            || C::new(0),
+            |mut contender| {
+                new.iter().for_each(|key| contender.count(key));
+                contender
+            },
+            BatchSize::PerIteration,
+        );
+    });
+}
+
+criterion_group!(benches, hit, insert);
+criterion_main!(benches);
