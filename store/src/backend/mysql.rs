@@ -22,17 +22,13 @@ use std::time::Duration;
 use mysql::prelude::Queryable;
 use mysql::{Conn, LocalInfileHandler, Params, Value as MysqlValue};
 
+use super::StoreError;
 use super::sql::{
-    self, Access, Database, Dialect, SnapshotKey, Value, counter_values, insert_rows, one_integer,
-    places, schema,
+    self, Access, Backend, Database, Dialect, SnapshotKey, Value, counter_values, insert_rows,
+    one_integer, places, schema,
 };
-use super::{Archive, Begun, Restored, Retention, Rotated, Store, StoreError};
-use crate::export::{Epochs, Level, Selection, Sum};
-use crate::host::{KnownHost, RunningHost, Welcome};
-use crate::origin::Origin;
 use crate::protocol;
-use crate::query::{Answer, Query};
-use crate::snapshot::{Header, Record};
+use crate::snapshot::Record;
 
 pub use original::OriginalTables;
 
@@ -297,87 +293,37 @@ impl Mysql {
     }
 }
 
-impl Store for Mysql {
-    fn migrate(&mut self) -> Result<(), StoreError> {
+impl Backend for Mysql {
+    fn bring_up_to_date(&mut self) -> Result<(), StoreError> {
         self.migrate_by(&MIGRATIONS)
     }
 
-    fn begin<'a>(&'a mut self, origin: &Origin, header: &Header) -> Result<Begun<'a>, StoreError> {
-        sql::append::begin(self, origin, header)
-    }
-
-    fn query(&mut self, query: &Query) -> Result<Answer, StoreError> {
-        sql::query::answer(self, query)
-    }
-
-    fn explain(&mut self, query: &Query) -> Result<Vec<String>, StoreError> {
-        let mut steps = Vec::new();
-        for mut row in sql::query::explain(self, query)? {
-            // MySQL has a column for partitions where MariaDB has none.
-            if row.len() == 12 {
-                row.remove(3);
-            }
-            let [table, access, key] = [2, 3, 5].map(|column| match &row[column] {
-                Value::Null => "-".to_owned(),
-                value => value.text().unwrap_or("?").to_owned(),
-            });
-            steps.push(format!("{table} {access} {key}"));
+    fn plan_step(mut row: Vec<Value>) -> Result<String, StoreError> {
+        // MySQL has a column for partitions where MariaDB has none.
+        if row.len() == 12 {
+            row.remove(3);
         }
-        Ok(steps)
+        let [table, access, key] = [2, 3, 5].map(|column| match &row[column] {
+            Value::Null => "-".to_owned(),
+            value => value.text().unwrap_or("?").to_owned(),
+        });
+        Ok(format!("{table} {access} {key}"))
     }
 
-    fn rotate(
-        &mut self,
-        retention: &Retention,
-        archive: Option<Archive<'_>>,
-    ) -> Result<Rotated, StoreError> {
-        sql::rotate::rotate(self, retention, archive)
-    }
-
-    fn check(&mut self) -> Result<Vec<String>, StoreError> {
-        let mut wrong = Vec::new();
+    fn damage(&mut self) -> Result<Vec<String>, StoreError> {
+        let mut damage = Vec::new();
         for table in TABLES {
             // MySQL prepares no CHECK.
             let said: Vec<(String, String, String, String)> =
                 self.run(|connection| Ok(connection.query(format!("CHECK TABLE {table}"))?))?;
             let not_ok = said.into_iter().filter(|(.., message)| message != "OK");
-            wrong.extend(not_ok.map(|(.., message)| format!("{table}: {message}")));
+            damage.extend(not_ok.map(|(.., message)| format!("{table}: {message}")));
         }
-        wrong.extend(sql::check::check(self)?);
-        Ok(wrong)
+        Ok(damage)
     }
 
-    fn welcome(&mut self, host: &RunningHost) -> Result<Welcome, StoreError> {
-        sql::hosts::welcome(self, host)
-    }
-
-    fn hosts(&mut self) -> Result<Vec<KnownHost>, StoreError> {
-        sql::hosts::hosts(self)
-    }
-
-    fn restore(&mut self, from: &Path) -> Result<Restored, StoreError> {
-        sql::transfer::restore(self, from)
-    }
-
-    fn export_records(
-        &mut self,
-        selection: &Selection,
-        to: &mut dyn Epochs,
-    ) -> Result<(), StoreError> {
-        sql::export::records(self, selection, to)
-    }
-
-    fn export_sums(
-        &mut self,
-        level: Level,
-        selection: &Selection,
-        each: &mut dyn FnMut(&Sum<'_>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        sql::export::sums(self, level, selection, each)
-    }
-
-    fn back_up(&mut self, to: &Path) -> Result<(), StoreError> {
-        sql::transfer::back_up(self, to)
+    fn copy_to_file(&mut self, to: &Path) -> Result<(), StoreError> {
+        sql::back_up(self, to)
     }
 }
 

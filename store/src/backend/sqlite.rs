@@ -23,17 +23,14 @@ use rusqlite::{
 use rustix::fs::Access;
 use rustix::io::Errno;
 
+use super::StoreError;
 use super::file::{create_file, create_folder, sync_parent, system_error, write_new_file};
 use super::sql::{
-    self, Access as For, Database, Dialect, SnapshotKey, Value, counter_values, places, schema,
+    Access as For, Backend, Database, Dialect, SnapshotKey, Value, counter_values, one_integer,
+    places, schema,
 };
-use super::{Archive, Begun, Restored, Retention, Rotated, Store, StoreError};
-use crate::export::{Epochs, Level, Selection, Sum};
-use crate::host::{KnownHost, RunningHost, Welcome};
-use crate::origin::Origin;
 use crate::protocol;
-use crate::query::{Answer, Query};
-use crate::snapshot::{Header, Record};
+use crate::snapshot::Record;
 
 /// Where the database is unless the user says otherwise.
 pub const DEFAULT_PATH: &str = "/var/lib/trafstat/trafstat.db";
@@ -223,86 +220,36 @@ impl Sqlite {
     }
 }
 
-impl Store for Sqlite {
-    fn migrate(&mut self) -> Result<(), StoreError> {
+impl Backend for Sqlite {
+    fn bring_up_to_date(&mut self) -> Result<(), StoreError> {
         self.migrate_by(&MIGRATIONS)
     }
 
-    fn begin<'a>(&'a mut self, origin: &Origin, header: &Header) -> Result<Begun<'a>, StoreError> {
-        sql::append::begin(self, origin, header)
+    fn plan_step(row: Vec<Value>) -> Result<String, StoreError> {
+        // id, parent, not used, detail (https://sqlite.org/eqp.html)
+        Ok(row[3].text()?.to_owned())
     }
 
-    fn query(&mut self, query: &Query) -> Result<Answer, StoreError> {
-        sql::query::answer(self, query)
-    }
-
-    fn explain(&mut self, query: &Query) -> Result<Vec<String>, StoreError> {
-        let mut steps = Vec::new();
-        for row in sql::query::explain(self, query)? {
-            // id, parent, not used, detail (https://sqlite.org/eqp.html)
-            steps.push(row[3].text()?.to_owned());
-        }
-        Ok(steps)
-    }
-
-    fn rotate(
-        &mut self,
-        retention: &Retention,
-        archive: Option<Archive<'_>>,
-    ) -> Result<Rotated, StoreError> {
-        sql::rotate::rotate(self, retention, archive)
-    }
-
-    fn check(&mut self) -> Result<Vec<String>, StoreError> {
-        let mut wrong = Vec::new();
+    fn damage(&mut self) -> Result<Vec<String>, StoreError> {
+        let mut damage = Vec::new();
         self.select("PRAGMA integrity_check", &[], &mut |row| {
             if row[0].text()? != "ok" {
-                wrong.push(row[0].text()?.to_owned());
+                damage.push(row[0].text()?.to_owned());
             }
             Ok(())
         })?;
         self.select("PRAGMA foreign_key_check", &[], &mut |row| {
-            wrong.push(format!(
+            damage.push(format!(
                 "a row of {} belongs to no row of {}",
                 row[0].text()?,
                 row[2].text()?
             ));
             Ok(())
         })?;
-        wrong.extend(sql::check::check(self)?);
-        Ok(wrong)
+        Ok(damage)
     }
 
-    fn welcome(&mut self, host: &RunningHost) -> Result<Welcome, StoreError> {
-        sql::hosts::welcome(self, host)
-    }
-
-    fn hosts(&mut self) -> Result<Vec<KnownHost>, StoreError> {
-        sql::hosts::hosts(self)
-    }
-
-    fn restore(&mut self, from: &Path) -> Result<Restored, StoreError> {
-        sql::transfer::restore(self, from)
-    }
-
-    fn export_records(
-        &mut self,
-        selection: &Selection,
-        to: &mut dyn Epochs,
-    ) -> Result<(), StoreError> {
-        sql::export::records(self, selection, to)
-    }
-
-    fn export_sums(
-        &mut self,
-        level: Level,
-        selection: &Selection,
-        each: &mut dyn FnMut(&Sum<'_>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        sql::export::sums(self, level, selection, each)
-    }
-
-    fn back_up(&mut self, to: &Path) -> Result<(), StoreError> {
+    fn copy_to_file(&mut self, to: &Path) -> Result<(), StoreError> {
         write_new_file(to, |path| self.copy_to(path))
     }
 }
@@ -373,7 +320,7 @@ impl Database for Sqlite {
     }
 
     fn next_record(&mut self) -> Result<i64, StoreError> {
-        sql::one_integer(self, "SELECT COALESCE(MAX(id), 0) + 1 FROM record", &[])
+        one_integer(self, "SELECT COALESCE(MAX(id), 0) + 1 FROM record", &[])
     }
 
     fn delete_records(
@@ -622,6 +569,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::backend::Store;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777

@@ -5,21 +5,25 @@
 //! Values are always bound; what stands in the text of a statement is this program's
 //! own.
 
-pub(super) mod append;
-pub(super) mod check;
+mod append;
+mod check;
 mod explain;
-pub(super) mod export;
-pub(super) mod hosts;
-pub(super) mod parts;
-pub(super) mod query;
-pub(super) mod rollup;
-pub(super) mod rotate;
+mod export;
+mod hosts;
+mod parts;
+mod query;
+mod rollup;
+mod rotate;
 pub(super) mod schema;
-pub(super) mod transfer;
+mod store;
+mod transfer;
 
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+
+pub(super) use store::Backend;
+pub(super) use transfer::back_up;
 
 use super::StoreError;
 use crate::snapshot::{Counters, Record};
