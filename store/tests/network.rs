@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -93,14 +93,20 @@ impl Client {
 
     fn collect_snapshot(&self, epoch: &SnapshotBuilder, hosts: &str, options: &str) -> Output {
         self.host.proc.serve(&[("lan", epoch)]);
-        let output = self
-            .host
-            .command()
+        self.run(&mut self.collector(hosts, options))
+    }
+
+    fn collector(&self, hosts: &str, options: &str) -> Command {
+        let mut command = self.host.command();
+        command
             .args(["--format", "csv", "--url", &self.url(hosts)])
             .arg("--defaults-file")
-            .arg(self.option_file(options))
-            .output()
-            .unwrap();
+            .arg(self.option_file(options));
+        command
+    }
+
+    fn run(&self, collector: &mut Command) -> Output {
+        let output = collector.output().unwrap();
         let said = stderr(&output);
         for hidden in [PASSWORD, "DriverError", "IoError", "{", "Some("] {
             assert!(!said.contains(hidden), "{said}");
@@ -259,6 +265,41 @@ fn unreachable_servers_are_named_and_the_next_is_tried() {
     client.assert_stored(&output);
     assert!(stderr(&output).contains("3 epochs that waited"));
     client.assert_each_epoch_once(4);
+}
+
+#[test]
+fn every_address_of_a_name_is_tried() {
+    let (server, _) = tls_server();
+    let mut client = Client::new(server);
+    let hosts = client.host.folder.path().join("hosts");
+    let names = |addresses: &[&str]| {
+        let lines: Vec<_> = addresses
+            .iter()
+            .map(|address| format!("{address} db.example\n"))
+            .collect();
+        fs::write(&hosts, lines.concat()).unwrap();
+    };
+    let db = format!("db.example:{}", server.port);
+    let collect = |epoch| {
+        client.host.proc.serve(&[("lan", &lan(epoch))]);
+        let collector = client.collector(&db, "");
+        client.run(
+            Command::new("unshare")
+                .args(["--mount", "sh", "-c"])
+                .arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"")
+                .arg(&hosts)
+                .arg(collector.get_program())
+                .args(collector.get_args()),
+        )
+    };
+    // At none of the first does the server listen.
+    names(&["::1", "127.0.0.8", "127.0.0.9", "127.0.0.1"]);
+    client.assert_stored(&collect(1));
+    names(&["127.0.0.8", "127.0.0.9"]);
+    client.assert_waits(2, &collect(2), &[&db, "connection refused"]);
+    names(&["127.0.0.2"]);
+    client.assert_stored(&collect(3));
+    client.assert_each_epoch_once(3);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -132,18 +133,34 @@ impl MysqlLogin {
     }
 
     fn connect_to(&self, host: &MysqlHost) -> mysql::Result<Conn> {
-        match self.tls_options() {
-            Some(tls) if matches!(host, MysqlHost::Tcp { .. }) => {
-                match Conn::new(self.options(host).ssl_opts(tls)) {
-                    Err(Error::DriverError(DriverError::TlsNotSupported))
-                        if self.tls == TlsMode::Preferred =>
-                    {
-                        Conn::new(self.options(host))
-                    }
-                    connected => connected,
-                }
+        let MysqlHost::Tcp { host: name, port } = host else {
+            return Conn::new(self.options(host));
+        };
+        let connected = self.connect_by_tcp(self.options(host));
+        if was_reached(&connected) {
+            return connected;
+        }
+        for own in own_addresses(name, *port) {
+            let options = self.options(host).bind_address(Some((own, 0)));
+            let connected = self.connect_by_tcp(options);
+            if was_reached(&connected) {
+                return connected;
             }
-            _ => Conn::new(self.options(host)),
+        }
+        connected
+    }
+
+    fn connect_by_tcp(&self, options: OptsBuilder) -> mysql::Result<Conn> {
+        let Some(tls) = self.tls_options() else {
+            return Conn::new(options);
+        };
+        match Conn::new(options.clone().ssl_opts(tls)) {
+            Err(Error::DriverError(DriverError::TlsNotSupported))
+                if self.tls == TlsMode::Preferred =>
+            {
+                Conn::new(options)
+            }
+            connected => connected,
         }
     }
 
@@ -186,6 +203,29 @@ impl MysqlLogin {
                 .with_danger_skip_domain_validation(any_name),
         )
     }
+}
+
+fn was_reached(connected: &mysql::Result<Conn>) -> bool {
+    !matches!(
+        connected,
+        Err(Error::DriverError(
+            DriverError::CouldNotConnect(_) | DriverError::ConnectTimeout
+        ))
+    )
+}
+
+/// Addresses to connect from to a name that has several, one of each family that it has.
+///
+/// The driver tries the first address of a name alone, but all of the family of the address
+/// that it is to connect from.
+fn own_addresses(name: &str, port: u16) -> impl Iterator<Item = IpAddr> {
+    let found = (name, port).to_socket_addrs();
+    let addresses: Vec<_> = found.into_iter().flatten().collect();
+    let any: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
+    any.into_iter().filter(move |own| {
+        let mut family = addresses.iter().filter(|to| to.is_ipv4() == own.is_ipv4());
+        addresses.len() > 1 && family.next().is_some()
+    })
 }
 
 impl fmt::Display for MysqlHost {
