@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use ipnet::IpNet;
 use procfs_core::net::{TcpNetEntries, TcpState, UdpNetEntries, UdpState};
 use procfs_core::{ExplicitSystemInfo, FromBufReadSI, ProcResult};
+use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 
 use crate::system::System;
 
@@ -35,6 +36,8 @@ pub struct Host {
     pub ufw_manages_builtins: bool,
     /// Docker has its chain for others' rules.
     pub docker: bool,
+    /// The configuration's text, empty if there is none.
+    pub configuration: String,
 }
 
 impl Host {
@@ -76,6 +79,7 @@ impl Host {
             ufw_manages_builtins: says(&ufw, "ENABLED", "yes")
                 && says(&ufw_default, "MANAGE_BUILTINS", "yes"),
             docker,
+            configuration: system.read(DEFAULT_CONFIG_PATH)?.unwrap_or_default(),
         })
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::step::{Before, Step};
+use super::step::{Before, Server, Step};
 use crate::system::System;
 
 /// Where it is.
@@ -46,6 +46,14 @@ impl Journal {
     /// The steps, the one to be undone first at the head.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         self.entries.iter().rev().map(|entry| &entry.step)
+    }
+
+    /// The server that setup made the store on.
+    pub fn server(&self) -> Option<Server> {
+        self.entries.iter().find_map(|entry| match &entry.step {
+            Step::Database(server) => Some(server.clone()),
+            _ => None,
+        })
     }
 
     /// Takes the steps in their order, those that are not taken; first takes back what an earlier

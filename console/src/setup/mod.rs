@@ -1,6 +1,7 @@
 //! `trafstat setup`: from a host with the package installed to one whose traffic is counted,
 //! collected and kept, and back.
 
+mod configuration;
 mod host;
 mod journal;
 mod plan;
@@ -9,18 +10,22 @@ mod step;
 
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use ipnet::IpNet;
 use rustix::fs::FlockOperation;
+use trafstat_store::options::mysql::{MysqlUrl, MysqlUrlError};
 
 pub use host::Host;
 
 use crate::system::{System, ThisHost};
 use journal::Journal;
 use plan::{PortChoice, RULES_PATH, RuleSet, Wish};
-use step::Step;
+use step::{Server, Step};
+
+const DEFAULT_URL: &str = "mysql://trafstat@localhost/trafstat";
 
 /// What to set up.
 #[derive(Debug, Args)]
@@ -30,11 +35,15 @@ use step::Step;
   trafstat setup --ports 22,443,8000:8099        tell these local ports apart
   trafstat setup --router --local-net 10.0.0.0/24
                                                  count what is forwarded for a net
+  trafstat setup --backend mysql                 store on this host's MySQL or MariaDB
   trafstat setup --undo                          take all of it away again
 
 Setup loads the module, sets rules at the beginning of their chains, sees to it that they come
 back after a reboot, and starts the collector. Run again it changes what has to be changed;
 interrupted, it is simply run again. The database stays whatever it does.
+
+With --backend mysql, the administrator whom ~/.my.cnf names, or root of a server on this host,
+makes the database and a user with rights on it alone; its password is in /etc/trafstat/my.cnf.
 
 Exit status: 0 done, 1 failed or refused, 2 wrong usage.")]
 pub struct SetupOptions {
@@ -43,7 +52,7 @@ pub struct SetupOptions {
     dry_run: bool,
 
     /// Take away what setup did, all of it and nothing else.
-    #[arg(long, conflicts_with_all = ["local_net", "router", "ports", "restore"])]
+    #[arg(long, conflicts_with_all = ["local_net", "router", "ports", "backend", "restore"])]
     undo: bool,
 
     /// The local nets, separated by commas [default: this host's addresses].
@@ -57,6 +66,18 @@ pub struct SetupOptions {
     /// Local ports that are told apart: auto (those that listen), all, none, or ports and ranges.
     #[arg(long, value_name = "PORTS", default_value = "auto", value_parser = parse_ports)]
     ports: PortChoice,
+
+    /// Where to store: sqlite, or mysql, which is MariaDB too [default: as set up or configured].
+    #[arg(long, value_name = "KIND", value_parser = ["sqlite", "mysql"])]
+    backend: Option<String>,
+
+    /// The server, user and database to make [default: mysql://trafstat@localhost/trafstat].
+    #[arg(long, value_name = "URL", requires = "backend", value_parser = parse_url)]
+    url: Option<String>,
+
+    /// Read the MySQL administrator's login from this option file, not from ~/.my.cnf.
+    #[arg(long, value_name = "FILE", requires = "backend")]
+    admin_defaults_file: Option<PathBuf>,
 
     /// Set the rules that setup wrote down, as at boot.
     #[arg(long, hide = true)]
@@ -82,10 +103,20 @@ impl SetupOptions {
             return undo(&system, self.dry_run);
         }
         let host = Host::of(&system)?;
+        let mut journal = Journal::read(&system)?;
+        let server = match self.backend.as_deref() {
+            None => journal.server(),
+            Some("mysql") => Some(Server {
+                url: self.url.unwrap_or_else(|| DEFAULT_URL.to_owned()),
+                administrator: self.admin_defaults_file,
+            }),
+            Some(_) => None,
+        };
         let wish = Wish {
             local_nets: self.local_net,
             router: self.router,
             ports: self.ports,
+            server,
         };
         let steps = plan::steps(&host, &wish)?;
         if self.dry_run {
@@ -97,7 +128,7 @@ impl SetupOptions {
             }
             return Ok(());
         }
-        Journal::read(&system)?.bring_about(&steps, &system, |step, did| match did {
+        journal.bring_about(&steps, &system, |step, did| match did {
             true => println!("done: {step}"),
             false => println!("done already: {step}"),
         })?;
@@ -143,6 +174,17 @@ fn lock() -> Result<File> {
     rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive)
         .context("another setup is running")?;
     Ok(folder)
+}
+
+/// A URL that is written into a file which everybody may read.
+fn parse_url(text: &str) -> Result<String, String> {
+    let url: MysqlUrl = text
+        .parse()
+        .map_err(|error: MysqlUrlError| error.to_string())?;
+    if url.0.password.is_some() || text.contains(['"', '\\']) {
+        return Err("a password has no place here: setup makes one up".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_ports(text: &str) -> Result<PortChoice, String> {

@@ -6,9 +6,10 @@ use anyhow::{Result, bail};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::configuration;
 use super::host::Host;
 use super::rules::{self, Ports, Rule};
-use super::step::Step;
+use super::step::{Server, Step};
 
 /// What `--restore` sets, where nothing else restores the rules.
 pub const RULES_PATH: &str = "/etc/trafstat/rules.json";
@@ -26,6 +27,9 @@ pub struct Wish {
     pub router: bool,
     /// Which local ports keep their number.
     pub ports: PortChoice,
+    /// The MySQL server that setup makes the store on; without one, the store is where the
+    /// configuration says.
+    pub server: Option<Server>,
 }
 
 /// Which local ports keep their number.
@@ -70,7 +74,19 @@ pub fn steps(host: &Host, wish: &Wish) -> Result<Vec<Step>> {
              /etc/default/ufw, run \"ufw reload\", and then this again"
         );
     }
-    let mut steps = vec![Step::Module];
+    // Undone in the reverse order: the last collection still finds the store.
+    let mut steps = Vec::new();
+    if let Some(server) = &wish.server {
+        configuration::check(&host.configuration, &server.url)?;
+        steps.extend([
+            Step::Password,
+            Step::Configuration {
+                url: server.url.clone(),
+            },
+            Step::Database(server.clone()),
+        ]);
+    }
+    steps.push(Step::Module);
     steps.extend(sets.iter().map(|set| Step::Rules {
         program: set.program.clone(),
         rules: set.rules.clone(),

@@ -4,11 +4,14 @@
 //! that was interrupted anywhere is simply run again.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use jiff::ZonedDateTime;
 use serde::{Deserialize, Serialize};
+use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 
+use super::configuration::{self, PASSWORD_PATH};
 use super::rules::{self, Rule};
 use crate::system::System;
 
@@ -47,6 +50,24 @@ pub enum Step {
         /// Its name.
         name: String,
     },
+    /// There is a password for the store's user.
+    Password,
+    /// The configuration names the store's server.
+    Configuration {
+        /// Server, user and database.
+        url: String,
+    },
+    /// The server has the database, its schema and its user.
+    Database(Server),
+}
+
+/// A MySQL server, and who makes the store on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// Server, user and database.
+    pub url: String,
+    /// Option file with the administrator's login, if not the usual ones.
+    pub administrator: Option<PathBuf>,
 }
 
 /// What there was before a step was taken for the first time: what taking it back restores.
@@ -69,6 +90,10 @@ impl Step {
             Self::Rules { program, .. } => format!("rules {program}"),
             Self::SavedRules { path, .. } | Self::File { path, .. } => format!("file {path}"),
             Self::Unit { name } => format!("unit {name}"),
+            Self::Password => "password".to_owned(),
+            Self::Configuration { .. } => "configuration".to_owned(),
+            // Another user of another server is to be taken away, not to be forgotten.
+            Self::Database(server) => format!("database {}", server.url),
         }
     }
 
@@ -91,6 +116,16 @@ impl Step {
                 system.run(&["systemctl", "is-enabled", name], "")?.code == Some(0)
                     && system.run(&["systemctl", "is-active", name], "")?.code == Some(0)
             }
+            Self::Password => system.path(PASSWORD_PATH).exists(),
+            Self::Configuration { url } => {
+                let text = system.read(DEFAULT_CONFIG_PATH)?.unwrap_or_default();
+                configuration::edited(&text, Some(url)) == text
+            }
+            // Asks as the user, of every table.
+            Self::Database(server) => {
+                let asked = system.run(&server.store(&["hosts", "--format", "csv"]), "")?;
+                asked.code == Some(0)
+            }
         })
     }
 
@@ -100,22 +135,16 @@ impl Step {
     /// The system's.
     pub fn before(&self, system: &dyn System) -> Result<Before> {
         match self {
-            Self::File { path, .. } | Self::SavedRules { path, .. } => {
-                let Some(text) = system.read(path)? else {
-                    return Ok(Before::Nothing);
-                };
-                let name = path.trim_start_matches('/').replace('/', "-");
-                let time = ZonedDateTime::now().strftime("%Y%m%dT%H%M%S");
-                let copy = format!("{BACKUPS}/{name}.{time}");
-                system.write(&copy, &text, 0o600)?;
-                Ok(Before::Copied(copy))
-            }
+            Self::File { path, .. } | Self::SavedRules { path, .. } => back_up(system, path),
+            Self::Configuration { .. } => back_up(system, DEFAULT_CONFIG_PATH),
             // Rules with setup's mark are setup's.
             Self::Rules { .. } => Ok(Before::Nothing),
-            Self::Module | Self::Unit { .. } => Ok(match self.is_taken(system)? {
-                true => Before::Everything,
-                false => Before::Nothing,
-            }),
+            Self::Module | Self::Unit { .. } | Self::Password | Self::Database(_) => {
+                Ok(match self.is_taken(system)? {
+                    true => Before::Everything,
+                    false => Before::Nothing,
+                })
+            }
         }
     }
 
@@ -144,6 +173,22 @@ impl Step {
             Self::Unit { name } => system
                 .succeed(&["systemctl", "enable", "--now", name], "")
                 .map(drop),
+            Self::Password => {
+                let text = format!("[client]\npassword={}\n", password(system)?);
+                system.write(PASSWORD_PATH, &text, 0o600)
+            }
+            Self::Configuration { url } => {
+                let text = system.read(DEFAULT_CONFIG_PATH)?.unwrap_or_default();
+                let text = configuration::edited(&text, Some(url));
+                system.write(DEFAULT_CONFIG_PATH, &text, 0o644)
+            }
+            Self::Database(server) => {
+                let ended = system.run(&server.administer("create-user"), "")?;
+                match ended.code {
+                    Some(0) => Ok(()),
+                    _ => bail!("{}", ended.stderr.trim()),
+                }
+            }
         }
     }
 
@@ -179,6 +224,24 @@ impl Step {
             Self::Unit { name } => system
                 .succeed(&["systemctl", "disable", "--now", name], "")
                 .map(drop),
+            Self::Password => system.remove(PASSWORD_PATH),
+            Self::Configuration { .. } => {
+                // What others have changed in it meanwhile stays.
+                let text = system.read(DEFAULT_CONFIG_PATH)?.unwrap_or_default();
+                let text = configuration::edited(&text, None);
+                match *before == Before::Nothing && text.is_empty() {
+                    true => system.remove(DEFAULT_CONFIG_PATH),
+                    false => system.write(DEFAULT_CONFIG_PATH, &text, 0o644),
+                }
+            }
+            Self::Database(server) => {
+                let ended = system.run(&server.administer("drop-user"), "")?;
+                if ended.code != Some(0) {
+                    // A server that is gone must not keep the rest from being undone.
+                    eprintln!("trafstat: the server's user stays: {}", ended.stderr.trim());
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -197,8 +260,56 @@ impl fmt::Display for Step {
             Self::SavedRules { path, .. } => write!(f, "put the rules into {path}"),
             Self::File { path, .. } => write!(f, "write {path}"),
             Self::Unit { name } => write!(f, "enable and start {name}"),
+            Self::Password => write!(f, "make up a password in {PASSWORD_PATH}"),
+            Self::Configuration { url } => {
+                write!(f, "name {url} as the store in {DEFAULT_CONFIG_PATH}")
+            }
+            Self::Database(server) => {
+                write!(f, "make the database and the user of {}", server.url)
+            }
         }
     }
+}
+
+impl Server {
+    /// `trafstat-store` with these arguments, as the store's user.
+    fn store<'a>(&'a self, arguments: &[&'a str]) -> Vec<&'a str> {
+        let login = ["--url", &self.url, "--defaults-file", PASSWORD_PATH];
+        [&["trafstat-store"], arguments, &login].concat()
+    }
+
+    /// A command of `trafstat-store`, as the administrator.
+    fn administer<'a>(&'a self, command: &'a str) -> Vec<&'a str> {
+        let mut words = self.store(&[command]);
+        if let Some(path) = self.administrator.as_ref().and_then(|path| path.to_str()) {
+            words.extend(["--admin-defaults-file", path]);
+        }
+        words
+    }
+}
+
+/// Copies a file away, if there is one.
+fn back_up(system: &dyn System, path: &str) -> Result<Before> {
+    let Some(text) = system.read(path)? else {
+        return Ok(Before::Nothing);
+    };
+    let name = path.trim_start_matches('/').replace('/', "-");
+    let time = ZonedDateTime::now().strftime("%Y%m%dT%H%M%S");
+    let copy = format!("{BACKUPS}/{name}.{time}");
+    system.write(&copy, &text, 0o600)?;
+    Ok(Before::Copied(copy))
+}
+
+/// 122 random bits of the kernel's, in a form that servers which judge passwords take: with a
+/// capital, a small letter, a figure and another sign.
+fn password(system: &dyn System) -> Result<String> {
+    const SOURCE: &str = "/proc/sys/kernel/random/uuid";
+    let uuid = system.read(SOURCE)?.unwrap_or_default();
+    // A version 4 UUID (RFC 9562 section 5.4).
+    if uuid.trim().len() != 36 {
+        bail!("{SOURCE} gives no random number");
+    }
+    Ok(format!("Tr-{}", uuid.trim()))
 }
 
 /// Whether the kernel has the module.

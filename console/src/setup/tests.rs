@@ -11,7 +11,10 @@ use anyhow::{Result, bail};
 use super::host::Host;
 use super::journal::{self, Journal};
 use super::plan::{self, PortChoice, Wish};
-use super::step::Step;
+use super::step::{Server, Step};
+use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
+
+use super::configuration::PASSWORD_PATH;
 use crate::system::{Ended, System};
 
 const OTHERS: &str = "-A INPUT -i lo -j ACCEPT";
@@ -21,6 +24,8 @@ struct MadeUp {
     /// Filter tables as lines of iptables-save, by program.
     tables: RefCell<BTreeMap<String, Vec<String>>>,
     units: RefCell<BTreeSet<String>>,
+    /// Users of the MySQL server, by URL.
+    users: RefCell<BTreeSet<String>>,
     /// How many changes are let through before the host "loses power".
     changes_left: Cell<usize>,
     changes: Cell<usize>,
@@ -34,6 +39,7 @@ impl MadeUp {
             root: tempfile::tempdir().unwrap(),
             tables: RefCell::new(tables.into()),
             units: RefCell::default(),
+            users: RefCell::default(),
             changes_left: Cell::new(usize::MAX),
             changes: Cell::new(0),
         };
@@ -43,6 +49,10 @@ impl MadeUp {
                 &saved(&[OTHERS.to_owned()]),
                 0o640,
             )
+            .unwrap();
+        let uuid = "8d7b2c0e-2f6f-4d8a-9a57-3a1f5d5c0b11\n";
+        made_up
+            .write("/proc/sys/kernel/random/uuid", uuid, 0o444)
             .unwrap();
         made_up.changes.set(0);
         made_up
@@ -89,9 +99,10 @@ impl MadeUp {
             }
         }
         format!(
-            "{:#?}\n{:#?}\n{files:#?}",
+            "{:#?}\n{:#?}\n{:#?}\n{files:#?}",
             self.tables.borrow(),
-            self.units.borrow()
+            self.units.borrow(),
+            self.users.borrow()
         )
     }
 
@@ -141,7 +152,39 @@ impl System for MadeUp {
                 fs::remove_dir_all(module.parent().unwrap())?;
                 Ok(well(""))
             }
-            ["trafstat-store", ..] => Ok(well("")),
+            [
+                "trafstat-store",
+                "hosts",
+                "--format",
+                "csv",
+                "--url",
+                url,
+                "--defaults-file",
+                _,
+            ] => Ok(Ended {
+                code: Some(i32::from(!self.users.borrow().contains(*url))),
+                ..Ended::default()
+            }),
+            ["trafstat-store", "create-user", "--url", url, ..] => {
+                assert!(self.path(PASSWORD_PATH).exists());
+                self.change()?;
+                self.users.borrow_mut().insert((*url).to_owned());
+                Ok(well(""))
+            }
+            ["trafstat-store", "drop-user", "--url", url, ..] => {
+                assert!(self.path(PASSWORD_PATH).exists());
+                self.change()?;
+                self.users.borrow_mut().remove(*url);
+                Ok(well(""))
+            }
+            ["trafstat-store", "--once", ..] => {
+                // Where the configuration says, if it says so.
+                let text = self.read(DEFAULT_CONFIG_PATH)?.unwrap_or_default();
+                let users = self.users.borrow();
+                let known = users.iter().any(|url| text.contains(&format!("{url:?}")));
+                assert!(known || !text.contains("url"), "{text}");
+                Ok(well(""))
+            }
             _ => panic!("nothing here runs {words:?}"),
         }
     }
@@ -212,13 +255,30 @@ fn hosts() -> [Host; 3] {
     ]
 }
 
+/// Every host as it is, and one with its store on a MySQL server.
+fn cases() -> Vec<(Host, Wish)> {
+    let mut cases: Vec<_> = hosts().map(|host| (host, Wish::default())).into();
+    cases.push((host(), with_server(None)));
+    cases
+}
+
+fn with_server(administrator: Option<&str>) -> Wish {
+    Wish {
+        server: Some(Server {
+            url: "mysql://trafstat@localhost/trafstat".to_owned(),
+            administrator: administrator.map(Into::into),
+        }),
+        ..Wish::default()
+    }
+}
+
 #[test]
 fn second_setup_changes_nothing() {
-    for host in hosts() {
+    for (host, wish) in cases() {
         let made_up = MadeUp::new();
-        made_up.set_up(&Wish::default(), &host).unwrap();
+        made_up.set_up(&wish, &host).unwrap();
         let (state, changes) = (made_up.state(), made_up.changes.get());
-        made_up.set_up(&Wish::default(), &host).unwrap();
+        made_up.set_up(&wish, &host).unwrap();
         assert_eq!(made_up.state(), state);
         assert_eq!(made_up.changes.get(), changes);
     }
@@ -226,14 +286,14 @@ fn second_setup_changes_nothing() {
 
 #[test]
 fn undo_leaves_the_host_as_it_was() {
-    for host in hosts() {
+    for (host, wish) in cases() {
         let made_up = MadeUp::new();
         made_up
             .units
             .borrow_mut()
             .insert("trafstat-collect.timer".to_owned());
         let before = made_up.state();
-        made_up.set_up(&Wish::default(), &host).unwrap();
+        made_up.set_up(&wish, &host).unwrap();
         assert_ne!(made_up.state(), before);
         made_up.undo().unwrap();
         assert_eq!(made_up.state(), before);
@@ -244,17 +304,17 @@ fn undo_leaves_the_host_as_it_was() {
 
 #[test]
 fn setup_interrupted_anywhere_is_finished_by_the_next_and_undone_by_undo() {
-    for host in hosts() {
+    for (host, wish) in cases() {
         let whole = MadeUp::new();
         let before = whole.state();
-        whole.set_up(&Wish::default(), &host).unwrap();
+        whole.set_up(&wish, &host).unwrap();
         let after = comparable(&whole, &whole.state());
         for limit in 0..whole.changes.get() {
             let made_up = MadeUp::new();
             made_up.changes_left.set(limit);
-            assert!(made_up.set_up(&Wish::default(), &host).is_err());
+            assert!(made_up.set_up(&wish, &host).is_err());
             made_up.changes_left.set(usize::MAX);
-            made_up.set_up(&Wish::default(), &host).unwrap();
+            made_up.set_up(&wish, &host).unwrap();
             assert_eq!(
                 comparable(&made_up, &made_up.state()),
                 after,
@@ -272,11 +332,11 @@ fn setup_interrupted_anywhere_is_finished_by_the_next_and_undone_by_undo() {
 
 #[test]
 fn undo_interrupted_anywhere_is_finished_by_the_next() {
-    for host in hosts() {
+    for (host, wish) in cases() {
         for limit in 0.. {
             let made_up = MadeUp::new();
             let before = made_up.state();
-            made_up.set_up(&Wish::default(), &host).unwrap();
+            made_up.set_up(&wish, &host).unwrap();
             made_up.changes_left.set(limit);
             let undone = made_up.undo();
             made_up.changes_left.set(usize::MAX);
@@ -354,6 +414,52 @@ fn others_edits_of_the_saved_rules_survive_undo() {
         made_up.read(path).unwrap().unwrap(),
         saved(&["-A INPUT -j DROP".to_owned()])
     );
+}
+
+#[test]
+fn server_stays_until_another_store_is_wanted() {
+    let made_up = MadeUp::new();
+    let url = |wish: &Wish| wish.server.as_ref().unwrap().url.clone();
+    let wish = with_server(Some("/root/administrator.cnf"));
+    made_up.set_up(&wish, &host()).unwrap();
+    assert!(made_up.users.borrow().contains(&url(&wish)));
+    assert_eq!(Journal::read(&made_up).unwrap().server(), wish.server);
+
+    let mut other = with_server(None);
+    other.server.as_mut().unwrap().url = "mysql://other@db/trafstat".to_owned();
+    made_up.set_up(&other, &host()).unwrap();
+    assert_eq!(
+        made_up.users.borrow().iter().collect::<Vec<_>>(),
+        [&url(&other)]
+    );
+
+    made_up.set_up(&Wish::default(), &host()).unwrap();
+    assert!(made_up.users.borrow().is_empty());
+    assert!(!made_up.path(PASSWORD_PATH).exists());
+    assert!(!made_up.path(DEFAULT_CONFIG_PATH).exists());
+    assert_eq!(Journal::read(&made_up).unwrap().server(), None);
+}
+
+#[test]
+fn password_and_configuration_that_were_there_stay() {
+    let made_up = MadeUp::new();
+    let password = "[client]\npassword=mine\n";
+    made_up.write(PASSWORD_PATH, password, 0o600).unwrap();
+    let configuration = "[quota]\nwarn-at = [50]\n";
+    made_up
+        .write(DEFAULT_CONFIG_PATH, configuration, 0o644)
+        .unwrap();
+    let host = Host {
+        configuration: configuration.to_owned(),
+        ..host()
+    };
+    made_up.set_up(&with_server(None), &host).unwrap();
+    let read = |path| made_up.read(path).unwrap().unwrap();
+    assert_eq!(read(PASSWORD_PATH), password);
+    assert!(read(DEFAULT_CONFIG_PATH).contains("backend = \"mysql\""));
+    made_up.undo().unwrap();
+    assert_eq!(read(PASSWORD_PATH), password);
+    assert_eq!(read(DEFAULT_CONFIG_PATH), configuration);
 }
 
 #[test]

@@ -12,6 +12,7 @@
 mod error;
 mod login;
 mod original;
+mod user;
 
 use std::collections::HashSet;
 use std::io::Write;

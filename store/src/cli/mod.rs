@@ -13,6 +13,7 @@ mod progress;
 mod prune;
 mod restore;
 mod rotate;
+mod user;
 
 use std::process::ExitCode;
 
@@ -74,6 +75,8 @@ enum Command {
     Init,
     /// Bring the database's schema to this program's version.
     Migrate,
+    CreateUser(user::CreateUserOptions),
+    DropUser(user::DropUserOptions),
     Rotate(rotate::RotateOptions),
     Prune(prune::PruneOptions),
     Backup(backup::BackupOptions),
@@ -116,6 +119,8 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Prune(options)) => prune::run(options, &settings()?),
         Some(Command::Init) => init::init(&settings()?),
         Some(Command::Migrate) => init::migrate(&settings()?),
+        Some(Command::CreateUser(options)) => user::create(options, &settings()?),
+        Some(Command::DropUser(options)) => user::drop(options, &settings()?),
         Some(Command::Rotate(options)) => rotate::run(options, &settings()?),
         Some(Command::Restore(options)) => restore::run(options, &settings()?),
         Some(Command::Check) => check::run(&settings()?),

@@ -263,6 +263,29 @@ pub fn login_at(url: &Secret, defaults_file: Option<&Path>) -> Result<MysqlLogin
     Ok(mysql::joined(&urls).or(from_files).login())
 }
 
+/// How a server's administrator logs in where a store is, as option files say.
+///
+/// # Errors
+/// That an option file is wrong.
+pub fn administrator_of(
+    store: &MysqlOptions,
+    defaults_file: Option<&Path>,
+) -> Result<MysqlLogin, OptionsError> {
+    let files = OptionFiles {
+        only: defaults_file.map(Path::to_path_buf),
+        extra: None,
+    };
+    let from_files = MysqlOptions::try_from(ClientOptions::read(&files)?)?;
+    let server = MysqlOptions {
+        user: None,
+        password: None,
+        // Where servers keep their users.
+        database: Some("mysql".to_owned()),
+        ..store.clone()
+    };
+    Ok(server.or(from_files).login())
+}
+
 fn parse_urls(urls: &[Secret]) -> Result<Vec<MysqlUrl>, OptionsError> {
     let mut parsed = Vec::new();
     for url in urls {

@@ -238,6 +238,13 @@ impl fmt::Display for MysqlHost {
     }
 }
 
+impl Password {
+    /// The text, for the server alone.
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
 impl From<String> for Password {
     fn from(password: String) -> Self {
         Self(password)
