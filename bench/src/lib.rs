@@ -5,7 +5,7 @@ use trafstat_core::account::{Account, Identity, Limits};
 use trafstat_core::hash::HashKey;
 use trafstat_core::memory::StdMemory;
 use trafstat_core::rule::{Rule, Sampling};
-use trafstat_core::synthetic::{Flow, Ipv4Account, flows, header, packet, rule};
+use trafstat_core::synthetic::{self, Flow, Ipv4Account, flows, header, rule};
 
 /// How many flows a table has: in the fastest cache, in all caches, in none.
 pub const FLOWS: [u32; 4] = [1, 1_000, 100_000, 4_000_000];
@@ -64,16 +64,7 @@ impl Counting {
     /// it is asked for.
     #[inline]
     pub fn count(&self, cpu: u32, bytes: &[u8], len: u32) {
-        let Some(tables) = self.account.tables(cpu, &()) else {
-            return;
-        };
-        let plain = self
-            .account
-            .count_plain(&self.rule, &tables, bytes, len, &());
-        let wants_worker = plain.unwrap_or_else(|| {
-            self.account.count(&self.rule, cpu, packet(bytes, len), &()) == Ok(true)
-        });
-        if wants_worker {
+        if synthetic::count(&self.account, &self.rule, cpu, bytes, len) {
             assert!(self.account.prepare(&()), "memory");
         }
     }

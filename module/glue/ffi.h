@@ -122,10 +122,10 @@ void trafstat_account_stats(const struct trafstat_account_core *account,
  */
 u32 trafstat_count_ipv4(const struct trafstat_rule_core *rule,
 			const struct trafstat_tables *tables,
-			const u8 *header, u32 header_len, u32 len, struct sk_buff *skb);
+			const u8 *header, u32 header_len, u64 len, struct sk_buff *skb);
 u32 trafstat_count_ipv6(const struct trafstat_rule_core *rule,
 			const struct trafstat_tables *tables,
-			const u8 *header, u32 header_len, u32 len, struct sk_buff *skb);
+			const u8 *header, u32 header_len, u64 len, struct sk_buff *skb);
 
 /*
  * Counts any packet. @header has @header_len readable bytes of a packet of @len; @gso is

@@ -248,25 +248,6 @@ pub fn classify<F: Family<W>, const W: usize>(
     Some((F::key(local, remote, rest), direction))
 }
 
-/// The direction of a plain packet, its local and its remote address, and its ports, the
-/// local one below the remote one; `None` where neither side is local.
-#[inline]
-pub fn orient<F: Family<W>, const W: usize>(
-    net: &F::Net,
-    plain: &Plain<F::Address>,
-) -> Option<(Direction, F::Address, F::Address, u32)> {
-    let Plain {
-        src, dst, ports, ..
-    } = *plain;
-    if F::contains(net, src) {
-        Some((Direction::Sent, src, dst, ports.rotate_left(16)))
-    } else if F::contains(net, dst) {
-        Some((Direction::Received, dst, src, ports))
-    } else {
-        None
-    }
-}
-
 /// The last word of a key, of both ports, the local one below the remote one.
 #[inline]
 pub fn rest_of_ports(ports: u32, protocol: u8) -> u64 {

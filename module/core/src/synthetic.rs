@@ -4,7 +4,7 @@ use std::vec::Vec;
 
 use trafstat_abi::PortList;
 
-use crate::account::{Account, Identity, Limits, Packet, Surroundings};
+use crate::account::{Account, Identity, Limits, Packet, Plainly, Surroundings};
 use crate::classify::Ipv4;
 use crate::hash::HashKey;
 use crate::memory::{Memory, StdMemory};
@@ -108,6 +108,27 @@ pub fn header(flow: &Flow, sent: bool, syn: bool) -> [u8; 40] {
     bytes.push(if syn { 0x02 } else { 0x10 });
     bytes.resize(40, 0);
     bytes.try_into().unwrap_or([0; 40])
+}
+
+/// Counts a packet as the kernel does; returns whether the worker should run.
+///
+/// # Panics
+/// Where the account has no such CPU, or a packet is cut off before its ports.
+pub fn count<M: Memory<Guard = ()>>(
+    account: &Ipv4Account<M>,
+    rule: &Rule<M>,
+    cpu: u32,
+    bytes: &[u8],
+    len: u32,
+) -> bool {
+    let tables = account.tables(cpu, &()).expect("the CPU's tables");
+    match account.count_plain(rule, &tables, bytes, len.into(), &()) {
+        Plainly::Counted => false,
+        Plainly::Further(packet) => account.count_further(packet, &()),
+        Plainly::Other => account
+            .count(rule, cpu, packet(bytes, len), &())
+            .expect("enough bytes"),
+    }
 }
 
 /// A packet that is not segmented.

@@ -23,7 +23,7 @@ use trafstat_core::account::{Epoch, Limits, Place, Surroundings};
 use trafstat_core::hash::HashKey;
 use trafstat_core::memory::{Allocation, Blank, Memory, Slot};
 use trafstat_core::rule::{Rule, Sampling};
-use trafstat_core::synthetic::{Alone, Flow, Ipv4Account, account_on, flows, header, packet, rule};
+use trafstat_core::synthetic::{self, Alone, Flow, Ipv4Account, account_on, flows, header, rule};
 
 /// Memory behind loom's pointers.
 struct LoomMemory;
@@ -142,14 +142,7 @@ impl Host {
     fn count(&self, cpu: u32, flow: usize) {
         let _section = self.sections.cpus[cpu as usize].lock().unwrap();
         let bytes = header(&self.flows[flow], true, false);
-        let tables = self.account.tables(cpu, &()).expect("the CPU's tables");
-        let plain = self
-            .account
-            .count_plain(&self.rule, &tables, &bytes, 40, &());
-        if plain.is_none() {
-            let counted = self.account.count(&self.rule, cpu, packet(&bytes, 40), &());
-            counted.expect("enough bytes");
-        }
+        synthetic::count(&self.account, &self.rule, cpu, &bytes, 40);
     }
 
     fn prepare(&self) {

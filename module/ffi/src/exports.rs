@@ -11,7 +11,9 @@ use core::ptr;
 use core::slice;
 
 use trafstat_abi::{NAME_LEN, POLICY_DROP, RULE_FAST_AGGREGATE, RuleInfo};
-use trafstat_core::account::{Account, Identity, Limits, NeedMore, Packet, Stats, Surroundings};
+use trafstat_core::account::{
+    Account, Further, Identity, Limits, NeedMore, Packet, Plainly, Rest, Stats, Surroundings,
+};
 use trafstat_core::classify::{Family, Ipv4, Ipv6};
 use trafstat_core::csv::Csv;
 use trafstat_core::flow_table::FlowTable;
@@ -314,7 +316,7 @@ pub unsafe extern "C" fn trafstat_count_ipv4(
     tables: &Tables<'_, Ipv4, 2>,
     header: *const u8,
     header_len: u32,
-    len: u32,
+    len: u64,
     skb: *mut sk_buff,
 ) -> u32 {
     // SAFETY: the caller says so.
@@ -332,7 +334,7 @@ pub unsafe extern "C" fn trafstat_count_ipv6(
     tables: &Tables<'_, Ipv6, 5>,
     header: *const u8,
     header_len: u32,
-    len: u32,
+    len: u64,
     skb: *mut sk_buff,
 ) -> u32 {
     // SAFETY: the caller says so.
@@ -345,19 +347,35 @@ fn count_plain<F: Family<W>, const W: usize>(
     rule: &RuleCore,
     tables: &Tables<'_, F, W>,
     bytes: &[u8],
-    len: u32,
+    len: u64,
     skb: *mut sk_buff,
 ) -> u32 {
     // SAFETY: the packet path is an RCU read-side section.
     let guard = unsafe { Guard::new() };
-    let for_c = ptr::from_ref(rule).cast();
     let Tables { account, tables } = tables;
     match account.count_plain(&rule.rule, tables, bytes, len, &guard) {
-        Some(false) => {}
+        Plainly::Counted => rule.verdict,
+        Plainly::Further(Further { table, hash, rest }) => {
+            count_further(rule, account, table, hash, rest)
+        }
+        // SAFETY: rule and buffer are those that C has in hand.
+        Plainly::Other => unsafe { trafstat_count_skb(ptr::from_ref(rule).cast(), skb) },
+    }
+}
+
+#[inline(never)]
+fn count_further<F: Family<W>, const W: usize>(
+    rule: &RuleCore,
+    account: &Account<KernelMemory, F, W>,
+    table: &FlowTable<KernelMemory, W>,
+    hash: u64,
+    rest: Rest,
+) -> u32 {
+    // SAFETY: the packet path is an RCU read-side section.
+    let guard = unsafe { Guard::new() };
+    if account.count_further(Further { table, hash, rest }, &guard) {
         // SAFETY: the rule is the one that C has in hand.
-        Some(true) => unsafe { trafstat_queue_prepare(for_c) },
-        // SAFETY: so is the buffer.
-        None => return unsafe { trafstat_count_skb(for_c, skb) },
+        unsafe { trafstat_queue_prepare(ptr::from_ref(rule).cast()) };
     }
     rule.verdict
 }

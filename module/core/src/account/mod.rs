@@ -15,21 +15,23 @@
 //! | anyone | `stats`, `set_limits` | anything |
 
 mod epoch;
+mod plainly;
 mod side;
 
 use trafstat_abi::RuleInfo;
 
-use crate::classify::{Family, FlowKey, classify, orient, rest_of_ports};
+use crate::classify::{Direction, Family, FlowKey, classify, rest_of_ports};
 use crate::flow_table::totals::{Totals, TotalsSum, VolumeCounter};
 use crate::flow_table::{FlowTable, Observation, Sought};
 use crate::hash::HashKey;
 use crate::memory::{Allocation, Memory, Slot};
-use crate::parse::{HEADER_BYTES, ParseError, Tuple};
+use crate::parse::{HEADER_BYTES, ParseError, Plain, Tuple};
 use crate::rule::Rule;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use crate::wire::{Gso, Volume, jumbo_header_len};
 
 pub use epoch::Epoch;
+pub use plainly::{Further, Plainly, Rest};
 pub use side::Place;
 use side::Side;
 
@@ -291,23 +293,51 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     }
 
     /// Counts a packet of `len` layer-3 bytes if it is like most: TCP or UDP in its plainest
-    /// form, under a rule that does not sample it. Returns whether the worker should run, or
-    /// `None` where the packet is not counted: [`Account::count`] takes any, and does the
-    /// same with those that this one does.
+    /// form, under a rule that does not sample it, of a flow that is known. What it leaves
+    /// is counted by [`Account::count_further`] or [`Account::count`]; the latter takes any
+    /// packet and does the same with it.
     ///
     /// `tables` are this CPU's, from [`Account::tables`].
     #[inline]
-    pub fn count_plain(
+    pub fn count_plain<'a>(
         &self,
         rule: &Rule<M>,
-        tables: &[&FlowTable<M, W>; 2],
+        tables: &[&'a FlowTable<M, W>; 2],
         bytes: &[u8],
-        len: u32,
+        len: u64,
         guard: &M::Guard,
-    ) -> Option<bool> {
-        let plain = F::parse_plain(bytes)?;
-        let (direction, local, remote, ports) = orient::<F, W>(&self.net, &plain)?;
-        let ports = rule.keep_plain(plain.protocol, ports, guard)?;
+    ) -> Plainly<'a, M, W> {
+        let Some(plain) = F::parse_plain(bytes) else {
+            return Plainly::Other;
+        };
+        let Plain {
+            src, dst, ports, ..
+        } = plain;
+        // Compiled once for each direction, which then takes no register.
+        if F::contains(&self.net, src) {
+            let way = (Direction::Sent, src, dst, ports.rotate_left(16));
+            self.count_oriented(rule, tables, &plain, way, len, guard)
+        } else if F::contains(&self.net, dst) {
+            let way = (Direction::Received, dst, src, ports);
+            self.count_oriented(rule, tables, &plain, way, len, guard)
+        } else {
+            Plainly::Other
+        }
+    }
+
+    #[inline(always)]
+    fn count_oriented<'a>(
+        &self,
+        rule: &Rule<M>,
+        tables: &[&'a FlowTable<M, W>; 2],
+        plain: &Plain<F::Address>,
+        (direction, local, remote, ports): (Direction, F::Address, F::Address, u32),
+        len: u64,
+        guard: &M::Guard,
+    ) -> Plainly<'a, M, W> {
+        let Some(ports) = rule.keep_plain(plain.protocol, ports, guard) else {
+            return Plainly::Other;
+        };
         let key = F::key(local, remote, rest_of_ports(ports, plain.protocol));
         let hash = self.hash_key.hash(&key);
         let [even, odd] = tables;
@@ -318,40 +348,43 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         };
         let volume = Volume {
             packets: 1,
-            bytes: u64::from(len),
+            bytes: len,
         };
         table.totals.seen.add(volume);
         let is_new = match table.find_first(&key, hash, guard) {
             Sought::Found(record) => {
                 record.count(direction, volume, plain.syn);
-                return Some(false);
+                return Plainly::Counted;
             }
             Sought::Absent => true,
             Sought::Unknown => false,
         };
-        let seen = Observation {
-            key,
+        table.set_under_way(&key);
+        Plainly::Further(Further {
+            table,
             hash,
-            direction,
-            volume,
-            syn: plain.syn,
-        };
-        Some(self.count_further(table, seen, is_new, guard))
+            rest: Rest::new(len as u32, direction, plain.syn, is_new),
+        })
     }
 
-    /// Counts a packet whose flow's record, if there is one, is not the first that is found.
-    #[inline(never)]
-    fn count_further(
-        &self,
-        table: &FlowTable<M, W>,
-        seen: Observation<W>,
-        is_new: bool,
-        guard: &M::Guard,
-    ) -> bool {
+    /// Counts a packet that [`Account::count_plain`] left. Returns whether the worker should
+    /// run.
+    pub fn count_further(&self, packet: Further<'_, M, W>, guard: &M::Guard) -> bool {
+        let Further { table, hash, rest } = packet;
+        let seen = Observation {
+            key: table.under_way(),
+            hash,
+            direction: rest.direction(),
+            volume: Volume {
+                packets: 1,
+                bytes: rest.len().into(),
+            },
+            syn: rest.syn(),
+        };
         // Not the open epoch's: that may be another one by now.
         let budgets = &self.side(u64::from(table.side())).budgets;
         let fold = |key| self.folded(key);
-        if is_new {
+        if rest.is_new() {
             table.count_new(&seen, budgets, guard, fold)
         } else {
             table.count(&seen, budgets, guard, fold)

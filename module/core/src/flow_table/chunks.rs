@@ -13,21 +13,20 @@ use super::record::Record;
 /// Added to record numbers, so that the first chunk has 64 records.
 const BIAS: u32 = 1 << BIAS_LOG2;
 const BIAS_LOG2: u32 = if cfg!(loom) { 4 } else { 8 };
-const MAX_LOG2: u32 = if cfg!(loom) { 6 } else { 26 };
-const SLOTS: usize = ((MAX_LOG2 - BIAS_LOG2) * 4) as usize;
+/// Of chunks from 1 on: any number of so many bits is that of a slot.
+const SLOTS: usize = (1 << CHUNK_BITS) - 1;
+const CHUNK_BITS: u32 = if cfg!(loom) { 3 } else { 6 };
 
-/// Records of one table at most.
-pub const MAX_RECORDS: u32 = (1 << MAX_LOG2) - BIAS;
+/// Records of one table at most, 14 million.
+pub const MAX_RECORDS: u32 = ((4 + SLOTS as u32 % 4) << (BIAS_LOG2 - 2 + SLOTS as u32 / 4)) - BIAS;
 
-/// Where a record lies: above the record's number within its chunk, the number of the chunk
-/// plus 1, so that no place is 0.
+/// Where a record lies: above the record's number within its chunk, the number of the chunk,
+/// counted from 1, so that no place is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(pub u32);
 
-/// The largest chunk has a quarter of all records.
-const WITHIN_BITS: u32 = MAX_LOG2 - 2;
+const WITHIN_BITS: u32 = 32 - CHUNK_BITS;
 const WITHIN: u32 = (1 << WITHIN_BITS) - 1;
-const _: () = assert!(SLOTS + 1 < 1 << (32 - WITHIN_BITS));
 
 impl Place {
     /// The place of the record with this number, below [`MAX_RECORDS`].

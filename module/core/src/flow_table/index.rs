@@ -143,7 +143,8 @@ impl<M: Memory> Index<M> {
         let entries = self.levels.get(level).map(|slot| slot.slice(guard));
         let entries = entries.unwrap_or_default();
         let home = home(tag, self.homes.load(Relaxed)) as usize;
-        let Some(entry) = entries.get(home) else {
+        // All that a search may look at, with one check.
+        let Some([entry, others @ ..]) = entries.get(home..home.wrapping_add(PROBE)) else {
             return First::Unknown;
         };
         let entry = entry.load(Relaxed);
@@ -153,8 +154,7 @@ impl<M: Memory> Index<M> {
         if entry == 0 {
             return First::Absent;
         }
-        let others = entries.get(home.wrapping_add(1)..).unwrap_or_default();
-        for entry in others.iter().take(PROBE - 1) {
+        for entry in others {
             let entry = entry.load(Relaxed);
             if entry_tag(entry) == tag {
                 return First::At(entry_place(entry));

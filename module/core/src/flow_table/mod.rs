@@ -16,7 +16,9 @@ pub mod totals;
 use crate::classify::{Direction, FlowKey};
 use crate::memory::{Blank, Memory};
 use crate::rule::SampleClass;
-use crate::sync::{AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use crate::sync::{
+    AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, zeros,
+};
 use crate::wire::Volume;
 
 use chunks::{Chunks, MAX_RECORDS, Place};
@@ -121,6 +123,8 @@ pub struct FlowTable<M: Memory, const W: usize> {
     index: Index<M>,
     chunks: Chunks<M, W>,
     last: Record<W>,
+    /// The key of the writer's packet, between two calls.
+    under_way: [AtomicU64; W],
 }
 
 impl<M: Memory, const W: usize> Default for FlowTable<M, W> {
@@ -136,6 +140,7 @@ impl<M: Memory, const W: usize> Default for FlowTable<M, W> {
             index: Index::default(),
             chunks: Chunks::default(),
             last: Record::folded_last(),
+            under_way: zeros(),
         }
     }
 }
@@ -155,6 +160,21 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
     /// Says so, once.
     pub fn set_side(&self, parity: u32) {
         self.side.store(parity, Relaxed);
+    }
+
+    /// Keeps the key of the packet that the writer goes on with.
+    #[inline]
+    pub fn set_under_way(&self, key: &FlowKey<W>) {
+        for (word, value) in self.under_way.iter().zip(&key.0) {
+            word.store(*value, Relaxed);
+        }
+    }
+
+    /// The key that was kept last.
+    pub fn under_way(&self) -> FlowKey<W> {
+        FlowKey(core::array::from_fn(|word| {
+            self.under_way.get(word).map_or(0, |w| w.load(Relaxed))
+        }))
     }
 
     /// Counts a packet in its flow's record, folded where there is no room for it. `fold`

@@ -7,12 +7,12 @@ use proptest::prelude::*;
 use trafstat_core::account::Limits;
 use trafstat_core::memory::StdMemory;
 use trafstat_core::rule::{Rule, Sampling};
-use trafstat_core::synthetic::{Alone, Flow, account, flows, header};
+use trafstat_core::synthetic::{self, Alone, Flow, account, flows, header};
 
-use crate::support::{self, Counts, Snapshot, read_all};
+use crate::support::{Counts, Snapshot, read_all};
 
 fn rule(sampling: Sampling) -> Rule<StdMemory> {
-    trafstat_core::synthetic::rule(sampling, ()).expect("memory")
+    synthetic::rule(sampling, ()).expect("memory")
 }
 
 #[derive(Clone, Debug)]
@@ -158,13 +158,13 @@ fn run(steps: Vec<Step>, max_entries: u32) {
                 len,
             } => {
                 let bytes = header(&flow, sent, syn);
-                support::count(&account, &rule, cpu, &bytes, len);
+                synthetic::count(&account, &rule, cpu, &bytes, len);
                 model.count(flow, sent, syn, len);
             }
             Step::Outside { cpu, len } => {
                 let mut bytes = [0; 40];
                 bytes[0] = 0x45;
-                support::count(&account, &rule, cpu, &bytes, len);
+                synthetic::count(&account, &rule, cpu, &bytes, len);
                 for totals in [&mut model.seen, &mut model.outside] {
                     totals[0] += 1;
                     totals[1] += u64::from(len);
@@ -215,7 +215,7 @@ fn growth_loses_no_flow() {
             let bytes = header(&flow, true, false);
             // A quarter of the flows is seen on both CPUs.
             let cpu = if i % 4 == 0 { round } else { 0 };
-            if support::count(&account, &rule, cpu, &bytes, 100) {
+            if synthetic::count(&account, &rule, cpu, &bytes, 100) {
                 assert!(account.prepare(&()));
             }
         }
@@ -242,7 +242,7 @@ fn burst(packets: u32) -> Snapshot {
     let rule = rule(Sampling::default());
     for flow in flows(packets) {
         let bytes = header(&flow, false, false);
-        support::count(&account, &rule, 0, &bytes, 60);
+        synthetic::count(&account, &rule, 0, &bytes, 60);
     }
     let snapshot = Snapshot::close_and_read(&account);
     snapshot.assert_conserved();
@@ -275,7 +275,7 @@ fn an_epoch_is_served_again_until_acknowledged() {
     let count = |n| {
         for flow in flows(n) {
             let bytes = header(&flow, true, true);
-            support::count(&account, &rule, n & 1, &bytes, 40);
+            synthetic::count(&account, &rule, n & 1, &bytes, 40);
         }
     };
     count(100);
@@ -317,7 +317,7 @@ fn sampled_packets_count_for_the_skipped_ones() {
     assert_eq!(flow.protocol, 17);
     let bytes = header(&flow, true, false);
     for _ in 0..95 {
-        support::count(&account, &rule, 0, &bytes, 100);
+        synthetic::count(&account, &rule, 0, &bytes, 100);
     }
     let snapshot = Snapshot::close_and_read(&account);
     snapshot.assert_conserved();
@@ -349,7 +349,7 @@ fn flows_below_min_pkt_spoof_keep_their_local_side() {
     };
     let count = |flow: Flow, n| {
         for cpu in (0..n).map(|i| i & 1) {
-            support::count(&account, &rule, cpu, &header(&flow, false, false), 40);
+            synthetic::count(&account, &rule, cpu, &header(&flow, false, false), 40);
         }
     };
     count(flow(1, 80), 3);

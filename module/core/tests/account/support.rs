@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use trafstat_abi::{RecordIpv4, SnapshotHeader};
-use trafstat_core::memory::{Memory, StdMemory};
-use trafstat_core::rule::Rule;
+use trafstat_core::memory::Memory;
 use trafstat_core::snapshot::{self, Binary, Cursor};
-use trafstat_core::synthetic::{Alone, Flow, Ipv4Account, packet};
+use trafstat_core::synthetic::{Alone, Flow, Ipv4Account};
 use zerocopy::FromBytes;
 
 /// Sent and received packets, sent and received bytes, SYN packets.
@@ -79,24 +78,6 @@ impl Snapshot {
             h.recorded_bytes + h.outside_bytes + h.skipped_bytes
         );
     }
-}
-
-/// Counts a packet as the kernel does; returns whether the worker should run.
-pub fn count(
-    account: &Ipv4Account,
-    rule: &Rule<StdMemory>,
-    cpu: u32,
-    bytes: &[u8],
-    len: u32,
-) -> bool {
-    let tables = account.tables(cpu, &()).expect("the CPU's tables");
-    account
-        .count_plain(rule, &tables, bytes, len, &())
-        .unwrap_or_else(|| {
-            account
-                .count(rule, cpu, packet(bytes, len), &())
-                .expect("enough bytes")
-        })
 }
 
 /// The closed epoch, read by `step` bytes at a time.
