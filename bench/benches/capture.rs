@@ -1,8 +1,8 @@
 //! How fast a recorded capture is counted, beside nfdump's nfpcapd and softflowd.
 //!
 //! Each program reads the same files, which lie in the page cache: one with a thousand flows, one
-//! with a million, every flow as often as any other, in an order without locality. All keep a
-//! million flows at once. trafstat shows the ten greatest of the answer, and stores all of it in
+//! with a million, those of 250 local hosts with services on the Internet, every flow as often as
+//! any other, in an order without locality. All keep a million flows at once. trafstat shows the ten greatest of the answer, and stores all of it in
 //! SQLite; nfpcapd writes all flows into a file of nfdump's, softflowd sends them to a socket.
 //! Processor time is that of user and kernel; a figure is the least of the runs, in which the
 //! programs take turns.
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use trafstat_bench::random;
-use trafstat_core::synthetic::{Flow, flows, header};
+use trafstat_core::synthetic::{Flow, header};
 
 /// Of a capture's packets, however few flows they have.
 const FLOWS: [u32; 2] = [1_000, 1_000_000];
@@ -267,7 +267,7 @@ fn write_capture(path: &Path, n: u32, packets: u32) -> io::Result<u64> {
     const ETHERNET: u32 = 1;
     const FRAME: u32 = 14 + 40;
     let mut random = random();
-    let mut known: Vec<Flow> = flows(n).collect();
+    let mut known: Vec<Flow> = (0..n).map(flow).collect();
     random.shuffle(&mut known);
 
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
@@ -285,6 +285,22 @@ fn write_capture(path: &Path, n: u32, packets: u32) -> io::Result<u64> {
         file.write_all(&whole_header(&known[i as usize], random.bool()))?;
     }
     file.into_inner()?.metadata().map(|metadata| metadata.len())
+}
+
+/// One of many flows, no two of which have the same remote address.
+fn flow(i: u32) -> Flow {
+    const LOCAL_HOSTS: u32 = 250;
+    const SERVICES: [(u8, u16); 4] = [(6, 443), (17, 443), (6, 80), (17, 53)];
+    const EPHEMERAL: std::ops::Range<u16> = 32_768..61_000;
+    let (protocol, remote_port) = SERVICES[i as usize % SERVICES.len()];
+    Flow {
+        protocol,
+        local: [10, 0, 0, 1 + (i % LOCAL_HOSTS) as u8],
+        // Of 128.0.0.0/1; the factor is odd, so no two are the same.
+        remote: ((1 << 31) | (i.wrapping_mul(0x1e37_79b1) % (1 << 31))).to_be_bytes(),
+        local_port: EPHEMERAL.start + (i.wrapping_mul(7919) % EPHEMERAL.len() as u32) as u16,
+        remote_port,
+    }
 }
 
 /// A packet that every program takes for a good one.

@@ -29,8 +29,8 @@ struct Options {
     #[arg(long, default_value_t = 288)]
     epochs: u32,
 
-    /// Epochs of the day that go into MariaDB; the original's table takes its time.
-    #[arg(long, default_value_t = 48)]
+    /// Epochs of the day that go into MariaDB.
+    #[arg(long, default_value_t = 288)]
     mariadb_epochs: u32,
 
     /// Keys of an epoch.

@@ -58,13 +58,13 @@ impl Pcap {
         given: &mut usize,
     ) -> Result<Option<Frame<'a>>, CaptureError> {
         let offset = window.offset();
+        let header_len = if self.modified { 24 } else { 16 };
         let there = window
-            .peek(1)
+            .peek(header_len)
             .map_err(|source| CaptureError::Read { offset, source })?;
         if there.is_empty() {
             return Ok(None);
         }
-        let header_len = if self.modified { 24 } else { 16 };
         let header = whole(window, header_len, "packet header")?;
         let captured = match header {
             [_, _, _, _, _, _, _, _, a, b, c, d, ..] if self.big_endian => {
