@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use trafstat_core::account::{Limits, Place};
 use trafstat_core::rule::Sampling;
-use trafstat_core::synthetic::{Alone, Flow, Ipv4Account, account, header, packet, rule};
+use trafstat_core::synthetic::{self, Alone, Flow, Ipv4Account, account, header, rule};
 
 const CPUS: u32 = 3;
 
@@ -47,9 +47,7 @@ pub fn run(program: &[u8]) {
                         header(&flow(number), sent, false)
                     };
                     let cpu = u32::from(op) % CPUS;
-                    account
-                        .count(&rule, cpu, packet(&bytes, 40), &())
-                        .expect("a whole header");
+                    synthetic::count(&account, &rule, cpu, &bytes, 40);
                     model.entry(number).or_default()[usize::from(!sent)] += 1;
                 }
             }
