@@ -128,6 +128,17 @@ fn every_epoch_of_every_host_is_there_once_after_a_node_died_and_returned() {
         .unwrap()
         .migrate()
         .unwrap();
+    // A node applies what another one committed a little later: reads that wait for it say when.
+    for node in &nodes {
+        let mut connection = mariadb_server::connect(&node.socket(), None);
+        connection
+            .query_drop("SET SESSION wsrep_sync_wait = 1")
+            .unwrap();
+        let versions: Vec<i64> = connection
+            .query(format!("SELECT version FROM `{database}`.trafstat_schema"))
+            .unwrap();
+        assert!(!versions.is_empty(), "the schema did not come");
+    }
 
     // Epochs up to this one may be stored; raised as the test goes on.
     let closed = AtomicU64::new(EPOCHS);

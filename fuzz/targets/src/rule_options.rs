@@ -20,9 +20,25 @@ fn check<F: Family>(text: &str) {
         return;
     };
     let saved = render::save::<F>(&info);
-    let lines = saved.split(" --").skip(1);
-    let again = parse::<F>(lines).expect("what is saved is taken");
+    let lines = lines(&saved).expect("options and their values");
+    let again = parse::<F>(lines.iter().map(String::as_str)).expect("what is saved is taken");
     assert_eq!(format!("{info:?}"), format!("{again:?}"));
+}
+
+/// The options of a saved rule, a line each. As for getopt, what follows an option that takes a
+/// value is one, whatever it begins with.
+fn lines(saved: &str) -> Option<Vec<String>> {
+    let mut words = saved.split_ascii_whitespace();
+    let mut lines = Vec::new();
+    while let Some(word) = words.next() {
+        let name = word.strip_prefix("--")?;
+        let entry = ENTRIES.iter().find(|entry| entry.name() == name)?;
+        lines.push(match entry.takes_value {
+            true => format!("{name} {}", words.next()?),
+            false => name.to_owned(),
+        });
+    }
+    Some(lines)
 }
 
 /// A rule of lines such as `local-net 192.0.2.1`.
