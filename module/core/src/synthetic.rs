@@ -4,7 +4,7 @@ use std::vec::Vec;
 
 use trafstat_abi::PortList;
 
-use crate::account::{Account, Identity, Limits, Packet, Plainly, Surroundings};
+use crate::account::{Account, Identity, Limits, Packet, Surroundings};
 use crate::classify::Ipv4;
 use crate::hash::HashKey;
 use crate::memory::{Memory, StdMemory};
@@ -122,13 +122,12 @@ pub fn count<M: Memory<Guard = ()>>(
     len: u32,
 ) -> bool {
     let tables = account.tables(cpu, &()).expect("the CPU's tables");
-    match account.count_plain(rule, &tables, bytes, len.into(), &()) {
-        Plainly::Counted => false,
-        Plainly::Further(packet) => account.count_further(packet, &()),
-        Plainly::Other => account
-            .count(rule, cpu, packet(bytes, len), &())
-            .expect("enough bytes"),
-    }
+    account
+        .count_if_plain(rule, &tables, bytes, len, &())
+        .unwrap_or_else(|| {
+            let counted = account.count(rule, cpu, packet(bytes, len), &());
+            counted.expect("enough bytes")
+        })
 }
 
 /// A packet that is not segmented.

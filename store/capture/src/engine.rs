@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use trafstat_abi::RuleInfo;
-use trafstat_core::account::{self, Account, Identity, Limits, Plainly, Surroundings, WrongEpoch};
+use trafstat_core::account::{self, Account, Identity, Limits, Surroundings, WrongEpoch};
 use trafstat_core::classify::{Family, Ipv4, Ipv6};
 use trafstat_core::hash::HashKey;
 use trafstat_core::memory::StdMemory;
@@ -269,39 +269,24 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
             return;
         };
         self.saw = true;
-        let plainly = match frame.segments {
-            None => self.count_plain(account, &packet),
-            Some(_) => None,
+        let link::Packet { bytes, len, .. } = packet;
+        let plain = match (frame.segments, account.tables(CPU, &())) {
+            (None, Some(tables)) => account.count_if_plain(&self.rule, &tables, bytes, len, &()),
+            _ => None,
         };
-        let wants_worker = plainly.unwrap_or_else(|| {
+        let wants_worker = plain.unwrap_or_else(|| {
             // What was captured of the packet is all that there is to parse.
-            let tuple = F::parse(packet.bytes, packet.bytes.len()).ok();
+            let tuple = F::parse(bytes, bytes.len()).ok();
             let gso = frame.segments.map(|segments| Gso {
                 size: segments.size,
                 segs: 0,
                 header_len: segments.header_len.saturating_sub(packet.offset as u16),
             });
-            let link::Packet { bytes, len, .. } = packet;
             let packet = account::Packet { bytes, len, gso };
             account.count_tuple(&self.rule, CPU, tuple, packet, &())
         });
         if wants_worker {
             account.prepare(&());
-        }
-    }
-
-    /// Counts a packet that is not segmented the short way, if that is its.
-    #[inline]
-    fn count_plain(
-        &self,
-        account: &Account<StdMemory, F, W>,
-        packet: &link::Packet<'_>,
-    ) -> Option<bool> {
-        let tables = account.tables(CPU, &())?;
-        match account.count_plain(&self.rule, &tables, packet.bytes, packet.len.into(), &()) {
-            Plainly::Counted => Some(false),
-            Plainly::Further(packet) => Some(account.count_further(packet, &())),
-            Plainly::Other => None,
         }
     }
 

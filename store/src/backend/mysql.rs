@@ -125,6 +125,13 @@ impl Mysql {
         for statement in SESSION {
             connection.query_drop(statement)?;
         }
+        // A node of a Galera cluster applies what another one committed a little later; reads are
+        // to wait for that, such as whether the schema or an epoch is there.
+        let galera: Option<(String, String)> =
+            connection.query_first("SHOW SESSION VARIABLES LIKE 'wsrep_on'")?;
+        if galera.is_some_and(|(_, state)| state == "ON") {
+            connection.query_drop("SET SESSION wsrep_sync_wait = 1")?;
+        }
         let allowed: Option<u8> = connection.query_first("SELECT @@GLOBAL.local_infile")?;
         self.load_local = allowed == Some(1) && !self.never_load_local;
         self.connection = Some(connection);

@@ -297,7 +297,8 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     /// is counted by [`Account::count_further`] or [`Account::count`]; the latter takes any
     /// packet and does the same with it.
     ///
-    /// `tables` are this CPU's, from [`Account::tables`].
+    /// `tables` are this CPU's, from [`Account::tables`]. `len` is below 2^32; it is as wide as
+    /// the counters that it is added to, so that nothing widens it on the way.
     #[inline]
     pub fn count_plain<'a>(
         &self,
@@ -365,6 +366,25 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             hash,
             rest: Rest::new(len as u32, direction, plain.syn, is_new),
         })
+    }
+
+    /// Counts a packet as [`Account::count_plain`] does, and one that it leaves to
+    /// [`Account::count_further`] by that. Returns whether the worker should run; `None` for
+    /// a packet that is not plain, which is not counted.
+    #[inline]
+    pub fn count_if_plain(
+        &self,
+        rule: &Rule<M>,
+        tables: &[&FlowTable<M, W>; 2],
+        bytes: &[u8],
+        len: u32,
+        guard: &M::Guard,
+    ) -> Option<bool> {
+        match self.count_plain(rule, tables, bytes, len.into(), guard) {
+            Plainly::Counted => Some(false),
+            Plainly::Further(packet) => Some(self.count_further(packet, guard)),
+            Plainly::Other => None,
+        }
     }
 
     /// Counts a packet that [`Account::count_plain`] left. Returns whether the worker should
