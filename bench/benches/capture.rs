@@ -2,10 +2,10 @@
 //!
 //! Each program reads the same files, which lie in the page cache: one with a thousand flows, one
 //! with a million, those of 250 local hosts with services on the Internet, every flow as often as
-//! any other, in an order without locality. All keep a million flows at once. trafstat shows the ten greatest of the answer, and stores all of it in
-//! SQLite; nfpcapd writes all flows into a file of nfdump's, softflowd sends them to a socket.
-//! Processor time is that of user and kernel; a figure is the least of the runs, in which the
-//! programs take turns.
+//! any other, in an order without locality. All keep a million flows at once. `trafstat show`
+//! answers by every flow and prints the greatest, trafstat-store stores all in SQLite; nfpcapd
+//! writes all flows into a file of nfdump's, softflowd sends them to a socket. Processor time is
+//! that of user and kernel; a figure is the least of the runs, in which the programs take turns.
 
 use std::env;
 use std::fmt;
@@ -32,7 +32,7 @@ struct Options {
     packets: u32,
 
     /// Runs of each program over each capture.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
 
     /// Folder for the captures and what the programs write.
@@ -44,7 +44,7 @@ struct Options {
     bench: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Program {
     Show,
     Store,
@@ -52,12 +52,8 @@ enum Program {
     Softflowd,
 }
 
-const PROGRAMS: [Program; 4] = [
-    Program::Show,
-    Program::Store,
-    Program::Nfpcapd,
-    Program::Softflowd,
-];
+const OURS: [Program; 2] = [Program::Show, Program::Store];
+const OTHERS: [Program; 2] = [Program::Nfpcapd, Program::Softflowd];
 
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,6 +71,20 @@ impl fmt::Display for Program {
 struct Cost {
     wall: Duration,
     processor: Duration,
+}
+
+impl Cost {
+    const MOST: Self = Self {
+        wall: Duration::MAX,
+        processor: Duration::MAX,
+    };
+
+    fn min(self, other: Self) -> Self {
+        Self {
+            wall: self.wall.min(other.wall),
+            processor: self.processor.min(other.processor),
+        }
+    }
 }
 
 fn main() -> Result<()> {
@@ -97,42 +107,42 @@ fn main() -> Result<()> {
         let bytes = write_capture(&capture, n, options.packets)
             .with_context(|| format!("cannot write {}", capture.display()))?;
         println!("{n} flows, {} packets, {bytes} bytes", options.packets);
-        let mut least = [None; PROGRAMS.len()];
+        let (mut ours, mut others) = ([Cost::MOST; 2], [Cost::MOST; 2]);
         for _ in 0..options.runs {
-            for (program, least) in PROGRAMS.into_iter().zip(&mut least) {
-                let cost = stand.run(program, &capture)?;
-                let before = least.unwrap_or(cost);
-                *least = Some(Cost {
-                    wall: cost.wall.min(before.wall),
-                    processor: cost.processor.min(before.processor),
-                });
+            for (least, program) in ours.iter_mut().zip(OURS) {
+                *least = least.min(stand.run(program, &capture)?);
+            }
+            for (least, program) in others.iter_mut().zip(OTHERS) {
+                *least = least.min(stand.run(program, &capture)?);
             }
         }
-        let costs: Vec<Cost> = least.into_iter().flatten().collect();
-        ensure!(costs.len() == PROGRAMS.len(), "nothing ran: --runs is 0");
-        print(&costs, options.packets);
+        print(ours, others, options.packets);
     }
     Ok(())
 }
 
-fn print(costs: &[Cost], packets: u32) {
+fn print(ours: [Cost; 2], others: [Cost; 2], packets: u32) {
     let rate = |time: Duration| f64::from(packets) / time.as_secs_f64();
-    for (program, cost) in PROGRAMS.into_iter().zip(costs) {
-        print!(
+    let times = |ours: Duration, other: Duration| other.as_secs_f64() / ours.as_secs_f64();
+    for (program, cost) in OURS
+        .into_iter()
+        .zip(ours)
+        .chain(OTHERS.into_iter().zip(others))
+    {
+        println!(
             "  {program:14} {:>11.0} packets/s, {:>11.0} a second of processor time",
             rate(cost.wall),
             rate(cost.processor)
         );
-        for (ours, base) in PROGRAMS.into_iter().zip(costs).take(2) {
-            if !matches!(program, Program::Show | Program::Store) {
-                print!(
-                    "; {ours} {:.1} times that ({:.1})",
-                    cost.wall.as_secs_f64() / base.wall.as_secs_f64(),
-                    cost.processor.as_secs_f64() / base.processor.as_secs_f64()
-                );
-            }
+    }
+    for (program, cost) in OURS.into_iter().zip(ours) {
+        for (other, base) in OTHERS.into_iter().zip(others) {
+            println!(
+                "  {program} has {:.1} times the packets/s of {other}, by processor time {:.1}",
+                times(cost.wall, base.wall),
+                times(cost.processor, base.processor)
+            );
         }
-        println!();
     }
 }
 
@@ -170,9 +180,10 @@ impl Stand {
     }
 
     fn command(&self, program: Program, capture: &Path, written: &Path) -> Result<Command> {
-        let ours = |name: &str| {
+        let ours = |name: &str, subcommand: &[&str]| {
             let mut command = Command::new(self.programs.join(name));
             command
+                .args(subcommand)
                 .arg("--source")
                 .arg(format!("pcap:{}", capture.display()))
                 .args(["--local-net", "10.0.0.0/8", "--max-entries", "2000"]);
@@ -182,13 +193,9 @@ impl Stand {
             command
         };
         Ok(match program {
-            Program::Show => {
-                let mut command = Command::new(self.programs.join("trafstat"));
-                command.arg("show").args(ours("trafstat").get_args());
-                command
-            }
+            Program::Show => ours("trafstat", &["show"]),
             Program::Store => {
-                let mut command = ours("trafstat-store");
+                let mut command = ours("trafstat-store", &[]);
                 command.arg("--db").arg(written.join("trafstat.db"));
                 command
             }
