@@ -1,5 +1,7 @@
 //! A question to the store and its answer: traffic by some fields, largest first.
 
+mod accumulator;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -13,6 +15,7 @@ use serde::ser::{Serialize, Serializer};
 
 use crate::account::Name;
 use crate::snapshot::Counters;
+pub use accumulator::Accumulator;
 
 /// Which records to sum up, by what, and which of the sums to give.
 #[derive(Debug, Clone)]

@@ -29,7 +29,7 @@ use trafstat_store::backend::{
 use trafstat_store::collect::{CollectError, State, Unwatched, append};
 use trafstat_store::export::{Form, Level, Selection, export};
 use trafstat_store::origin::Origin;
-use trafstat_store::query::{Answer, Covered, Field, Filter, Order, Query, Value};
+use trafstat_store::query::{Accumulator, Answer, Covered, Field, Filter, Order, Query, Value};
 use trafstat_store::snapshot::{
     Counters, Endpoint, Header, Record, Snapshot, SnapshotError, Volume,
 };
@@ -1446,6 +1446,35 @@ fn queries_answer_as_a_map_would<D: Database>() {
             prop_assert_eq!(store.query(&query).unwrap(), expected(&epochs, &query), "{:?}", query);
         }
         prop_assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+    });
+}
+
+/// The same of epochs that no database keeps.
+#[test]
+fn accumulator_answers_as_a_map_would() {
+    let config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let minutes = (0_u64..4 * 1440).prop_map(|minutes| minutes / 30 * 30);
+    proptest!(config, |(
+        epochs in prop::collection::vec(
+            (prop::collection::vec(any_record(), 0..30), minutes), 0..6),
+        queries in prop::collection::vec(any_query(), 24),
+    )| {
+        for query in queries {
+            let mut sums = Accumulator::new(&query);
+            for ((records, minutes), epoch) in epochs.iter().zip(1..) {
+                let (mut header, _) = decoded(&lan(epoch));
+                header.closed_ns = NOON_NS + minutes * MINUTE_NS;
+                sums.begin(&origin(), &header);
+                // In two batches.
+                let (first, second) = records.split_at(records.len() / 2);
+                sums.add(first);
+                sums.add(second);
+            }
+            prop_assert_eq!(sums.answer(), expected(&epochs, &query), "{:?}", query);
+        }
     });
 }
 

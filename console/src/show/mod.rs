@@ -14,14 +14,13 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value as Json, json};
 use trafstat_store::account::Name;
-use trafstat_store::backend::{Sqlite, Store};
 use trafstat_store::options::StoreOptions;
 use trafstat_store::origin::Origin;
 use trafstat_store::output::{Format, to_stdout};
-use trafstat_store::query::{Answer, Field, Filter, Order, Query};
+use trafstat_store::query::{Accumulator, Answer, Field, Filter, Order, Query};
 use trafstat_store::services::Services;
 use trafstat_store::snapshot::Counters;
-use trafstat_store::source::capture::{Capture, CaptureName, CaptureOptions, SourceName};
+use trafstat_store::source::capture::{Capture, CaptureOptions, SourceName};
 use trafstat_store::{protocol, time};
 
 use crate::names::Names;
@@ -96,7 +95,7 @@ pub struct ShowOptions {
 }
 
 /// Which records count; where several values stand, one must fit.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Filters (several values are separated by commas)")]
 struct FilterOptions {
     /// Only these protocols, by name or number.
@@ -165,38 +164,29 @@ impl ShowOptions {
         }
     }
 
-    /// Asks the store and writes what it answers.
+    /// Asks the store or a capture and writes what it answers.
     ///
     /// # Errors
-    /// The store's, or that standard output cannot be written.
+    /// The store's or the capture's, or that standard output cannot be written.
     pub fn run(self) -> Result<()> {
-        match self.capture.source.clone() {
-            Some(SourceName::Capture(name)) => self.run_on_capture(&name),
-            Some(SourceName::Live(_)) | None => {
-                let mut store = self.store.open_read_only()?;
-                self.show(store.as_mut())
-            }
-        }
-    }
-
-    /// Counts a capture into a store that lasts as long as the question.
-    fn run_on_capture(self, name: &CaptureName) -> Result<()> {
+        let query = self.query();
+        let Some(SourceName::Capture(name)) = &self.capture.source else {
+            let mut store = self.store.open_read_only()?;
+            let answer = store.query(&query).context("cannot query the database")?;
+            return self.write(&query, &answer);
+        };
         let rules = self.capture.rules().map_err(anyhow::Error::msg)?;
         let mut capture = Capture::open(name, &rules, &self.capture)?;
-        let folder = tempfile::tempdir().context("cannot make a folder for the records")?;
-        let mut store = Sqlite::open(&folder.path().join("capture.db"))?;
-        store.migrate()?;
-        for outcome in capture.collect(&mut store, &Origin::of_this_process()?) {
-            outcome.result?;
-        }
-        self.show(&mut store)?;
+        let mut sums = Accumulator::new(&query);
+        capture.sum_up(&Origin::of_this_process()?, &mut sums)?;
+        self.write(&query, &sums.answer())?;
         for remark in capture.remarks() {
             eprintln!("trafstat: {remark}");
         }
         Ok(capture.finish()?)
     }
 
-    fn show(self, store: &mut dyn Store) -> Result<()> {
+    fn query(&self) -> Query {
         let order =
             self.sort
                 .unwrap_or_else(|| match self.by.iter().any(|field| field.is_time()) {
@@ -207,23 +197,25 @@ impl ShowOptions {
             Order::Fields => 0,
             _ => 20,
         });
-        let query = Query {
-            by: self.by,
-            filter: self.filter.into(),
+        Query {
+            by: self.by.clone(),
+            filter: self.filter.clone().into(),
             order,
             limit: (top > 0).then_some(top),
             zone: TimeZone::system(),
-        };
-        let answer = store.query(&query).context("cannot query the database")?;
+        }
+    }
+
+    fn write(&self, query: &Query, answer: &Answer) -> Result<()> {
         if answer.groups.is_empty() {
             eprintln!("trafstat: {}", nothing(answer.epochs));
         }
         let style = table::Style {
             rates: self.rates,
-            order,
-            names: Names::new(query.zone, self.numeric),
+            order: query.order,
+            names: Names::new(query.zone.clone(), self.numeric),
         };
-        to_stdout(|writer| write(&answer, self.format, &style, writer))
+        to_stdout(|writer| write(answer, self.format, &style, writer))
             .context("cannot write to standard output")
     }
 }

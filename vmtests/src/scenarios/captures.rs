@@ -285,8 +285,6 @@ impl<'a> Wire<'a> {
             .arg("protocol,local-ip,remote-ip,local-port,remote-port")
             .args(["--source", &format!("pcap:{}", path.display())])
             .args(options(family, account).split(' '));
-        // The one folder that can be written.
-        show.env("TMPDIR", self.scratch);
         let shown = process::succeed(&mut show)?;
         let mut records = shown
             .lines()

@@ -20,6 +20,7 @@ use crate::account::{Account, Family};
 use crate::backend::{Store, StoreError};
 use crate::collect::{CollectError, Outcome, append};
 use crate::origin::Origin;
+use crate::query::Accumulator;
 use crate::snapshot::Snapshot;
 use progress::{FRAMES, Metered, Progress};
 
@@ -166,6 +167,31 @@ impl Capture {
         }
     }
 
+    /// Counts the capture to its end and adds every epoch of it to what a query asks for.
+    ///
+    /// # Errors
+    /// That an epoch does not add up, which none does.
+    pub fn sum_up(
+        &mut self,
+        origin: &Origin,
+        sums: &mut Accumulator<'_>,
+    ) -> Result<(), CollectError> {
+        loop {
+            let goes_on = self.advance();
+            for (account, served) in self.closed() {
+                let mut snapshot = Snapshot::open(served)?;
+                sums.begin(origin, snapshot.header());
+                while let Some(records) = snapshot.next_batch()? {
+                    sums.add(records);
+                }
+                acknowledge(&account, &mut snapshot)?;
+            }
+            if !goes_on {
+                return Ok(());
+            }
+        }
+    }
+
     /// The closed epochs. Names are those that the rule's options let through.
     fn closed(&self) -> Vec<(Account, Served)> {
         let named = |served: Served| Some((account_named(served.family(), served.name())?, served));
@@ -247,10 +273,10 @@ fn take(store: &mut dyn Store, origin: &Origin, account: Account, served: Served
         Ok(_) => true,
         Err(error) => is_refusal(error),
     };
-    let epoch = header.epoch;
-    if is_over && snapshot.reader_mut().acknowledge(epoch).is_err() {
-        let path = account.to_string().into();
-        result = Err(SourceError::Stale { path, epoch }.into());
+    if is_over {
+        if let Err(error) = acknowledge(&account, &mut snapshot) {
+            result = Err(error.into());
+        }
     }
     Outcome {
         origin: origin.clone(),
@@ -258,6 +284,16 @@ fn take(store: &mut dyn Store, origin: &Origin, account: Account, served: Served
         header: Some(header),
         result,
     }
+}
+
+/// Gives an epoch up.
+fn acknowledge(account: &Account, snapshot: &mut Snapshot<Served>) -> Result<(), SourceError> {
+    let epoch = snapshot.header().epoch;
+    let acknowledged = snapshot.reader_mut().acknowledge(epoch);
+    acknowledged.map_err(|_| SourceError::Stale {
+        path: account.to_string().into(),
+        epoch,
+    })
 }
 
 /// The account of a family (`NFPROTO_*`) and a name.

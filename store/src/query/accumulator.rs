@@ -1,0 +1,208 @@
+//! Answers a query from epochs that are read once and kept nowhere.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use foldhash::fast::RandomState;
+use jiff::Timestamp;
+
+use super::{Answer, Covered, Field, Filter, Group, Query, Value};
+use crate::origin::Origin;
+use crate::snapshot::{Counters, Header, Record};
+
+/// The groups of a query, as far as epochs were added; each stays in memory.
+#[derive(Debug)]
+pub struct Accumulator<'a> {
+    query: &'a Query,
+    groups: HashMap<Key, Counters, RandomState>,
+    total: Counters,
+    /// What records have of their epoch, and its number in a [`Key`].
+    epoch_values: HashMap<Vec<Value>, u32>,
+    /// That of the epoch being added; none where its records do not count.
+    current: Option<u32>,
+    epochs: u64,
+    covered: Option<Covered>,
+}
+
+/// A group; a field that groups are not made by has its default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct Key {
+    epoch: u32,
+    protocol: u8,
+    local_port: u16,
+    remote_port: u16,
+    local_ip: Option<IpAddr>,
+    remote_ip: Option<IpAddr>,
+}
+
+impl<'a> Accumulator<'a> {
+    /// Nothing was added yet.
+    pub fn new(query: &'a Query) -> Self {
+        Self {
+            query,
+            groups: HashMap::default(),
+            total: Counters::default(),
+            epoch_values: HashMap::new(),
+            current: None,
+            epochs: 0,
+            covered: None,
+        }
+    }
+
+    /// Begins an epoch, whose records follow.
+    pub fn begin(&mut self, origin: &Origin, header: &Header) {
+        let filter = &self.query.filter;
+        let [opened, closed] = [header.opened_ns, header.closed_ns].map(timestamp);
+        self.current = None;
+        if filter.since.is_some_and(|since| closed < since)
+            || filter.until.is_some_and(|until| closed >= until)
+        {
+            return;
+        }
+        self.epochs += 1;
+        self.covered = Some(
+            self.covered
+                .map_or(Covered { opened, closed }, |covered| Covered {
+                    opened: covered.opened.min(opened),
+                    closed: covered.closed.max(closed),
+                }),
+        );
+        let account = &header.account.name;
+        let is_host = |host: &String| *host == origin.hostname || *host == origin.machine_id;
+        if one_of(&filter.accounts, |name| name == account) && one_of(&filter.hosts, is_host) {
+            let next = self.epoch_values.len() as u32;
+            let values = self.values(origin, header);
+            self.current = Some(*self.epoch_values.entry(values).or_insert(next));
+        }
+    }
+
+    /// Adds records of the epoch that was begun last.
+    pub fn add(&mut self, records: &[Record]) {
+        let Some(epoch) = self.current else { return };
+        for record in records {
+            if !admits(&self.query.filter, record) {
+                continue;
+            }
+            self.total += &record.counters;
+            let key = Key::new(epoch, &self.query.by, record);
+            *self.groups.entry(key).or_default() += &record.counters;
+        }
+    }
+
+    /// The answer over all that was added.
+    pub fn answer(self) -> Answer {
+        let Query {
+            by, order, limit, ..
+        } = self.query;
+        let mut epoch_values: Vec<_> = self.epoch_values.into_iter().collect();
+        epoch_values.sort_unstable_by_key(|&(_, number)| number);
+        let values = |key: Key| key.values(by, &epoch_values[key.epoch as usize].0);
+
+        let group_count = self.groups.len();
+        let mut groups: Vec<(Key, Counters)> = self.groups.into_iter().collect();
+        let rank = |one: &(Key, Counters), other: &(Key, Counters)| -> Ordering {
+            Reverse(order.measure(&one.1))
+                .cmp(&Reverse(order.measure(&other.1)))
+                .then_with(|| values(one.0).cmp(values(other.0)))
+        };
+        let limit = limit.map_or(usize::MAX, |limit| {
+            usize::try_from(limit).unwrap_or(usize::MAX)
+        });
+        if limit < groups.len() {
+            groups.select_nth_unstable_by(limit, rank);
+            groups.truncate(limit);
+        }
+        groups.sort_unstable_by(rank);
+        Answer {
+            by: by.clone(),
+            groups: groups
+                .iter()
+                .map(|(key, counters)| Group {
+                    key: values(*key).collect(),
+                    counters: *counters,
+                })
+                .collect(),
+            group_count: group_count as u64,
+            total: self.total,
+            epochs: self.epochs,
+            covered: self.covered,
+        }
+    }
+
+    /// What all records of an epoch have in the fields asked for, in their order.
+    fn values(&self, origin: &Origin, header: &Header) -> Vec<Value> {
+        let zone = &self.query.zone;
+        let begin = |seconds| begin(header.closed_ns, seconds);
+        let of_epoch = |field: &Field| match field {
+            Field::Account => Some(Value::Name(header.account.name.as_str().to_owned())),
+            Field::Host => Some(Value::Name(origin.hostname.clone())),
+            Field::FiveMinutes => Some(Value::Time(begin(300))),
+            Field::Hour => Some(Value::Time(begin(3600))),
+            Field::Day => Some(Value::Date(zone.to_datetime(begin(3600)).date())),
+            _ => None,
+        };
+        self.query.by.iter().filter_map(of_epoch).collect()
+    }
+}
+
+impl Key {
+    fn new(epoch: u32, by: &[Field], record: &Record) -> Self {
+        let mut key = Self {
+            epoch,
+            ..Self::default()
+        };
+        for field in by {
+            match field {
+                Field::Protocol => key.protocol = record.protocol,
+                Field::LocalIp => key.local_ip = Some(record.local.ip),
+                Field::RemoteIp => key.remote_ip = Some(record.remote.ip),
+                Field::LocalPort => key.local_port = record.local.port,
+                Field::RemotePort => key.remote_port = record.remote.port,
+                Field::Account | Field::Host | Field::FiveMinutes | Field::Hour | Field::Day => {}
+            }
+        }
+        key
+    }
+
+    /// The group's values, in the order of the fields; `epoch` has those of the epoch.
+    fn values<'k>(self, by: &'k [Field], epoch: &'k [Value]) -> impl Iterator<Item = Value> + 'k {
+        let mut epoch = epoch.iter().cloned();
+        by.iter().filter_map(move |field| match field {
+            Field::Protocol => Some(Value::Protocol(self.protocol)),
+            Field::LocalIp => self.local_ip.map(Value::Ip),
+            Field::RemoteIp => self.remote_ip.map(Value::Ip),
+            Field::LocalPort => Some(Value::Port(self.local_port)),
+            Field::RemotePort => Some(Value::Port(self.remote_port)),
+            _ => epoch.next(),
+        })
+    }
+}
+
+/// Whether a record is what the filter asks for, but for its epoch.
+fn admits(filter: &Filter, record: &Record) -> bool {
+    one_of(&filter.protocols, |&protocol| protocol == record.protocol)
+        && one_of(&filter.local, |net| net.contains(&record.local.ip))
+        && one_of(&filter.remote, |net| net.contains(&record.remote.ip))
+        && one_of(&filter.local_ports, |ports| {
+            ports.contains(&record.local.port)
+        })
+        && one_of(&filter.remote_ports, |ports| {
+            ports.contains(&record.remote.port)
+        })
+}
+
+/// An empty list admits all.
+fn one_of<T>(list: &[T], fits: impl FnMut(&T) -> bool) -> bool {
+    list.is_empty() || list.iter().any(fits)
+}
+
+fn timestamp(nanoseconds: u64) -> Timestamp {
+    // Every number of 64 bits is within the years that a timestamp has.
+    Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or_default()
+}
+
+/// The begin of the so many seconds that a time lies in.
+fn begin(nanoseconds: u64, seconds: u64) -> Timestamp {
+    timestamp(nanoseconds - nanoseconds % (seconds * 1_000_000_000))
+}
