@@ -16,17 +16,13 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 const LOCAL: &str = "10.1.0.1";
 const REMOTE: &str = "10.2.0.1";
-const LOCAL_TAGGED: &str = "10.1.5.1";
-const REMOTE_TAGGED: &str = "10.2.5.1";
 const ETHERNET_HEADER: u64 = 14;
 
 /// Two hosts with a cable between them, of which the near one is counted: its interface
-/// `near`, and `near.5` for VLAN 5 on it.
+/// `near`.
 struct Hosts {
     near: String,
     far: String,
-    /// Not every kernel has VLANs.
-    has_vlan: bool,
     folder: tempfile::TempDir,
 }
 
@@ -45,10 +41,9 @@ impl Hosts {
             return None;
         }
         let name = |side: &str| format!("trafstat-{test}-{side}-{}", std::process::id());
-        let mut hosts = Self {
+        let hosts = Self {
             near: name("near"),
             far: name("far"),
-            has_vlan: true,
             folder: tempfile::tempdir().unwrap(),
         };
         for netns in [&hosts.near, &hosts.far] {
@@ -71,13 +66,12 @@ impl Hosts {
     }
 
     /// Nothing but what the tests send goes over the cable: no IPv6, no ARP.
-    fn connect(&mut self) {
+    fn connect(&self) {
         let (near, far) = (self.near.clone(), self.far.clone());
         let sides = [
-            (&near, "near", "02:00:00:00:00:01", LOCAL, LOCAL_TAGGED),
-            (&far, "far", "02:00:00:00:00:02", REMOTE, REMOTE_TAGGED),
+            (&near, "near", "02:00:00:00:00:01", LOCAL),
+            (&far, "far", "02:00:00:00:00:02", REMOTE),
         ];
-        let mut has_vlan = true;
         for (netns, ..) in sides {
             let off = "net.ipv6.conf.default.disable_ipv6=1";
             self.within(netns, "sysctl", &["-qw", off]);
@@ -90,34 +84,16 @@ impl Hosts {
         );
         self.within(&near, "ip", &veth.split(' ').collect::<Vec<_>>());
         for (this, that) in [(0, 1), (1, 0)] {
-            let (netns, device, _, address, tagged_address) = sides[this];
-            let (_, _, mac, peer, tagged_peer) = sides[that];
-            let ip = |arguments: String| {
-                let arguments: Vec<&str> = arguments.split(' ').collect();
-                self.try_within(netns, "ip", &arguments)
-            };
-            let up = |device: &str, address: &str, peer: &str| {
-                for arguments in [
-                    format!("link set {device} up"),
-                    format!("address add {address} peer {peer} dev {device}"),
-                    format!("neigh add {peer} lladdr {mac} nud permanent dev {device}"),
-                ] {
-                    ip(arguments).unwrap();
-                }
-            };
-            up(device, address, peer);
-            let tagged = format!("{device}.5");
-            match ip(format!(
-                "link add link {device} name {tagged} type vlan id 5"
-            )) {
-                Ok(_) => up(&tagged, tagged_address, tagged_peer),
-                Err(reason) => {
-                    println!("skipped: VLANs: {reason}");
-                    has_vlan = false;
-                }
+            let (netns, device, _, address) = sides[this];
+            let (_, _, mac, peer) = sides[that];
+            for arguments in [
+                format!("link set {device} up"),
+                format!("address add {address} peer {peer} dev {device}"),
+                format!("neigh add {peer} lladdr {mac} nud permanent dev {device}"),
+            ] {
+                self.within(netns, "ip", &arguments.split(' ').collect::<Vec<_>>());
             }
         }
-        self.has_vlan = has_vlan;
     }
 
     fn within(&self, netns: &str, program: &str, arguments: &[&str]) -> String {
@@ -198,13 +174,10 @@ impl Hosts {
         }
     }
 
-    /// Connections of both ways and by VLAN, datagrams, and fragments.
+    /// Connections of both ways, datagrams, and fragments.
     fn send(&self) {
-        let pairs = [(LOCAL, REMOTE), (LOCAL_TAGGED, REMOTE_TAGGED)];
-        for (near, far) in pairs.into_iter().take(1 + usize::from(self.has_vlan)) {
-            self.transfer(&self.near, &self.far, far, 3_000_000);
-            self.transfer(&self.far, &self.near, near, 3_000_000);
-        }
+        self.transfer(&self.near, &self.far, REMOTE, 3_000_000);
+        self.transfer(&self.far, &self.near, LOCAL, 3_000_000);
         let socket = |netns: &str, address: &str| {
             let address = SocketAddr::new(address.parse().unwrap(), 5300);
             let bound = named(netns).within(|| UdpSocket::bind(address));
@@ -392,11 +365,8 @@ fn offloaded_packets_agree_with_the_kernels_counters() {
 fn packets_without_offload_agree_with_the_kernels_counters() {
     let without = |hosts: &Hosts| {
         for (netns, device) in [(&hosts.near, "near"), (&hosts.far, "far")] {
-            let devices = [device.to_owned(), format!("{device}.5")];
-            for device in devices.into_iter().take(1 + usize::from(hosts.has_vlan)) {
-                let arguments = ["link", "set", &device, "gso_max_segs", "1"];
-                hosts.within(netns, "ip", &arguments);
-            }
+            let arguments = ["link", "set", device, "gso_max_segs", "1"];
+            hosts.within(netns, "ip", &arguments);
         }
     };
     agrees_with_the_kernel("plain", without, false);
@@ -484,25 +454,11 @@ fn interface_that_is_down_is_said_to_be_and_counted_again_once_it_is_up() {
     let mut collector = hosts.collect(&["--every", "1s"]);
     collector.hear("near is down");
     hosts.within(&hosts.near, "ip", &["link", "set", "near", "up"]);
-    let mac = "02:00:00:00:00:02";
-    let devices = [(REMOTE, "near"), (REMOTE_TAGGED, "near.5")];
-    for (peer, device) in devices.into_iter().take(1 + usize::from(hosts.has_vlan)) {
-        hosts.within(&hosts.near, "ip", &["link", "set", device, "up"]);
-        let route = ["route", "replace", peer, "dev", device];
-        hosts.within(&hosts.near, "ip", &route);
-        let neighbour = [
-            "neigh",
-            "replace",
-            peer,
-            "lladdr",
-            mac,
-            "nud",
-            "permanent",
-            "dev",
-            device,
-        ];
-        hosts.within(&hosts.near, "ip", &neighbour);
-    }
+    let route = ["route", "replace", REMOTE, "dev", "near"];
+    hosts.within(&hosts.near, "ip", &route);
+    let neighbour =
+        format!("neigh replace {REMOTE} lladdr 02:00:00:00:00:02 nud permanent dev near");
+    hosts.within(&hosts.near, "ip", &neighbour.split(' ').collect::<Vec<_>>());
     hosts.send();
     let link = hosts.counted_by_link();
     collector.hear("near is up again");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -100,6 +100,24 @@ impl<'a> Collector<'a> {
     /// It cannot be started.
     pub fn end_collecting_from(&self, netns: &[&str]) -> Result<Ended> {
         process::end(&mut self.command_from(netns))
+    }
+
+    /// Starts a collector that goes on, in the namespace of this thread, with `options` separated by
+    /// spaces.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn start(&self, options: &str) -> Result<Child> {
+        let mut command = self.command("trafstat-store");
+        command
+            .args(options.split_whitespace())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+            .spawn()
+            .with_context(|| format!("cannot run {command:?}"))
     }
 
     /// What the rules of each namespace saw, over the snapshots.

@@ -14,6 +14,7 @@ mod flood;
 mod killed_collector;
 mod lifecycle;
 mod live;
+mod live_interface;
 mod max_entries;
 mod memory_cgroup;
 mod namespaces;
@@ -120,6 +121,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "live",
         scenario: live::run,
+    },
+    Scenario {
+        name: "live_interface",
+        scenario: live_interface::run,
     },
     Scenario {
         name: "readers",
