@@ -273,8 +273,11 @@ fn make(platform: &Platform, kernel: &str, base: &Path, path: &Path) -> Result<(
     apt_get(&unfinished, &["clean"], &step)?;
 
     // virtme-ng starts udev where it finds it, whose search for hardware takes longer under
-    // emulation than the rest of the boot.
-    fs::remove_file(unfinished.join("lib/systemd/systemd-udevd"))?;
+    // emulation than the rest of the boot. Packages of kernels bring it.
+    let udev = unfinished.join("lib/systemd/systemd-udevd");
+    if udev.exists() {
+        fs::remove_file(udev)?;
+    }
     fs::rename(&unfinished, path)?;
     step.done();
     Ok(())
