@@ -10,31 +10,19 @@
  * packets, and the nanoseconds of a packet the second time.
  */
 #include <linux/bottom_half.h>
-#include <linux/ip.h>
 #include <linux/ktime.h>
 #include <linux/math64.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
-#include <linux/netfilter.h>
 #include <linux/random.h>
 #include <linux/rcupdate.h>
-#include <linux/slab.h>
-#include <linux/smp.h>
-#include <linux/udp.h>
 
 #include "test_rule.h"
 
-#define LOCAL_ADDR	htonl(0x0a000001)
 #define REMOTE_ADDR	htonl(0xc0a80201)
-#define FIRST_PORT	1024
 
 /* Packets between two chances for others. */
 #define BATCH		256
-
-struct headers {
-	struct iphdr ip;
-	struct udphdr udp;
-};
 
 enum kind {
 	RANDOM,
@@ -59,23 +47,12 @@ struct outcome {
 static struct outcome outcomes[KINDS];
 static DEFINE_MUTEX(outcomes_lock);
 
-static const struct headers *trafstat_packet(enum kind kind, u32 flow)
+static struct trafstat_test_packet trafstat_packet(enum kind kind, u32 flow)
 {
-	static struct headers headers;
-	/* Odd factors: distinct flows stay distinct. */
+	/* An odd factor: distinct flows stay distinct. */
 	u64 mixed = (u64)flow * 0x9e3779b97f4a7c15ULL;
 
-	headers = (struct headers) {
-		.ip.version	= 4,
-		.ip.ihl		= 5,
-		.ip.protocol	= IPPROTO_UDP,
-		.ip.tot_len	= htons(sizeof(headers)),
-		.ip.daddr	= LOCAL_ADDR,
-		.ip.saddr	= kind == RANDOM ? htonl(mixed >> 32) : REMOTE_ADDR,
-		.udp.dest	= htons(FIRST_PORT + (flow >> 15)),
-		.udp.source	= htons(FIRST_PORT + (flow & 0x7fff)),
-	};
-	return &headers;
+	return trafstat_test_packet(kind == RANDOM ? htonl(mixed >> 32) : REMOTE_ADDR, flow);
 }
 
 static void trafstat_count_flows(const struct trafstat_test_rule *rule, enum kind kind,
@@ -90,12 +67,9 @@ static void trafstat_count_flows(const struct trafstat_test_rule *rule, enum kin
 		rcu_read_lock();
 		local_bh_disable();
 		for (; flow < end; flow++) {
-			const struct headers *headers = trafstat_packet(kind, flow);
+			struct trafstat_test_packet packet = trafstat_packet(kind, flow);
 
-			prepare |= trafstat_count(rule->core, smp_processor_id(),
-						  (const u8 *)headers, sizeof(*headers),
-						  sizeof(*headers), NULL) ==
-				   TRAFSTAT_COUNTED_PREPARE;
+			prepare |= trafstat_test_count(rule, &packet) == TRAFSTAT_COUNTED_PREPARE;
 		}
 		local_bh_enable();
 		rcu_read_unlock();
@@ -107,21 +81,12 @@ static void trafstat_count_flows(const struct trafstat_test_rule *rule, enum kin
 
 static int trafstat_measure(enum kind kind, u32 flows, struct outcome *outcome)
 {
-	struct xt_trafstat_tginfo *info = kzalloc(sizeof(*info), GFP_KERNEL);
-	const __be32 addresses[] = { LOCAL_ADDR, REMOTE_ADDR };
+	const __be32 addresses[] = { TRAFSTAT_TEST_LOCAL, REMOTE_ADDR };
 	struct trafstat_test_rule rule;
 	struct trafstat_stats stats;
 	u8 random[64];
 	u64 began;
-	int list;
 	int err;
-
-	if (!info)
-		return -ENOMEM;
-	memcpy(info->local_addr, addresses, sizeof(addresses[0]));
-	info->prefix_len = 32;
-	for (list = 0; list < XT_TRAFSTAT_LISTS; list++)
-		info->lists[list].mode = XT_TRAFSTAT_PORTS_ALL;
 
 	get_random_bytes(random, sizeof(random));
 	/*
@@ -134,8 +99,7 @@ static int trafstat_measure(enum kind kind, u32 flows, struct outcome *outcome)
 		memcpy(random + 16, addresses, sizeof(addresses));
 	}
 
-	err = trafstat_test_rule_init(&rule, info, NFPROTO_IPV4, random);
-	kfree(info);
+	err = trafstat_test_rule_init_all_ports(&rule, 0, random);
 	if (err)
 		return err;
 	trafstat_count_flows(&rule, kind, flows);

@@ -32,13 +32,13 @@ pub fn load_with(guest: &Guest, parameters: &[&str]) -> Result<()> {
     insert(guest, "xt_TRAFSTAT.ko", parameters)
 }
 
-/// Loads the module with what only tests have in it.
+/// Loads the module with what only tests have in it, with `parameters`.
 ///
 /// # Errors
 ///
 /// The kernel refuses it.
-pub fn load_with_tests(guest: &Guest) -> Result<()> {
-    insert(guest, "xt_TRAFSTAT-tests.ko", &[])
+pub fn load_with_tests(guest: &Guest, parameters: &[&str]) -> Result<()> {
+    insert(guest, "xt_TRAFSTAT-tests.ko", parameters)
 }
 
 fn insert(guest: &Guest, file: &str, parameters: &[&str]) -> Result<()> {

@@ -5,18 +5,24 @@
 use crate::account::Epoch;
 use crate::flow_table::record::{FlowStats, Record};
 use crate::memory::Memory;
-use crate::snapshot::{Format, Piece};
+use crate::snapshot::{Format, Head, Piece};
+
+/// The longest line has a protocol, two IPv6 addresses, two ports, five counters and what separates
+/// them.
+const LINE_BYTES: usize = 3 + 2 * 39 + 2 * 5 + 5 * 20 + 10;
+
+type Line = Piece<LINE_BYTES>;
 
 /// The original's CSV.
 #[derive(Debug)]
 pub struct Csv;
 
-impl Format<2> for Csv {
-    fn head<M: Memory>(&self, _: &Epoch<'_, M, 2>) -> Piece {
-        Piece::EMPTY
+impl Format<2, LINE_BYTES> for Csv {
+    fn head<M: Memory>(&self, _: &Epoch<'_, M, 2>) -> Head {
+        Head::EMPTY
     }
 
-    fn record(&self, record: &Record<2>) -> Piece {
+    fn record(&self, record: &Record<2>) -> Line {
         let [addresses, rest] = record.key().0;
         let [l0, l1, l2, l3, r0, r1, r2, r3] = addresses.to_ne_bytes();
         line(rest, &record.stats(), |line| {
@@ -27,12 +33,12 @@ impl Format<2> for Csv {
     }
 }
 
-impl Format<5> for Csv {
-    fn head<M: Memory>(&self, _: &Epoch<'_, M, 5>) -> Piece {
-        Piece::EMPTY
+impl Format<5, LINE_BYTES> for Csv {
+    fn head<M: Memory>(&self, _: &Epoch<'_, M, 5>) -> Head {
+        Head::EMPTY
     }
 
-    fn record(&self, record: &Record<5>) -> Piece {
+    fn record(&self, record: &Record<5>) -> Line {
         let [l0, l1, r0, r1, rest] = record.key().0;
         line(rest, &record.stats(), |line| {
             push_ipv6(line, [l0, l1]);
@@ -42,14 +48,14 @@ impl Format<5> for Csv {
     }
 }
 
-fn line(rest: u64, stats: &FlowStats, push_addresses: impl FnOnce(&mut Piece)) -> Piece {
+fn line(rest: u64, stats: &FlowStats, push_addresses: impl FnOnce(&mut Line)) -> Line {
     let FlowStats {
         packets: [sent_packets, received_packets],
         bytes,
         syn_packets,
     } = *stats;
     let [sent_bytes, received_bytes] = bytes;
-    let mut line = Piece::EMPTY;
+    let mut line = Line::EMPTY;
     push_decimal(&mut line, rest >> 32 & 0xff);
     line.push(b',');
     push_addresses(&mut line);
@@ -69,7 +75,7 @@ fn line(rest: u64, stats: &FlowStats, push_addresses: impl FnOnce(&mut Piece)) -
     line
 }
 
-fn push_decimal(line: &mut Piece, number: u64) {
+fn push_decimal(line: &mut Line, number: u64) {
     const DIGITS: usize = 20; // of u64::MAX
     let mut digits = [0; DIGITS];
     let mut rest = number;
@@ -85,7 +91,7 @@ fn push_decimal(line: &mut Piece, number: u64) {
     line.extend(digits.get(DIGITS - used..).unwrap_or_default());
 }
 
-fn push_hex(line: &mut Piece, number: u16) {
+fn push_hex(line: &mut Line, number: u16) {
     let digits = [
         number >> 12,
         number >> 8 & 0xf,
@@ -108,7 +114,7 @@ fn push_hex(line: &mut Piece, number: u16) {
 }
 
 /// Writes an address, two words as in the packet, as RFC 5952 section 4 and 5 have it.
-fn push_ipv6(line: &mut Piece, words: [u64; 2]) {
+fn push_ipv6(line: &mut Line, words: [u64; 2]) {
     let [a, b] = words.map(u64::from_be);
     let group = |i: u32| ((if i < 4 { a } else { b }) >> (48 - 16 * (i & 3))) as u16;
     if a == 0 && b >> 32 == 0xffff {
@@ -158,7 +164,7 @@ mod tests {
     use super::*;
 
     fn ipv6_text(address: u128) -> std::string::String {
-        let mut line = Piece::EMPTY;
+        let mut line = Line::EMPTY;
         let words = [(address >> 64) as u64, address as u64].map(u64::to_be);
         push_ipv6(&mut line, words);
         core::str::from_utf8(line.as_bytes()).unwrap().into()
@@ -179,7 +185,7 @@ mod tests {
 
         #[test]
         fn decimals_are_the_standard_librarys(number: u64, shift in 0..64_u32) {
-            let mut line = Piece::EMPTY;
+            let mut line = Line::EMPTY;
             push_decimal(&mut line, number >> shift);
             let expected = (number >> shift).to_string();
             prop_assert_eq!(line.as_bytes(), expected.as_bytes());

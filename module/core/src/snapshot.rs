@@ -30,20 +30,20 @@ impl Cursor {
     }
 }
 
-/// The bytes of one header or record.
+/// The bytes of one header or record, `N` at most.
 #[derive(Clone, Copy, Debug)]
-pub struct Piece {
-    bytes: [u8; PIECE_LEN],
+pub struct Piece<const N: usize> {
+    bytes: [u8; N],
     len: usize,
 }
 
-/// The header is the largest piece.
-const PIECE_LEN: usize = size_of::<SnapshotHeader>();
+/// What comes before the records: the snapshot's header, or nothing.
+pub type Head = Piece<{ size_of::<SnapshotHeader>() }>;
 
-impl Piece {
+impl<const N: usize> Piece<N> {
     /// A piece with nothing in it.
     pub const EMPTY: Self = Self {
-        bytes: [0; PIECE_LEN],
+        bytes: [0; N],
         len: 0,
     };
 
@@ -68,18 +68,19 @@ impl Piece {
     }
 
     /// What was appended.
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 }
 
 /// How an epoch is written.
-pub trait Format<const W: usize> {
+pub trait Format<const W: usize, const N: usize> {
     /// What comes before the records.
-    fn head<M: Memory>(&self, epoch: &Epoch<'_, M, W>) -> Piece;
+    fn head<M: Memory>(&self, epoch: &Epoch<'_, M, W>) -> Head;
 
     /// One record.
-    fn record(&self, record: &Record<W>) -> Piece;
+    fn record(&self, record: &Record<W>) -> Piece<N>;
 }
 
 /// Copies what stands at `offset` into `out` and returns the number of bytes: all of
@@ -87,9 +88,9 @@ pub trait Format<const W: usize> {
 ///
 /// A cursor that stands elsewhere begins again, so any offset works and reading on costs
 /// nothing.
-pub fn read<M: Memory, const W: usize>(
+pub fn read<M: Memory, const W: usize, const N: usize>(
     epoch: &Epoch<'_, M, W>,
-    format: &impl Format<W>,
+    format: &impl Format<W, N>,
     cursor: &mut Cursor,
     offset: u64,
     out: &mut [u8],
@@ -97,41 +98,70 @@ pub fn read<M: Memory, const W: usize>(
     if offset < cursor.offset {
         *cursor = Cursor::default();
     }
-    let mut skip = offset - cursor.offset;
-    let mut filled = 0;
-    while let Some(free) = out.get_mut(filled..).filter(|free| !free.is_empty()) {
-        let piece = if cursor.past_head == 0 {
-            format.head(epoch)
-        } else {
-            match epoch.next(&mut cursor.place) {
-                Some(record) => format.record(record),
-                None => break,
-            }
+    let mut copy = Copy {
+        skip: offset - cursor.offset,
+        out,
+        filled: 0,
+    };
+    if cursor.past_head == 0 && copy.piece(cursor, format.head(epoch).as_bytes()) {
+        cursor.past_head = 1;
+    }
+    while cursor.past_head != 0 && copy.has_room() {
+        let Some(record) = epoch.next(&mut cursor.place) else {
+            break;
         };
-        let bytes = piece
-            .as_bytes()
-            .get(cursor.within as usize..)
-            .unwrap_or_default();
-        let skipped = bytes.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
-        let wanted = bytes.get(skipped..).unwrap_or_default();
+        if copy.piece(cursor, format.record(record).as_bytes()) {
+            cursor.place.record = cursor.place.record.wrapping_add(1);
+        }
+    }
+    copy.filled
+}
+
+/// A read under way.
+struct Copy<'a> {
+    /// Bytes between the cursor and what is asked for.
+    skip: u64,
+    out: &'a mut [u8],
+    filled: usize,
+}
+
+impl Copy<'_> {
+    fn has_room(&self) -> bool {
+        self.filled < self.out.len()
+    }
+
+    /// Copies what is left of a piece, as far as there is room; true where that is all of it.
+    #[inline]
+    fn piece(&mut self, cursor: &mut Cursor, piece: &[u8]) -> bool {
+        let free = self.out.get_mut(self.filled..).unwrap_or_default();
+        // Nearly all pieces go as a whole, whose length the compiler knows.
+        if let (0, 0, Some(free)) = (self.skip, cursor.within, free.get_mut(..piece.len())) {
+            for (to, from) in free.iter_mut().zip(piece) {
+                *to = *from;
+            }
+            self.filled += piece.len();
+            cursor.offset += piece.len() as u64;
+            return true;
+        }
+        let left = piece.get(cursor.within as usize..).unwrap_or_default();
+        let skipped = left
+            .len()
+            .min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+        let wanted = left.get(skipped..).unwrap_or_default();
         let copied = wanted.len().min(free.len());
         for (to, from) in free.iter_mut().zip(wanted) {
             *to = *from;
         }
-        filled += copied;
-        skip -= skipped as u64;
+        self.filled += copied;
+        self.skip -= skipped as u64;
         cursor.offset += (skipped + copied) as u64;
-        cursor.within += (skipped + copied) as u32;
-        if copied == wanted.len() {
-            cursor.within = 0;
-            if cursor.past_head == 0 {
-                cursor.past_head = 1;
-            } else {
-                cursor.place.record = cursor.place.record.wrapping_add(1);
-            }
-        }
+        let is_whole = copied == wanted.len();
+        cursor.within = match is_whole {
+            true => 0,
+            false => cursor.within + (skipped + copied) as u32,
+        };
+        is_whole
     }
-    filled
 }
 
 /// `struct xt_trafstat_snapshot_header`, then `struct xt_trafstat_record_ipv4` or
@@ -144,8 +174,11 @@ const LIVE: u32 = trafstat_abi::SNAPSHOT_LIVE;
 /// The counters of a record, behind its key.
 const COUNTERS: usize = 5;
 
-impl<const W: usize> Format<W> for Binary {
-    fn head<M: Memory>(&self, epoch: &Epoch<'_, M, W>) -> Piece {
+/// Of the longest record, that of IPv6: five words of a key, and the counters.
+const RECORD_BYTES: usize = (5 + COUNTERS) * size_of::<u64>();
+
+impl<const W: usize> Format<W, RECORD_BYTES> for Binary {
+    fn head<M: Memory>(&self, epoch: &Epoch<'_, M, W>) -> Head {
         let identity = epoch.identity();
         let (opened_ns, closed_ns) = epoch.span_ns();
         let totals = epoch.totals();
@@ -214,13 +247,13 @@ impl<const W: usize> Format<W> for Binary {
             local_addr: identity.local_addr,
             name: identity.name.map(|byte| byte as core::ffi::c_char),
         };
-        let mut piece = Piece::EMPTY;
+        let mut piece = Head::EMPTY;
         piece.extend(header.as_bytes());
         piece
     }
 
     #[inline]
-    fn record(&self, record: &Record<W>) -> Piece {
+    fn record(&self, record: &Record<W>) -> Piece<RECORD_BYTES> {
         let FlowStats {
             packets: [sent_packets, received_packets],
             bytes,

@@ -441,9 +441,9 @@ pub unsafe extern "C" fn trafstat_read_csv(
     with_account!(account, account => read(account, &Csv, cursor, offset, out))
 }
 
-fn read<F: Family<W>, const W: usize>(
+fn read<F: Family<W>, const W: usize, const N: usize>(
     account: &Account<KernelMemory, F, W>,
-    format: &impl Format<W>,
+    format: &impl Format<W, N>,
     cursor: &mut Cursor,
     offset: u64,
     out: &mut [u8],

@@ -27,7 +27,7 @@ struct Outcome {
 
 /// Needs a clock that counts instructions.
 pub fn run(guest: &Guest) -> Result<()> {
-    module::load_with_tests(guest)?;
+    module::load_with_tests(guest, &[])?;
     let [random, blindly, by_key] = count(FLOWS)?;
     println!("of {FLOWS} flows: random {random:?}, chosen blindly {blindly:?}, by key {by_key:?}");
     for all in [&random, &blindly] {

@@ -26,6 +26,7 @@ mod reload_under_traffic;
 mod rules;
 mod stress;
 mod userns_flood;
+mod worst;
 
 use std::fmt::Debug;
 use std::io;
@@ -57,6 +58,10 @@ pub const COUNTING: &[Scenario] = &[
     Scenario {
         name: "collide",
         scenario: collide::run,
+    },
+    Scenario {
+        name: "worst",
+        scenario: worst::run,
     },
 ];
 

@@ -24,7 +24,7 @@ pub fn run(guest: &Guest) -> Result<()> {
     if Checkers::find()?.is_none() {
         return Err(Skipped("this kernel has no KASAN").into());
     }
-    module::load_with_tests(guest)?;
+    module::load_with_tests(guest, &[])?;
     for (fault, function) in FAULTS {
         let log = KernelLog::from_now()?;
         fs::write(FAULT, fault).with_context(|| format!("cannot commit the fault in {fault}"))?;
