@@ -1423,17 +1423,14 @@ fn queries_answer_as_a_map_would<D: Database>() {
         failure_persistence: None,
         ..ProptestConfig::default()
     };
-    let minutes = (0_u64..4 * 1440).prop_map(|minutes| minutes / 30 * 30);
     proptest!(config, |(
-        epochs in prop::collection::vec(
-            (prop::collection::vec(any_record(), 0..30), minutes), 0..6),
+        epochs in any_epochs(),
         queries in prop::collection::vec(any_query(), 24),
     )| {
         let database = D::create();
         let mut store = database.open();
         for ((records, minutes), epoch) in epochs.iter().zip(1..) {
-            let (mut header, _) = decoded(&lan(epoch));
-            header.closed_ns = NOON_NS + minutes * MINUTE_NS;
+            let mut header = header_closed_after(*minutes, epoch);
             header.records = records.len() as u64;
             header.totals.recorded = recorded_volume(records);
             let Begun::New(mut transaction) = store.begin(&origin(), &header).unwrap() else {
@@ -1456,18 +1453,14 @@ fn accumulator_answers_as_a_map_would() {
         failure_persistence: None,
         ..ProptestConfig::default()
     };
-    let minutes = (0_u64..4 * 1440).prop_map(|minutes| minutes / 30 * 30);
     proptest!(config, |(
-        epochs in prop::collection::vec(
-            (prop::collection::vec(any_record(), 0..30), minutes), 0..6),
+        epochs in any_epochs(),
         queries in prop::collection::vec(any_query(), 24),
     )| {
         for query in queries {
             let mut sums = Accumulator::new(&query);
             for ((records, minutes), epoch) in epochs.iter().zip(1..) {
-                let (mut header, _) = decoded(&lan(epoch));
-                header.closed_ns = NOON_NS + minutes * MINUTE_NS;
-                sums.begin(&origin(), &header);
+                sums.begin(&origin(), &header_closed_after(*minutes, epoch));
                 // In two batches.
                 let (first, second) = records.split_at(records.len() / 2);
                 sums.add(first);
@@ -1476,6 +1469,12 @@ fn accumulator_answers_as_a_map_would() {
             prop_assert_eq!(sums.answer(), expected(&epochs, &query), "{:?}", query);
         }
     });
+}
+
+fn header_closed_after(minutes: u64, epoch: u64) -> Header {
+    let (mut header, _) = decoded(&lan(epoch));
+    header.closed_ns = NOON_NS + minutes * MINUTE_NS;
+    header
 }
 
 fn recorded_volume(records: &[Record]) -> Volume {
@@ -1586,6 +1585,12 @@ fn value(record: &Record, closed: Timestamp, field: Field, zone: &TimeZone) -> V
         Field::Hour => Value::Time(floor(60)),
         Field::Day => Value::Date(zone.to_datetime(floor(60)).date()),
     }
+}
+
+/// The records of each, and how many minutes after noon it closes.
+fn any_epochs() -> impl Strategy<Value = Vec<(Vec<Record>, u64)>> {
+    let minutes = (0_u64..4 * 1440).prop_map(|minutes| minutes / 30 * 30);
+    prop::collection::vec((prop::collection::vec(any_record(), 0..30), minutes), 0..6)
 }
 
 /// Few values each, so that groups meet and ties come up.
