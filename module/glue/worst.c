@@ -7,7 +7,9 @@
  * Writing FLOWS to parameter worst counts so many flows in the ways of `enum phase`, each
  * packet by itself with interrupts off. Reading it has a line for each: its name, packets,
  * the mean and the most cycles of a packet. Two lines more have the cycles of a record:
- * `read` as a snapshot has it, `printed` of the same fields through seq_printf().
+ * `read` as a snapshot has it, `printed` of the same fields through seq_printf(). The line
+ * `memory` has the account's bytes when it is full of flows, when it has two such epochs, and
+ * when the first of them was given up.
  */
 #include <linux/bottom_half.h>
 #include <linux/irqflags.h>
@@ -61,6 +63,7 @@ struct measurement {
 
 static struct outcome outcomes[PHASES];
 static u64 read_cycles, printed_cycles;	/* of a record */
+static u64 memory_bytes[3];
 static DEFINE_MUTEX(outcomes_lock);
 
 static void trafstat_no_work(struct work_struct *work)
@@ -120,6 +123,14 @@ static void trafstat_measure_packets(struct measurement *m, enum phase phase, u3
 	}
 }
 
+static u64 trafstat_memory(const struct measurement *m)
+{
+	struct trafstat_stats stats;
+
+	trafstat_account_stats(m->rule.account, &stats);
+	return stats.memory_bytes;
+}
+
 /* Closes an epoch of all flows; the next one's packets come before, while and after it is read. */
 static void trafstat_measure_closing(struct measurement *m, u32 flows)
 {
@@ -130,6 +141,7 @@ static void trafstat_measure_closing(struct measurement *m, u32 flows)
 
 	epoch = trafstat_close(m->rule.account, 0, m->context);
 	trafstat_measure_packets(m, CLOSED, flows);
+	memory_bytes[1] = trafstat_memory(m);
 	do {
 		u64 began = get_cycles();
 		int more;
@@ -144,6 +156,7 @@ static void trafstat_measure_closing(struct measurement *m, u32 flows)
 	} while (len);
 	read_cycles = div_u64(reading, flows);
 	trafstat_acknowledge(m->rule.account, epoch);
+	memory_bytes[2] = trafstat_memory(m);
 	trafstat_measure_packets(m, ACKNOWLEDGED, flows);
 }
 
@@ -158,6 +171,7 @@ static int trafstat_measure_account(struct measurement *m, enum phase growth, u3
 		return err;
 	trafstat_measure_packets(m, growth, flows);
 	if (growth == GROWING) {
+		memory_bytes[0] = trafstat_memory(m);
 		trafstat_measure_packets(m, KNOWN, flows);
 		trafstat_measure_closing(m, flows);
 	}
@@ -236,8 +250,9 @@ static int trafstat_show_worst(char *page, const struct kernel_param *param)
 				 div64_u64(outcome->cycles, max(outcome->packets, 1ULL)),
 				 outcome->most);
 	}
-	len += scnprintf(page + len, PAGE_SIZE - len, "read: %llu\nprinted: %llu\n", read_cycles,
-			 printed_cycles);
+	len += scnprintf(page + len, PAGE_SIZE - len,
+			 "read: %llu\nprinted: %llu\nmemory: %llu %llu %llu\n", read_cycles,
+			 printed_cycles, memory_bytes[0], memory_bytes[1], memory_bytes[2]);
 	mutex_unlock(&outcomes_lock);
 	return len;
 }
