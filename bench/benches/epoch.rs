@@ -51,7 +51,7 @@ fn encode(c: &mut Criterion) {
     group.finish();
 }
 
-fn read_all<const N: usize>(counting: &Counting, format: &impl Format<2, N>) -> u64 {
+fn read_all(counting: &Counting, format: &impl Format<2>) -> u64 {
     let epoch = counting.account.closed(&()).expect("closed above");
     let mut buffer = vec![0; BUFFER];
     let mut cursor = Cursor::default();

@@ -49,10 +49,8 @@ static DEFINE_MUTEX(outcomes_lock);
 
 static struct trafstat_test_packet trafstat_packet(enum kind kind, u32 flow)
 {
-	/* An odd factor: distinct flows stay distinct. */
-	u64 mixed = (u64)flow * 0x9e3779b97f4a7c15ULL;
-
-	return trafstat_test_packet(kind == RANDOM ? htonl(mixed >> 32) : REMOTE_ADDR, flow);
+	return trafstat_test_packet(kind == RANDOM ? trafstat_test_remote(flow) : REMOTE_ADDR,
+				    flow);
 }
 
 static void trafstat_count_flows(const struct trafstat_test_rule *rule, enum kind kind,

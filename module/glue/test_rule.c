@@ -81,6 +81,13 @@ struct trafstat_test_packet trafstat_test_packet(__be32 remote, u32 flow)
 	};
 }
 
+__be32 trafstat_test_remote(u32 flow)
+{
+	u64 mixed = (u64)flow * 0x9e3779b97f4a7c15ULL;
+
+	return htonl(mixed >> 32);
+}
+
 /* On the packet path's terms: bottom halves off, in an RCU read-side section. */
 u32 trafstat_test_count(const struct trafstat_test_rule *rule,
 			const struct trafstat_test_packet *packet)

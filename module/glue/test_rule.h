@@ -37,6 +37,8 @@ struct trafstat_test_packet {
 
 /* That of a flow, by number; no two of fewer than 2^28 have the same ports. */
 struct trafstat_test_packet trafstat_test_packet(__be32 remote, u32 flow);
+/* Addresses without an order. */
+__be32 trafstat_test_remote(u32 flow);
 u32 trafstat_test_count(const struct trafstat_test_rule *rule,
 			const struct trafstat_test_packet *packet);
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * What the most expensive of many packets costs, while its account grows and while its
- * epochs close; and what reading a record costs, beside printing it. For a CPU whose time stamp counter counts
- * instructions. Linked only into a module made for tests (TRAFSTAT_TESTS).
+ * epochs close; and what reading a record costs, beside printing it. For a CPU whose time
+ * stamp counter counts instructions. Linked only into a module made for tests
+ * (TRAFSTAT_TESTS).
  *
  * Writing FLOWS to parameter worst counts so many flows in the ways of `enum phase`, each
  * packet by itself with interrupts off. Reading it has a line for each: its name, packets,
@@ -90,8 +91,8 @@ static u64 trafstat_measure_nothing(void)
 static void trafstat_measure_packet(struct measurement *m, enum phase phase, u32 flow)
 {
 	struct outcome *outcome = &outcomes[phase];
-	u64 mixed = (u64)flow * 0x9e3779b97f4a7c15ULL;
-	struct trafstat_test_packet packet = trafstat_test_packet(htonl(mixed >> 32), flow);
+	struct trafstat_test_packet packet =
+		trafstat_test_packet(trafstat_test_remote(flow), flow);
 	u64 began, took;
 	u32 counted;
 

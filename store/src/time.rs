@@ -1,4 +1,4 @@
-//! Points in time as people write them on a command line.
+//! Points in time: as people write them on a command line, and as databases and snapshots have them.
 
 use jiff::civil::DateTime;
 use jiff::{Span, Timestamp, ZonedDateTime};
@@ -13,6 +13,12 @@ use jiff::{Span, Timestamp, ZonedDateTime};
 /// One line that says what would be right.
 pub fn parse(text: &str) -> Result<Timestamp, String> {
     parse_at(text, &ZonedDateTime::now())
+}
+
+/// So many nanoseconds after 1970, of at most 64 bits.
+pub(crate) fn timestamp(nanoseconds: impl Into<i128>) -> Timestamp {
+    // Every number of 64 bits is within the years that a timestamp has.
+    Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or_default()
 }
 
 fn parse_at(text: &str, now: &ZonedDateTime) -> Result<Timestamp, String> {

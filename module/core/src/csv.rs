@@ -11,13 +11,16 @@ use crate::snapshot::{Format, Head, Piece};
 /// them.
 const LINE_BYTES: usize = 3 + 2 * 39 + 2 * 5 + 5 * 20 + 10;
 
-type Line = Piece<LINE_BYTES>;
+/// One line.
+pub type Line = Piece<LINE_BYTES>;
 
 /// The original's CSV.
 #[derive(Debug)]
 pub struct Csv;
 
-impl Format<2, LINE_BYTES> for Csv {
+impl Format<2> for Csv {
+    type Record = Line;
+
     fn head<M: Memory>(&self, _: &Epoch<'_, M, 2>) -> Head {
         Head::EMPTY
     }
@@ -33,7 +36,9 @@ impl Format<2, LINE_BYTES> for Csv {
     }
 }
 
-impl Format<5, LINE_BYTES> for Csv {
+impl Format<5> for Csv {
+    type Record = Line;
+
     fn head<M: Memory>(&self, _: &Epoch<'_, M, 5>) -> Head {
         Head::EMPTY
     }
@@ -167,7 +172,7 @@ mod tests {
         let mut line = Line::EMPTY;
         let words = [(address >> 64) as u64, address as u64].map(u64::to_be);
         push_ipv6(&mut line, words);
-        core::str::from_utf8(line.as_bytes()).unwrap().into()
+        core::str::from_utf8(line.as_ref()).unwrap().into()
     }
 
     proptest! {
@@ -188,7 +193,7 @@ mod tests {
             let mut line = Line::EMPTY;
             push_decimal(&mut line, number >> shift);
             let expected = (number >> shift).to_string();
-            prop_assert_eq!(line.as_bytes(), expected.as_bytes());
+            prop_assert_eq!(line.as_ref(), expected.as_bytes());
         }
     }
 }

@@ -66,21 +66,26 @@ impl<const N: usize> Piece<N> {
         }
         self.len += copied;
     }
+}
 
-    /// What was appended.
+/// What was appended.
+impl<const N: usize> AsRef<[u8]> for Piece<N> {
     #[inline]
-    pub fn as_bytes(&self) -> &[u8] {
+    fn as_ref(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 }
 
 /// How an epoch is written.
-pub trait Format<const W: usize, const N: usize> {
+pub trait Format<const W: usize> {
+    /// The bytes of one record.
+    type Record: AsRef<[u8]>;
+
     /// What comes before the records.
     fn head<M: Memory>(&self, epoch: &Epoch<'_, M, W>) -> Head;
 
     /// One record.
-    fn record(&self, record: &Record<W>) -> Piece<N>;
+    fn record(&self, record: &Record<W>) -> Self::Record;
 }
 
 /// Copies what stands at `offset` into `out` and returns the number of bytes: all of
@@ -88,9 +93,9 @@ pub trait Format<const W: usize, const N: usize> {
 ///
 /// A cursor that stands elsewhere begins again, so any offset works and reading on costs
 /// nothing.
-pub fn read<M: Memory, const W: usize, const N: usize>(
+pub fn read<M: Memory, const W: usize>(
     epoch: &Epoch<'_, M, W>,
-    format: &impl Format<W, N>,
+    format: &impl Format<W>,
     cursor: &mut Cursor,
     offset: u64,
     out: &mut [u8],
@@ -98,41 +103,41 @@ pub fn read<M: Memory, const W: usize, const N: usize>(
     if offset < cursor.offset {
         *cursor = Cursor::default();
     }
-    let mut copy = Copy {
+    let mut destination = Destination {
         skip: offset - cursor.offset,
         out,
         filled: 0,
     };
-    if cursor.past_head == 0 && copy.piece(cursor, format.head(epoch).as_bytes()) {
+    if cursor.past_head == 0 && destination.take(cursor, format.head(epoch).as_ref()) {
         cursor.past_head = 1;
     }
-    while cursor.past_head != 0 && copy.has_room() {
+    while cursor.past_head != 0 && destination.has_room() {
         let Some(record) = epoch.next(&mut cursor.place) else {
             break;
         };
-        if copy.piece(cursor, format.record(record).as_bytes()) {
+        if destination.take(cursor, format.record(record).as_ref()) {
             cursor.place.record = cursor.place.record.wrapping_add(1);
         }
     }
-    copy.filled
+    destination.filled
 }
 
-/// A read under way.
-struct Copy<'a> {
+/// Where a read puts what it finds.
+struct Destination<'a> {
     /// Bytes between the cursor and what is asked for.
     skip: u64,
     out: &'a mut [u8],
     filled: usize,
 }
 
-impl Copy<'_> {
+impl Destination<'_> {
     fn has_room(&self) -> bool {
         self.filled < self.out.len()
     }
 
     /// Copies what is left of a piece, as far as there is room; true where that is all of it.
     #[inline]
-    fn piece(&mut self, cursor: &mut Cursor, piece: &[u8]) -> bool {
+    fn take(&mut self, cursor: &mut Cursor, piece: &[u8]) -> bool {
         let free = self.out.get_mut(self.filled..).unwrap_or_default();
         // Nearly all pieces go as a whole, whose length the compiler knows.
         if let (0, 0, Some(free)) = (self.skip, cursor.within, free.get_mut(..piece.len())) {
@@ -177,7 +182,9 @@ const COUNTERS: usize = 5;
 /// Of the longest record, that of IPv6: five words of a key, and the counters.
 const RECORD_BYTES: usize = (5 + COUNTERS) * size_of::<u64>();
 
-impl<const W: usize> Format<W, RECORD_BYTES> for Binary {
+impl<const W: usize> Format<W> for Binary {
+    type Record = Piece<RECORD_BYTES>;
+
     fn head<M: Memory>(&self, epoch: &Epoch<'_, M, W>) -> Head {
         let identity = epoch.identity();
         let (opened_ns, closed_ns) = epoch.span_ns();
@@ -253,7 +260,7 @@ impl<const W: usize> Format<W, RECORD_BYTES> for Binary {
     }
 
     #[inline]
-    fn record(&self, record: &Record<W>) -> Piece<RECORD_BYTES> {
+    fn record(&self, record: &Record<W>) -> Self::Record {
         let FlowStats {
             packets: [sent_packets, received_packets],
             bytes,

@@ -441,9 +441,9 @@ pub unsafe extern "C" fn trafstat_read_csv(
     with_account!(account, account => read(account, &Csv, cursor, offset, out))
 }
 
-fn read<F: Family<W>, const W: usize, const N: usize>(
+fn read<F: Family<W>, const W: usize>(
     account: &Account<KernelMemory, F, W>,
-    format: &impl Format<W, N>,
+    format: &impl Format<W>,
     cursor: &mut Cursor,
     offset: u64,
     out: &mut [u8],

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::{Answer, Covered, Field, Filter, Group, Query, Value};
 use crate::origin::Origin;
 use crate::snapshot::{Counters, Header, Record};
+use crate::time::timestamp;
 
 /// The groups of a query, as far as epochs were added; each stays in memory.
 #[derive(Debug)]
@@ -195,11 +196,6 @@ fn admits(filter: &Filter, record: &Record) -> bool {
 /// An empty list admits all.
 fn one_of<T>(list: &[T], fits: impl FnMut(&T) -> bool) -> bool {
     list.is_empty() || list.iter().any(fits)
-}
-
-fn timestamp(nanoseconds: u64) -> Timestamp {
-    // Every number of 64 bits is within the years that a timestamp has.
-    Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or_default()
 }
 
 /// The begin of the so many seconds that a time lies in.

@@ -19,7 +19,7 @@ const MAX_MEMORY: &str = "max_memory=500000000";
 /// The most instructions of a packet that finds its flow, and of one that may have to ask for memory
 /// and empty it, as docs/PERFORMANCE.md says.
 const KNOWN: u64 = 2_000;
-const NEW: u64 = 150_000;
+const NEW: u64 = 100_000;
 
 /// In which ways packets are counted.
 const WAYS: [(&str, u64); 6] = [

@@ -12,7 +12,6 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::explain::Explaining;
@@ -27,6 +26,7 @@ use crate::account::Name;
 use crate::backend::StoreError;
 use crate::query::{Answer, Covered, Field, Filter, Group, Order, Query, Value};
 use crate::snapshot::Counters;
+use crate::time::timestamp;
 
 /// Sums up as of one moment.
 pub(in crate::backend) fn answer<D: Database>(
@@ -218,11 +218,6 @@ WHERE 1 = 1{conditions}",
         }),
     };
     Ok((count, covered))
-}
-
-fn timestamp(nanoseconds: i64) -> Timestamp {
-    // Every number of 64 bits is within the years that a timestamp has.
-    Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or_default()
 }
 
 fn bounds(filter: &Filter) -> (i64, i64) {
