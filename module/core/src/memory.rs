@@ -75,7 +75,7 @@ pub use std_memory::{StdMemory, StdSlot};
 mod std_memory {
     use std::boxed::Box;
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::{Allocation, Blank, Memory, Slot};
 
@@ -94,14 +94,15 @@ mod std_memory {
     #[derive(Debug)]
     pub struct StdSlot<T> {
         slice: OnceLock<Box<[T]>>,
-        filled: AtomicBool,
+        /// Of the slice while the slot is filled, else 0.
+        len: AtomicUsize,
     }
 
     impl<T> Default for StdSlot<T> {
         fn default() -> Self {
             Self {
                 slice: OnceLock::new(),
-                filled: AtomicBool::new(false),
+                len: AtomicUsize::new(0),
             }
         }
     }
@@ -115,27 +116,24 @@ mod std_memory {
     impl<T: Blank> Slot<T, StdMemory> for StdSlot<T> {
         #[inline]
         fn slice<'a>(&'a self, _: &'a ()) -> &'a [T] {
-            let slice = self.slice.get().map_or(&[][..], |slice| slice);
-            if self.filled.load(Ordering::Acquire) {
-                slice
-            } else {
-                &[]
-            }
+            let len = self.len.load(Ordering::Acquire);
+            let slice = self.slice.get().and_then(|slice| slice.get(..len));
+            slice.unwrap_or_default()
         }
 
         fn fill(&self, len: usize, _: Allocation, (): ()) -> bool {
-            if !self.filled.load(Ordering::Acquire) {
+            if self.len.load(Ordering::Acquire) == 0 {
                 let slice = self
                     .slice
                     .get_or_init(|| (0..len).map(|_| T::default()).collect());
                 slice.iter().for_each(Blank::blank);
-                self.filled.store(true, Ordering::Release);
+                self.len.store(slice.len(), Ordering::Release);
             }
             true
         }
 
         fn retire(&self) {
-            self.filled.store(false, Ordering::Release);
+            self.len.store(0, Ordering::Release);
         }
 
         fn bytes(&self) -> usize {

@@ -243,7 +243,7 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
     }
 
     /// The record of a flow where the first look tells.
-    #[inline]
+    #[inline(always)]
     pub fn find_first<'a>(
         &'a self,
         key: &FlowKey<W>,

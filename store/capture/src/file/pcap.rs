@@ -2,10 +2,7 @@
 
 use std::io::Read;
 
-use pcap_parser::pcap::{
-    LegacyPcapBlock, parse_pcap_frame, parse_pcap_frame_be, parse_pcap_frame_modified,
-    parse_pcap_header,
-};
+use pcap_parser::pcap::parse_pcap_header;
 
 use super::{CaptureError, MAX_PACKET_BYTES, Window, whole};
 use crate::Frame;
@@ -17,13 +14,18 @@ const HEADER_BYTES: usize = 24;
 /// check sequence.
 const LINK_TYPE_BITS: u32 = 0x03ff_ffff;
 
+/// Seconds, fractions of one, captured bytes and bytes on the wire; 32 bits each.
+const PACKET_HEADER_BYTES: usize = 16;
+/// As a patched libpcap wrote them, with interface, protocol and type behind.
+const MODIFIED_PACKET_HEADER_BYTES: usize = 24;
+
 /// What the header says of the packets.
 pub(super) struct Pcap {
     link: LinkType,
     big_endian: bool,
-    /// Packet headers have eight more bytes, as a patched libpcap wrote them.
-    modified: bool,
-    nanoseconds: bool,
+    packet_header_bytes: usize,
+    /// Nanoseconds of the fractions.
+    unit_ns: u64,
 }
 
 /// Whether a file that begins so is a pcap file.
@@ -46,8 +48,14 @@ impl Pcap {
         Ok(Self {
             link: LinkType::of_number(number).ok_or(CaptureError::LinkType(number))?,
             big_endian: header.is_bigendian(),
-            modified: header.is_modified_format(),
-            nanoseconds: header.is_nanosecond_precision(),
+            packet_header_bytes: match header.is_modified_format() {
+                true => MODIFIED_PACKET_HEADER_BYTES,
+                false => PACKET_HEADER_BYTES,
+            },
+            unit_ns: match header.is_nanosecond_precision() {
+                true => 1,
+                false => 1_000,
+            },
         })
     }
 
@@ -57,22 +65,18 @@ impl Pcap {
         window: &'a mut Window<R>,
         given: &mut usize,
     ) -> Result<Option<Frame<'a>>, CaptureError> {
+        let header_bytes = self.packet_header_bytes;
         let offset = window.offset();
-        let header_len = if self.modified { 24 } else { 16 };
         let there = window
-            .peek(header_len)
+            .peek(header_bytes)
             .map_err(|source| CaptureError::Read { offset, source })?;
         if there.is_empty() {
             return Ok(None);
         }
-        let header = whole(window, header_len, "packet header")?;
-        let captured = match header {
-            [_, _, _, _, _, _, _, _, a, b, c, d, ..] if self.big_endian => {
-                u32::from_be_bytes([*a, *b, *c, *d])
-            }
-            [_, _, _, _, _, _, _, _, a, b, c, d, ..] => u32::from_le_bytes([*a, *b, *c, *d]),
-            _ => 0,
+        let Some(header) = there.first_chunk().filter(|_| there.len() >= header_bytes) else {
+            return whole(window, header_bytes, "packet header").map(|_| None);
         };
+        let [seconds, fraction, captured, wire_len] = self.words(header);
         if captured > MAX_PACKET_BYTES {
             return Err(CaptureError::Corrupt {
                 offset,
@@ -82,37 +86,26 @@ impl Pcap {
                 ),
             });
         }
-        let len = header_len + captured as usize;
+        let len = header_bytes + captured as usize;
         let bytes = whole(window, len, "packet")?;
-        let parsed = match (self.big_endian, self.modified) {
-            (true, _) => parse_pcap_frame_be(bytes),
-            (_, true) => parse_pcap_frame_modified(bytes),
-            _ => parse_pcap_frame(bytes),
-        };
-        let Ok((_, block)) = parsed else {
-            return Err(CaptureError::Corrupt {
-                offset,
-                reason: "a packet header that cannot be read".to_owned(),
-            });
-        };
         *given = len;
         Ok(Some(Frame {
             link: Some(self.link),
-            time_ns: Some(self.time_ns(&block)),
-            bytes: block.data,
-            wire_len: block.origlen,
+            time_ns: Some(u64::from(seconds) * 1_000_000_000 + u64::from(fraction) * self.unit_ns),
+            bytes: bytes.get(header_bytes..).unwrap_or_default(),
+            wire_len,
             segments: None,
         }))
     }
 
     #[inline]
-    fn time_ns(&self, block: &LegacyPcapBlock<'_>) -> u64 {
-        let fraction = u64::from(block.ts_usec);
-        let nanoseconds = if self.nanoseconds {
-            fraction
-        } else {
-            fraction * 1_000
-        };
-        u64::from(block.ts_sec) * 1_000_000_000 + nanoseconds
+    fn words(&self, header: &[u8; PACKET_HEADER_BYTES]) -> [u32; 4] {
+        std::array::from_fn(|n| {
+            let bytes = std::array::from_fn(|i| header[4 * n + i]);
+            match self.big_endian {
+                true => u32::from_be_bytes(bytes),
+                false => u32::from_le_bytes(bytes),
+            }
+        })
     }
 }

@@ -117,13 +117,14 @@ impl Capture {
     pub fn advance(&mut self) -> bool {
         loop {
             match self.file.next_frame() {
-                Ok(Some(frame)) => {
-                    if self.engine.is_past_epoch(&frame) {
+                // Not moved out: what was just written in parts would be read as a whole.
+                Ok(Some(ref frame)) => {
+                    if self.engine.is_past_epoch(frame) {
                         self.engine.close(frame.time_ns.unwrap_or_default());
-                        self.engine.count(&frame);
+                        self.engine.count(frame);
                         return true;
                     }
-                    self.engine.count(&frame);
+                    self.engine.count(frame);
                 }
                 Ok(None) => break,
                 Err(error) => {
