@@ -17,7 +17,7 @@ const PACKETS: u32 = 1_000_000;
 const THOUSAND_ENTRIES: u64 = 100;
 
 /// What one record takes at most, its part of the index and of what is prepared ahead included:
-/// records of 64 bytes, an eighth ahead, a quarter of them empty; index entries of 8 bytes, between
+/// records of 64 bytes, an eighth ahead, an eighth of them empty; index entries of 8 bytes, between
 /// 9/32 and 9/16 of them used, and half as many in the old index while it grows.
 const BYTES_PER_RECORD: u64 = 160;
 /// An eighth more records than max-entries, less than that: one fold record for 16 of them.

@@ -32,7 +32,7 @@ const WAYS: [(&str, u64); 6] = [
 ];
 
 /// Of a flow, with its part of the index and of what is prepared ahead, at a million flows.
-const BYTES_PER_FLOW: u64 = 104;
+const BYTES_PER_FLOW: u64 = 96;
 /// How many times the instructions of a record in a snapshot its text takes at least.
 const PRINTED: u64 = 5;
 

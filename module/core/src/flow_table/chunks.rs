@@ -1,8 +1,8 @@
 //! Records in chunks that never move, so that a reader needs no lock and growth no copy.
 //!
-//! Chunks grow with the table: each power of two of records is cut into four, so that at
-//! most a quarter of the memory is empty, at 64 records or more a chunk. Of a record's
-//! number plus [`BIAS`], the position of the highest bit and the two bits below tell the
+//! Chunks grow with the table: each power of two of records is cut into eight, so that at
+//! most an eighth of the memory is empty, at 32 records or more a chunk. Of a record's
+//! number plus [`BIAS`], the position of the highest bit and the three bits below tell the
 //! chunk, the rest the record within; its [`Place`] has that worked out for the packet
 //! path.
 
@@ -10,15 +10,21 @@ use crate::memory::{Allocation, Memory, Slot};
 
 use super::record::Record;
 
-/// Added to record numbers, so that the first chunk has 64 records.
+/// Added to record numbers, so that the first chunk has 32 records.
 const BIAS: u32 = 1 << BIAS_LOG2;
 const BIAS_LOG2: u32 = if cfg!(loom) { 4 } else { 8 };
 /// Of chunks from 1 on: any number of so many bits is that of a slot.
 const SLOTS: usize = (1 << CHUNK_BITS) - 1;
-const CHUNK_BITS: u32 = if cfg!(loom) { 3 } else { 6 };
+const CHUNK_BITS: u32 = if cfg!(loom) { 4 } else { 7 };
+/// Chunks of a power of two.
+const PARTS: u32 = 1 << PARTS_LOG2;
+const PARTS_LOG2: u32 = 3;
 
-/// Records of one table at most, 14 million.
-pub const MAX_RECORDS: u32 = ((4 + SLOTS as u32 % 4) << (BIAS_LOG2 - 2 + SLOTS as u32 / 4)) - BIAS;
+/// Records of one table at most, 15 million.
+pub const MAX_RECORDS: u32 = {
+    let slots = SLOTS as u32;
+    ((PARTS + slots % PARTS) << (BIAS_LOG2 - PARTS_LOG2 + slots / PARTS)) - BIAS
+};
 
 /// Where a record lies: above the record's number within its chunk, the number of the chunk,
 /// counted from 1, so that no place is 0.
@@ -57,18 +63,18 @@ impl<M: Memory, const W: usize> Default for Chunks<M, W> {
 #[inline]
 fn locate(place: u32) -> (usize, usize) {
     let log2 = (place | 1).ilog2();
-    let quarter_log2 = log2.wrapping_sub(2);
-    let quarter = place.wrapping_shr(quarter_log2);
+    let part_log2 = log2.wrapping_sub(PARTS_LOG2);
+    let part = place.wrapping_shr(part_log2) & (PARTS - 1);
     let chunk = log2
         .wrapping_sub(BIAS_LOG2)
-        .wrapping_mul(4)
-        .wrapping_add(quarter & 3);
-    let within = place & 1_u32.wrapping_shl(quarter_log2).wrapping_sub(1);
+        .wrapping_mul(PARTS)
+        .wrapping_add(part);
+    let within = place & 1_u32.wrapping_shl(part_log2).wrapping_sub(1);
     (chunk as usize, within as usize)
 }
 
 fn chunk_len(chunk: usize) -> usize {
-    (1 << (BIAS_LOG2 - 2)) << (chunk / 4)
+    (1 << (BIAS_LOG2 - PARTS_LOG2)) << (chunk as u32 / PARTS)
 }
 
 impl<M: Memory, const W: usize> Chunks<M, W> {
