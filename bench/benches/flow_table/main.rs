@@ -11,7 +11,7 @@ use criterion::{
     BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
 use trafstat_bench::{FLOWS, TRAFFIC, random};
-use trafstat_core::classify::{Family, FlowKey, Ipv4, rest_word};
+use trafstat_core::classify::{Direction, Family, FlowKey, Ipv4, rest_word};
 use trafstat_core::synthetic::flows;
 
 /// Operations in a row that are timed as one: enough for a Zipf distribution to show, and
@@ -22,7 +22,11 @@ fn keys(n: u32) -> Vec<FlowKey<2>> {
     let mut keys: Vec<_> = flows(n)
         .map(|flow| {
             let rest = rest_word(flow.local_port, flow.remote_port, flow.protocol, 0);
-            Ipv4::key(flow.local, flow.remote, rest)
+            Ipv4::key(
+                Ipv4::addresses(flow.local, flow.remote),
+                Direction::Sent,
+                rest,
+            )
         })
         .collect();
     random().shuffle(&mut keys);

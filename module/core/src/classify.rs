@@ -1,6 +1,7 @@
 //! From a packet's [`Tuple`] to the flow that it belongs to: which side is local, which
 //! ports keep their number.
 
+use crate::parse::ipv6::words;
 use crate::parse::{self, ParseError, Plain, Tuple};
 use crate::rule::{Ports, Side};
 
@@ -42,6 +43,8 @@ pub trait Family<const W: usize>: 'static {
     const ADDRESS_BITS: u8;
     /// An address in network byte order.
     type Address: Copy;
+    /// A packet's source and destination, side by side as in its header.
+    type Addresses: Copy;
     /// A network that addresses are compared with.
     type Net: Copy + Sync;
 
@@ -49,8 +52,11 @@ pub trait Family<const W: usize>: 'static {
     /// and bits past the address length are ignored.
     fn net(address: &[u8; 16], prefix_len: u8) -> Self::Net;
 
-    /// Whether the network holds the address.
-    fn contains(net: &Self::Net, address: Self::Address) -> bool;
+    /// Puts source and destination side by side.
+    fn addresses(src: Self::Address, dst: Self::Address) -> Self::Addresses;
+
+    /// Whether the network holds the source, and whether it holds the destination.
+    fn contains(net: &Self::Net, addresses: Self::Addresses) -> (bool, bool);
 
     /// Reads the tuple from the first bytes of a packet of `packet_len` bytes.
     ///
@@ -59,10 +65,10 @@ pub trait Family<const W: usize>: 'static {
     fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<Self::Address>, ParseError>;
 
     /// Reads what most packets are, and nothing else.
-    fn parse_plain(bytes: &[u8]) -> Option<Plain<Self::Address>>;
+    fn parse_plain(bytes: &[u8]) -> Option<Plain<'_, Self::Addresses>>;
 
-    /// Puts a key together; `rest` is the last word.
-    fn key(local: Self::Address, remote: Self::Address, rest: u64) -> FlowKey<W>;
+    /// Puts the key of a packet together that goes this way; `rest` is the last word.
+    fn key(addresses: Self::Addresses, direction: Direction, rest: u64) -> FlowKey<W>;
 
     /// The key that flows of this protocol and local address are folded into.
     fn folded(key: FlowKey<W>) -> FlowKey<W>;
@@ -89,32 +95,41 @@ pub fn rest_word(local_port: u16, remote_port: u16, protocol: u8, flags: u8) -> 
 #[derive(Debug)]
 pub struct Ipv4;
 
-/// An IPv4 network: address and mask as loaded from the packet.
+/// An IPv4 network: address and mask as loaded from the packet, each twice, so that both of a
+/// packet's addresses are compared at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv4Net {
-    network: u32,
-    mask: u32,
+    networks: u64,
+    masks: u64,
 }
 
 impl Family<2> for Ipv4 {
     const NUMBER: u8 = trafstat_abi::FAMILY_IPV4 as u8;
     const ADDRESS_BITS: u8 = 32;
     type Address = [u8; 4];
+    /// The source in the lower half.
+    type Addresses = u64;
     type Net = Ipv4Net;
 
     fn net(address: &[u8; 16], prefix_len: u8) -> Ipv4Net {
         let [a, b, c, d, ..] = *address;
         let host_bits = 32_u32.saturating_sub(u32::from(prefix_len));
-        let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0).to_be();
+        let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0).to_be_bytes();
         Ipv4Net {
-            network: u32::from_ne_bytes([a, b, c, d]) & mask,
-            mask,
+            networks: Self::addresses([a, b, c, d], [a, b, c, d]),
+            masks: Self::addresses(mask, mask),
         }
     }
 
     #[inline]
-    fn contains(net: &Ipv4Net, address: [u8; 4]) -> bool {
-        u32::from_ne_bytes(address) & net.mask == net.network
+    fn addresses([a, b, c, d]: [u8; 4], [e, f, g, h]: [u8; 4]) -> u64 {
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    #[inline]
+    fn contains(net: &Ipv4Net, addresses: u64) -> (bool, bool) {
+        let differing = (addresses ^ net.networks) & net.masks;
+        (differing as u32 == 0, differing >> 32 == 0)
     }
 
     #[inline]
@@ -123,15 +138,17 @@ impl Family<2> for Ipv4 {
     }
 
     #[inline]
-    fn parse_plain(bytes: &[u8]) -> Option<Plain<[u8; 4]>> {
+    fn parse_plain(bytes: &[u8]) -> Option<Plain<'_, u64>> {
         parse::ipv4::parse_plain(bytes)
     }
 
     #[inline]
-    fn key(local: [u8; 4], remote: [u8; 4], rest: u64) -> FlowKey<2> {
-        let local = u64::from(u32::from_ne_bytes(local));
-        let remote = u64::from(u32::from_ne_bytes(remote));
-        FlowKey([local | remote << 32, rest])
+    fn key(addresses: u64, direction: Direction, rest: u64) -> FlowKey<2> {
+        let local_first = match direction {
+            Direction::Sent => addresses,
+            Direction::Received => addresses.rotate_left(32),
+        };
+        FlowKey([local_first, rest])
     }
 
     fn folded(FlowKey([addresses, rest]): FlowKey<2>) -> FlowKey<2> {
@@ -154,40 +171,43 @@ impl Family<2> for Ipv4 {
 #[derive(Debug)]
 pub struct Ipv6;
 
-/// An IPv6 network: address and mask as loaded from the packet.
+/// An IPv6 network: address and mask as loaded from the packet, each twice, so that a packet's
+/// addresses are compared with operands in memory and take all the registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv6Net {
-    network: [u64; 2],
-    mask: [u64; 2],
-}
-
-fn words([a, b, c, d, e, f, g, h, rest @ ..]: [u8; 16]) -> [u64; 2] {
-    [
-        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
-        u64::from_ne_bytes(rest),
-    ]
+    networks: [u64; 4],
+    masks: [u64; 4],
 }
 
 impl Family<5> for Ipv6 {
     const NUMBER: u8 = trafstat_abi::FAMILY_IPV6 as u8;
     const ADDRESS_BITS: u8 = 128;
     type Address = [u8; 16];
+    type Addresses = [u64; 4];
     type Net = Ipv6Net;
 
     fn net(address: &[u8; 16], prefix_len: u8) -> Ipv6Net {
         let host_bits = 128_u32.saturating_sub(u32::from(prefix_len));
-        let mask = words(u128::MAX.checked_shl(host_bits).unwrap_or(0).to_be_bytes());
-        let ([a, b], [m, n]) = (words(*address), mask);
+        let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0).to_be_bytes();
         Ipv6Net {
-            network: [a & m, b & n],
-            mask,
+            networks: Self::addresses(*address, *address),
+            masks: Self::addresses(mask, mask),
         }
     }
 
     #[inline]
-    fn contains(net: &Ipv6Net, address: [u8; 16]) -> bool {
-        let ([a, b], [m, n], [x, y]) = (words(address), net.mask, net.network);
-        (a & m ^ x) | (b & n ^ y) == 0
+    fn addresses(src: [u8; 16], dst: [u8; 16]) -> [u64; 4] {
+        let ([a, b], [c, d]) = (words(src), words(dst));
+        [a, b, c, d]
+    }
+
+    #[inline]
+    fn contains(net: &Ipv6Net, [a, b, c, d]: [u64; 4]) -> (bool, bool) {
+        let ([w, x, y, z], [k, l, m, n]) = (net.networks, net.masks);
+        (
+            (a ^ w) & k | (b ^ x) & l == 0,
+            (c ^ y) & m | (d ^ z) & n == 0,
+        )
     }
 
     #[inline]
@@ -196,14 +216,16 @@ impl Family<5> for Ipv6 {
     }
 
     #[inline]
-    fn parse_plain(bytes: &[u8]) -> Option<Plain<[u8; 16]>> {
+    fn parse_plain(bytes: &[u8]) -> Option<Plain<'_, [u64; 4]>> {
         parse::ipv6::parse_plain(bytes)
     }
 
     #[inline]
-    fn key(local: [u8; 16], remote: [u8; 16], rest: u64) -> FlowKey<5> {
-        let ([a, b], [c, d]) = (words(local), words(remote));
-        FlowKey([a, b, c, d, rest])
+    fn key([a, b, c, d]: [u64; 4], direction: Direction, rest: u64) -> FlowKey<5> {
+        FlowKey(match direction {
+            Direction::Sent => [a, b, c, d, rest],
+            Direction::Received => [c, d, a, b, rest],
+        })
     }
 
     fn folded(FlowKey([a, b, _, _, rest]): FlowKey<5>) -> FlowKey<5> {
@@ -223,29 +245,24 @@ pub fn classify<F: Family<W>, const W: usize>(
     ports: &impl Ports,
     tuple: &Tuple<F::Address>,
 ) -> Option<(FlowKey<W>, Direction)> {
-    let (direction, local, remote, local_port, remote_port) = if F::contains(net, tuple.src) {
-        (
-            Direction::Sent,
-            tuple.src,
-            tuple.dst,
-            tuple.src_port,
-            tuple.dst_port,
-        )
-    } else if F::contains(net, tuple.dst) {
-        (
-            Direction::Received,
-            tuple.dst,
-            tuple.src,
-            tuple.dst_port,
-            tuple.src_port,
-        )
-    } else {
-        return None;
+    let Tuple {
+        src,
+        dst,
+        src_port,
+        dst_port,
+        protocol,
+        ..
+    } = *tuple;
+    let addresses = F::addresses(src, dst);
+    let (direction, local_port, remote_port) = match F::contains(net, addresses) {
+        (true, _) => (Direction::Sent, src_port, dst_port),
+        (false, true) => (Direction::Received, dst_port, src_port),
+        (false, false) => return None,
     };
-    let local_port = ports.keep(Side::Local, tuple.protocol, local_port);
-    let remote_port = ports.keep(Side::Remote, tuple.protocol, remote_port);
-    let rest = rest_word(local_port, remote_port, tuple.protocol, 0);
-    Some((F::key(local, remote, rest), direction))
+    let local_port = ports.keep(Side::Local, protocol, local_port);
+    let remote_port = ports.keep(Side::Remote, protocol, remote_port);
+    let rest = rest_word(local_port, remote_port, protocol, 0);
+    Some((F::key(addresses, direction, rest), direction))
 }
 
 /// The last word of a key, of both ports, the local one below the remote one.
@@ -273,6 +290,10 @@ mod tests {
         Ipv4::net(&padded, prefix_len)
     }
 
+    fn ipv4_key(local: [u8; 4], remote: [u8; 4], rest: u64) -> FlowKey<2> {
+        Ipv4::key(Ipv4::addresses(local, remote), Direction::Sent, rest)
+    }
+
     fn tuple(src: [u8; 4], dst: [u8; 4]) -> Tuple<[u8; 4]> {
         Tuple {
             src,
@@ -290,20 +311,32 @@ mod tests {
 
     proptest! {
         #[test]
-        fn prefixes_compare_bit_by_bit(a: u32, b: u32, prefix_len in 0_u8..=32) {
-            let expected = (0..u32::from(prefix_len)).all(|bit| (a ^ b) >> (31 - bit) & 1 == 0);
+        fn prefixes_compare_bit_by_bit(a: u32, b: u32, c: u32, prefix_len in 0_u8..=32) {
+            let expected = |other: u32| {
+                (0..u32::from(prefix_len)).all(|bit| (a ^ other) >> (31 - bit) & 1 == 0)
+            };
             let net = net(a.to_be_bytes(), prefix_len);
-            prop_assert_eq!(Ipv4::contains(&net, b.to_be_bytes()), expected);
+            let addresses = Ipv4::addresses(b.to_be_bytes(), c.to_be_bytes());
+            let found = Ipv4::contains(&net, addresses);
+            prop_assert_eq!(found, (expected(b), expected(c)));
         }
     }
 
     proptest! {
         #[test]
-        fn ipv6_prefixes_compare_bit_by_bit(a: u128, flip in 0_u32..=128, prefix_len in 0_u8..=128) {
-            let b = a ^ 1_u128.checked_shl(flip).unwrap_or(0);
-            let expected = (a ^ b).checked_shr(128 - u32::from(prefix_len)).unwrap_or(0) == 0;
+        fn ipv6_prefixes_compare_bit_by_bit(
+            a: u128,
+            flips: [u8; 2],
+            prefix_len in 0_u8..=128,
+        ) {
+            let [src, dst] = flips.map(|bit| a ^ 1_u128.checked_shl(bit.into()).unwrap_or(0));
+            let expected = |other: u128| {
+                (a ^ other).checked_shr(128 - u32::from(prefix_len)).unwrap_or(0) == 0
+            };
             let net = Ipv6::net(&a.to_be_bytes(), prefix_len);
-            prop_assert_eq!(Ipv6::contains(&net, b.to_be_bytes()), expected);
+            let addresses = Ipv6::addresses(src.to_be_bytes(), dst.to_be_bytes());
+            let found = Ipv6::contains(&net, addresses);
+            prop_assert_eq!(found, (expected(src), expected(dst)));
         }
     }
 
@@ -340,7 +373,7 @@ mod tests {
         assert_eq!(key(sent), key(received));
         assert_eq!(
             key(sent),
-            Some(Ipv4::key(
+            Some(ipv4_key(
                 [192, 0, 2, 1],
                 [198, 51, 100, 7],
                 rest_word(1, 2, 6, 0)
@@ -350,10 +383,10 @@ mod tests {
 
     #[test]
     fn folding_keeps_protocol_and_local_address() {
-        let key = Ipv4::key([1, 2, 3, 4], [5, 6, 7, 8], rest_word(22, 4000, 6, 0));
-        let folded = Ipv4::key([1, 2, 3, 4], [0; 4], rest_word(0, 0, 6, FOLDED));
+        let key = ipv4_key([1, 2, 3, 4], [5, 6, 7, 8], rest_word(22, 4000, 6, 0));
+        let folded = ipv4_key([1, 2, 3, 4], [0; 4], rest_word(0, 0, 6, FOLDED));
         assert_eq!(Ipv4::folded(key), folded);
-        let local = Ipv4::key([1, 2, 3, 4], [0; 4], rest_word(22, 0, 6, 0));
+        let local = ipv4_key([1, 2, 3, 4], [0; 4], rest_word(22, 0, 6, 0));
         assert_eq!(Ipv4::local_side(key), local);
     }
 }

@@ -5,10 +5,23 @@ use etherparse::{
     Ipv6FragmentHeader, Ipv6Header, Ipv6RawExtHeader, PacketBuilder,
 };
 use proptest::prelude::*;
-use trafstat_core::parse::{HEADER_BYTES, ParseError, ipv4, ipv6};
+use trafstat_core::classify::{Family, Ipv4, Ipv6};
+use trafstat_core::parse::{HEADER_BYTES, ParseError, Plain, Tuple, ipv4, ipv6, transport};
 
 fn cut(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.len().min(HEADER_BYTES)]
+}
+
+/// What is read of TCP and UDP, where the packet is one of them.
+fn same_transport<A, B>(plain: &Plain<'_, A>, tuple: &Tuple<B>) -> Result<(), TestCaseError> {
+    if [transport::TCP, transport::UDP].contains(&plain.protocol) {
+        let ports = u32::from(tuple.src_port) << 16 | u32::from(tuple.dst_port);
+        prop_assert_eq!(transport::plain_ports(plain.transport), ports);
+    }
+    if plain.protocol == transport::TCP {
+        prop_assert_eq!(transport::is_syn(plain.transport), tuple.syn);
+    }
+    Ok(())
 }
 
 proptest! {
@@ -81,9 +94,9 @@ proptest! {
             bytes[6] = protocol;
             if let Some(plain) = ipv6::parse_plain(&bytes) {
                 let tuple = ipv6::parse(&bytes, bytes.len()).expect("plain");
-                prop_assert_eq!((plain.src, plain.dst), (tuple.src, tuple.dst));
-                prop_assert_eq!(plain.ports, u32::from(tuple.src_port) << 16 | u32::from(tuple.dst_port));
-                prop_assert_eq!((plain.protocol, plain.syn), (tuple.protocol, tuple.syn));
+                prop_assert_eq!(plain.addresses, Ipv6::addresses(tuple.src, tuple.dst));
+                prop_assert_eq!(plain.protocol, tuple.protocol);
+                same_transport(&plain, &tuple)?;
             }
         } else {
             bytes[9] = protocol;
@@ -91,9 +104,9 @@ proptest! {
             bytes[7] = fragment;
             if let Some(plain) = ipv4::parse_plain(&bytes) {
                 let tuple = ipv4::parse(&bytes, bytes.len()).expect("plain");
-                prop_assert_eq!((plain.src, plain.dst), (tuple.src, tuple.dst));
-                prop_assert_eq!(plain.ports, u32::from(tuple.src_port) << 16 | u32::from(tuple.dst_port));
-                prop_assert_eq!((plain.protocol, plain.syn), (tuple.protocol, tuple.syn));
+                prop_assert_eq!(plain.addresses, Ipv4::addresses(tuple.src, tuple.dst));
+                prop_assert_eq!(plain.protocol, tuple.protocol);
+                same_transport(&plain, &tuple)?;
             }
         }
     }

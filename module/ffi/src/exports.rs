@@ -47,6 +47,25 @@ pub enum AccountCore {
     Ipv6(Account<KernelMemory, Ipv6, 5>),
 }
 
+/// An account of one family.
+type AccountOf<F, const W: usize> = Account<KernelMemory, F, W>;
+
+impl AccountCore {
+    fn ipv4(&self) -> Option<&AccountOf<Ipv4, 2>> {
+        match self {
+            Self::Ipv4(account) => Some(account),
+            Self::Ipv6(_) => None,
+        }
+    }
+
+    fn ipv6(&self) -> Option<&AccountOf<Ipv6, 5>> {
+        match self {
+            Self::Ipv4(_) => None,
+            Self::Ipv6(account) => Some(account),
+        }
+    }
+}
+
 /// Does the same with an account of either family.
 macro_rules! with_account {
     ($core:expr, $account:ident => $does:expr) => {
@@ -321,7 +340,7 @@ pub unsafe extern "C" fn trafstat_count_ipv4(
 ) -> u32 {
     // SAFETY: the caller says so.
     let bytes = unsafe { slice::from_raw_parts(header, header_len as usize) };
-    count_plain(rule, tables, bytes, len, skb)
+    count_plain(rule, tables, bytes, len, skb, AccountCore::ipv4)
 }
 
 /// Counts a packet of IPv6; returns the rule's verdict.
@@ -339,7 +358,7 @@ pub unsafe extern "C" fn trafstat_count_ipv6(
 ) -> u32 {
     // SAFETY: the caller says so.
     let bytes = unsafe { slice::from_raw_parts(header, header_len as usize) };
-    count_plain(rule, tables, bytes, len, skb)
+    count_plain(rule, tables, bytes, len, skb, AccountCore::ipv6)
 }
 
 #[inline(always)]
@@ -349,31 +368,34 @@ fn count_plain<F: Family<W>, const W: usize>(
     bytes: &[u8],
     len: u64,
     skb: *mut sk_buff,
+    account: impl Fn(&AccountCore) -> Option<&AccountOf<F, W>>,
 ) -> u32 {
     // SAFETY: the packet path is an RCU read-side section.
     let guard = unsafe { Guard::new() };
-    let Tables { account, tables } = tables;
-    match account.count_plain(&rule.rule, tables, bytes, len, &guard) {
+    match tables
+        .account
+        .count_plain(&rule.rule, &tables.tables, bytes, len, &guard)
+    {
         Plainly::Counted => rule.verdict,
-        Plainly::Further(Further { table, hash, rest }) => {
-            count_further(rule, account, table, hash, rest)
-        }
+        Plainly::Further(Further { table, rest }) => count_further(rule, table, rest, account),
         // SAFETY: rule and buffer are those that C has in hand.
         Plainly::Other => unsafe { trafstat_count_skb(ptr::from_ref(rule).cast(), skb) },
     }
 }
 
+/// Goes on with a packet; `account` has the rule's account, which is of the table's family, as
+/// its own type. (To pass it instead would keep a register on the shortest way.)
 #[inline(never)]
 fn count_further<F: Family<W>, const W: usize>(
     rule: &RuleCore,
-    account: &Account<KernelMemory, F, W>,
     table: &FlowTable<KernelMemory, W>,
-    hash: u64,
     rest: Rest,
+    account: impl Fn(&AccountCore) -> Option<&AccountOf<F, W>>,
 ) -> u32 {
     // SAFETY: the packet path is an RCU read-side section.
     let guard = unsafe { Guard::new() };
-    if account.count_further(Further { table, hash, rest }, &guard) {
+    let account = account(rule.account);
+    if account.is_some_and(|account| account.count_further(Further { table, rest }, &guard)) {
         // SAFETY: the rule is the one that C has in hand.
         unsafe { trafstat_queue_prepare(ptr::from_ref(rule).cast()) };
     }

@@ -25,7 +25,7 @@ use crate::flow_table::totals::{Totals, TotalsSum, VolumeCounter};
 use crate::flow_table::{FlowTable, Observation, Sought};
 use crate::hash::HashKey;
 use crate::memory::{Allocation, Memory, Slot};
-use crate::parse::{HEADER_BYTES, ParseError, Plain, Tuple};
+use crate::parse::{HEADER_BYTES, ParseError, Plain, Tuple, transport};
 use crate::rule::Rule;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use crate::wire::{Gso, Volume, jumbo_header_len};
@@ -311,16 +311,38 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         let Some(plain) = F::parse_plain(bytes) else {
             return Plainly::Other;
         };
-        let Plain {
-            src, dst, ports, ..
-        } = plain;
-        // Compiled once for each direction, which then takes no register.
-        if F::contains(&self.net, src) {
-            let way = (Direction::Sent, src, dst, ports.rotate_left(16));
-            self.count_oriented(rule, tables, &plain, way, len, guard)
-        } else if F::contains(&self.net, dst) {
-            let way = (Direction::Received, dst, src, ports);
-            self.count_oriented(rule, tables, &plain, way, len, guard)
+        // Compiled once for each protocol and direction, which then take no register.
+        match plain.protocol {
+            transport::UDP => {
+                let kind = (transport::UDP, false);
+                self.count_of_kind(rule, tables, &plain, kind, len, guard)
+            }
+            transport::TCP => {
+                let kind = (transport::TCP, transport::is_syn(plain.transport));
+                self.count_of_kind(rule, tables, &plain, kind, len, guard)
+            }
+            _ => Plainly::Other,
+        }
+    }
+
+    #[inline(always)]
+    fn count_of_kind<'a>(
+        &self,
+        rule: &Rule<M>,
+        tables: &[&'a FlowTable<M, W>; 2],
+        plain: &Plain<'_, F::Addresses>,
+        kind: (u8, bool),
+        len: u64,
+        guard: &M::Guard,
+    ) -> Plainly<'a, M, W> {
+        let ports = transport::plain_ports(plain.transport);
+        let (src_is_local, dst_is_local) = F::contains(&self.net, plain.addresses);
+        if src_is_local {
+            let way = (Direction::Sent, plain.addresses, ports.rotate_left(16));
+            self.count_oriented(rule, tables, kind, way, len, guard)
+        } else if dst_is_local {
+            let way = (Direction::Received, plain.addresses, ports);
+            self.count_oriented(rule, tables, kind, way, len, guard)
         } else {
             Plainly::Other
         }
@@ -331,15 +353,15 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         &self,
         rule: &Rule<M>,
         tables: &[&'a FlowTable<M, W>; 2],
-        plain: &Plain<F::Address>,
-        (direction, local, remote, ports): (Direction, F::Address, F::Address, u32),
+        (protocol, syn): (u8, bool),
+        (direction, addresses, ports): (Direction, F::Addresses, u32),
         len: u64,
         guard: &M::Guard,
     ) -> Plainly<'a, M, W> {
-        let Some(ports) = rule.keep_plain(plain.protocol, ports, guard) else {
+        let Some(ports) = rule.keep_plain(protocol, ports, guard) else {
             return Plainly::Other;
         };
-        let key = F::key(local, remote, rest_of_ports(ports, plain.protocol));
+        let key = F::key(addresses, direction, rest_of_ports(ports, protocol));
         let hash = self.hash_key.hash(&key);
         let [even, odd] = tables;
         let table = if self.epoch.load(Acquire) & 1 == 0 {
@@ -354,7 +376,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         table.totals.seen.add(volume);
         let is_new = match table.find_first(&key, hash, guard) {
             Sought::Found(record) => {
-                record.count(direction, volume, plain.syn);
+                record.count(direction, volume, syn);
                 return Plainly::Counted;
             }
             Sought::Absent => true,
@@ -363,8 +385,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         table.set_under_way(&key);
         Plainly::Further(Further {
             table,
-            hash,
-            rest: Rest::new(len as u32, direction, plain.syn, is_new),
+            rest: Rest::new(len as u32, direction, syn, is_new),
         })
     }
 
@@ -390,10 +411,11 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     /// Counts a packet that [`Account::count_plain`] left. Returns whether the worker should
     /// run.
     pub fn count_further(&self, packet: Further<'_, M, W>, guard: &M::Guard) -> bool {
-        let Further { table, hash, rest } = packet;
+        let Further { table, rest } = packet;
+        let key = table.under_way();
         let seen = Observation {
-            key: table.under_way(),
-            hash,
+            key,
+            hash: self.hash_key.hash(&key),
             direction: rest.direction(),
             volume: Volume {
                 packets: 1,

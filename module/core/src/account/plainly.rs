@@ -22,8 +22,6 @@ pub enum Plainly<'a, M: Memory, const W: usize> {
 pub struct Further<'a, M: Memory, const W: usize> {
     /// Where it counts.
     pub table: &'a FlowTable<M, W>,
-    /// Of the key.
-    pub hash: u64,
     /// All else.
     pub rest: Rest,
 }

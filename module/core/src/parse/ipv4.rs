@@ -14,25 +14,22 @@ const PLAIN_MASK: u64 = u64::from_ne_bytes([0xff, 0, 0, 0, 0, 0, 0x1f, 0xff]);
 const PLAIN_BITS: u64 = u64::from_ne_bytes([0x45, 0, 0, 0, 0, 0, 0, 0]);
 const PLAIN: usize = MIN_HEADER + transport::PLAIN;
 
-/// Reads a packet of TCP or UDP without options that is no later fragment, as [`parse`]
-/// does; `None` where it is anything else or more of it is needed.
+/// Reads a packet without options that is no later fragment; `None` where it is anything else or
+/// shorter than a TCP header's flags.
 #[inline]
-pub fn parse_plain(bytes: &[u8]) -> Option<Plain<[u8; 4]>> {
+pub fn parse_plain(bytes: &[u8]) -> Option<Plain<'_, u64>> {
     let bytes = bytes.first_chunk::<PLAIN>()?;
     let (first, rest) = bytes.split_first_chunk::<8>()?;
     if u64::from_ne_bytes(*first) & PLAIN_MASK != PLAIN_BITS {
         return None;
     }
-    let &[_, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3, ..] = rest else {
+    let [_, protocol, _, _, addresses @ ..] = rest else {
         return None;
     };
-    let (ports, syn) = transport::parse_plain(protocol, rest.last_chunk()?)?;
     Some(Plain {
-        src: [s0, s1, s2, s3],
-        dst: [d0, d1, d2, d3],
-        ports,
-        protocol,
-        syn,
+        addresses: u64::from_le_bytes(*addresses.first_chunk()?),
+        protocol: *protocol,
+        transport: rest.last_chunk()?,
     })
 }
 

@@ -33,24 +33,32 @@ const FRAGMENT_OFFSET: u16 = 0xfff8;
 const VERSION: u8 = 0x60;
 const PLAIN: usize = HEADER + transport::PLAIN;
 
-/// Reads a packet of TCP or UDP without extension headers, as [`parse`] does; `None` where
-/// it is anything else or more of it is needed.
+/// Reads a packet whose protocol follows the header; `None` where it is no IPv6 or shorter than a
+/// TCP header's flags.
 #[inline]
-pub fn parse_plain(bytes: &[u8]) -> Option<Plain<[u8; 16]>> {
+pub fn parse_plain(bytes: &[u8]) -> Option<Plain<'_, [u64; 4]>> {
     let bytes = bytes.first_chunk::<PLAIN>()?;
     let (header, transport) = bytes.split_first_chunk::<HEADER>()?;
     let [version_class, _, _, _, _, _, protocol, _, addresses @ ..] = header;
     if version_class & 0xf0 != VERSION {
         return None;
     }
-    let (ports, syn) = transport::parse_plain(*protocol, transport.first_chunk()?)?;
+    let [a, b] = words(*addresses.first_chunk()?);
+    let [c, d] = words(*addresses.last_chunk()?);
     Some(Plain {
-        src: *addresses.first_chunk()?,
-        dst: *addresses.last_chunk()?,
-        ports,
+        addresses: [a, b, c, d],
         protocol: *protocol,
-        syn,
+        transport: transport.first_chunk()?,
     })
+}
+
+/// An address as loaded from the packet.
+#[inline]
+pub fn words([a, b, c, d, e, f, g, h, rest @ ..]: [u8; 16]) -> [u64; 2] {
+    [
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+        u64::from_ne_bytes(rest),
+    ]
 }
 
 /// Reads addresses, protocol and ports from the first bytes of an IPv6 packet.

@@ -27,19 +27,16 @@ pub struct Tuple<A> {
     pub syn: bool,
 }
 
-/// What most packets are: TCP or UDP behind nothing but the IP header, and all of it at hand.
+/// What most packets are, if the protocol is TCP or UDP: nothing but the IP header before it, and
+/// all of it at hand that there is to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plain<A> {
-    /// Source address.
-    pub src: A,
-    /// Destination address.
-    pub dst: A,
-    /// Source port above the destination port.
-    pub ports: u32,
-    /// [`transport::TCP`] or [`transport::UDP`].
+pub struct Plain<'a, A> {
+    /// Source and destination.
+    pub addresses: A,
+    /// IANA protocol number.
     pub protocol: u8,
-    /// TCP with SYN and without ACK.
-    pub syn: bool,
+    /// What the IP header is followed by.
+    pub transport: &'a [u8; transport::PLAIN],
 }
 
 /// Why a packet has no [`Tuple`].

@@ -63,17 +63,16 @@ impl Ports {
 /// Bytes of a TCP header up to its flags, or of a UDP packet with some payload.
 pub const PLAIN: usize = TCP_FLAGS + 1;
 
-/// The ports, source above destination, and whether it is a SYN, where `protocol` is TCP or
-/// UDP; the same as [`parse`] says.
+/// The ports, source above destination.
 #[inline]
-pub fn parse_plain(protocol: u8, header: &[u8; PLAIN]) -> Option<(u32, bool)> {
-    let &[s0, s1, d0, d1, .., flags] = header;
-    let syn = match protocol {
-        TCP => flags & (TCP_SYN | TCP_ACK) == TCP_SYN,
-        UDP => false,
-        _ => return None,
-    };
-    Some((u32::from_be_bytes([s0, s1, d0, d1]), syn))
+pub fn plain_ports(&[s0, s1, d0, d1, ..]: &[u8; PLAIN]) -> u32 {
+    u32::from_be_bytes([s0, s1, d0, d1])
+}
+
+/// Whether a TCP header has SYN and not ACK.
+#[inline]
+pub fn is_syn([.., flags]: &[u8; PLAIN]) -> bool {
+    flags & (TCP_SYN | TCP_ACK) == TCP_SYN
 }
 
 /// Reads the ports at `offset` of `bytes`, the start of a packet of `packet_len` bytes.
