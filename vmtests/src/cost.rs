@@ -1,19 +1,25 @@
 //! What a packet costs under different rules, in a guest whose clock counts instructions.
 //!
 //! The rule stands in INPUT in front of one that drops everything, so that nothing behind them is
-//! counted. A cost is the least of three runs after one that made the flows known.
+//! counted. A cost is the least of three runs after one that made the flows known. Where there are
+//! a million flows, what the system's memory has less of when they are known is measured, too.
 
 use std::fmt;
+use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Backend, Iptables};
 use crate::module;
+use crate::peers::{Peer, Place};
 use crate::pktgen::{Flows, Generator, Protocol};
-use crate::proc;
+use crate::proc::{self, Snapshot};
 use crate::topology::Topology;
 
 /// What a line with a measurement begins with; JSON follows.
@@ -45,16 +51,28 @@ pub enum Rule {
     Trafstat(&'static str),
     /// TRAFSTAT with all ports and an account of a thousand records.
     TrafstatFull,
+    /// TRAFSTAT with all ports; each run begins with an epoch that knows no flow.
+    TrafstatEpochs,
+    /// Something else that counts.
+    Peer(Peer),
 }
 
 /// The columns of the report.
-const RULES: [Rule; 6] = [
+const RULES: [Rule; 14] = [
     Rule::Absent,
     Rule::Empty,
     Rule::Trafstat(""),
     Rule::Trafstat(LISTED_PORTS),
     Rule::Trafstat(ALL_PORTS),
     Rule::TrafstatFull,
+    Rule::TrafstatEpochs,
+    Rule::Peer(Peer::Netflow),
+    Rule::Peer(Peer::Account),
+    Rule::Peer(Peer::NftMatch),
+    Rule::Peer(Peer::NftSet),
+    Rule::Peer(Peer::Nfacct),
+    Rule::Peer(Peer::Conntrack),
+    Rule::Peer(Peer::ConntrackAccounting),
 ];
 
 impl fmt::Display for Rule {
@@ -66,6 +84,8 @@ impl fmt::Display for Rule {
             Self::Trafstat(ALL_PORTS) => "TRAFSTAT, all ports",
             Self::Trafstat(_) => "TRAFSTAT, listed ports",
             Self::TrafstatFull => "TRAFSTAT, account full",
+            Self::TrafstatEpochs => "TRAFSTAT, an epoch each 10,000 packets",
+            Self::Peer(peer) => peer.name(),
         })
     }
 }
@@ -150,16 +170,20 @@ pub fn run(guest: &Guest, filter: &str) -> Result<()> {
         let topology = Topology::new(row.family)?;
         let stand = Stand::new(guest, &topology, row.protocol, row.backend)?;
         for rule in RULES {
-            if rule == Rule::TrafstatFull && row.flows.number() <= ROOM_IN_NO_ROOM {
+            if !stand.has(rule, row.flows)? {
                 continue;
             }
-            let instructions = stand
+            let Cost {
+                instructions,
+                memory,
+            } = stand
                 .cost(rule, row.flows)
                 .with_context(|| format!("{name}: {rule}"))?;
             let value = json!({
                 "traffic": name,
                 "rule": rule.to_string(),
                 "instructions": instructions,
+                "memory": memory,
             });
             println!("{MEASURED}{value}");
             measured += 1;
@@ -169,21 +193,76 @@ pub fn run(guest: &Guest, filter: &str) -> Result<()> {
     Ok(())
 }
 
+/// What one packet costs, and one flow.
+struct Cost {
+    instructions: f64,
+    memory: Option<Memory>,
+}
+
+/// Bytes of memory, of the whole system or for each flow.
+#[derive(Clone, Copy, Serialize)]
+struct Memory {
+    /// Of pages that are not free.
+    taken: f64,
+    /// Of slab caches.
+    slab: f64,
+    /// Of vmalloc().
+    vmalloc: f64,
+    /// Of what each CPU has its own of.
+    percpu: f64,
+}
+
+/// What was freed is free after a grace period, and some workers' time.
+const SETTLES: Duration = Duration::from_secs(3);
+
+impl Memory {
+    /// What is taken now, files' contents aside.
+    fn now() -> Result<Self> {
+        thread::sleep(SETTLES);
+        fs::write("/proc/sys/vm/drop_caches", "3")?;
+        let shown = fs::read_to_string("/proc/meminfo")?;
+        let bytes = |name: &str| {
+            shown
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"))
+                .and_then(|kilobytes| kilobytes.parse::<f64>().ok())
+                .map(|kilobytes| kilobytes * 1024.0)
+                .with_context(|| format!("{name} in {shown}"))
+        };
+        Ok(Self {
+            taken: -bytes("MemFree:")?,
+            slab: bytes("Slab:")?,
+            vmalloc: bytes("VmallocUsed:")?,
+            percpu: bytes("Percpu:")?,
+        })
+    }
+
+    /// What each of so many flows has taken since.
+    fn of_each(self, flows: u32) -> Result<Self> {
+        let now = Self::now()?;
+        let of_each = |now: f64, before: f64| (now - before) / f64::from(flows);
+        Ok(Self {
+            taken: of_each(now.taken, self.taken),
+            slab: of_each(now.slab, self.slab),
+            vmalloc: of_each(now.vmalloc, self.vmalloc),
+            percpu: of_each(now.percpu, self.percpu),
+        })
+    }
+}
+
 /// Where costs are measured.
-pub struct Stand<'a> {
+struct Stand<'a> {
     guest: &'a Guest,
     topology: &'a Topology,
+    protocol: Protocol,
+    backend: Backend,
     generator: Generator<'a>,
     iptables: Iptables<'a>,
 }
 
 impl<'a> Stand<'a> {
     /// Readies the link for packets of `protocol` and rules through `backend`.
-    ///
-    /// # Errors
-    ///
-    /// The kernel lacks something.
-    pub fn new(
+    fn new(
         guest: &'a Guest,
         topology: &'a Topology,
         protocol: Protocol,
@@ -193,61 +272,136 @@ impl<'a> Stand<'a> {
         Ok(Self {
             guest,
             topology,
+            protocol,
+            backend,
             generator: Generator::new(topology, protocol)?,
             iptables: Iptables::new(guest, &topology.local, topology.family).through(backend),
         })
     }
 
-    /// The instructions of one packet under `rule`, its generation and its way to the rule
-    /// included.
+    /// Whether this rule says something about so many flows.
+    fn has(&self, rule: Rule, flows: Flows) -> Result<bool> {
+        match rule {
+            Rule::TrafstatFull => Ok(flows.number() > ROOM_IN_NO_ROOM),
+            // They are compared with the target, not with what carries it.
+            Rule::Peer(_) if Backend::all()?.last() != Some(&self.backend) => Ok(false),
+            Rule::Peer(peer) => peer.counts(self.topology.family, self.protocol),
+            _ => Ok(true),
+        }
+    }
+
+    /// What a packet costs under `rule`, its generation and its way to the rule included.
     ///
     /// # Errors
     ///
     /// A rule is refused, or not every packet met it.
-    pub fn cost(&self, rule: Rule, flows: Flows) -> Result<f64> {
+    fn cost(&self, rule: Rule, flows: Flows) -> Result<Cost> {
         self.iptables.flush()?;
-        let options = match rule {
-            Rule::Absent => None,
-            Rule::Empty => {
-                self.iptables.succeed("-A INPUT")?;
-                None
-            }
-            Rule::Trafstat(ports) => Some([ROOM, ports]),
-            Rule::TrafstatFull => Some([NO_ROOM, ALL_PORTS]),
-        };
-        if let Some([room, ports]) = options {
-            module::load_with(self.guest, &[MAX_MEMORY])?;
-            let local = self.topology.family.local();
-            self.iptables.succeed(&format!(
-                "-A INPUT -j TRAFSTAT --local-net {local} {room} {ports}"
-            ))?;
-        }
-        self.iptables.succeed("-A INPUT -j DROP")?;
+        let before = (flows == Flows::Million).then(Memory::now).transpose()?;
+        self.set_up(rule)?;
 
         let known = flows.number().max(PACKETS);
-        self.generator.send(flows, known)?;
-        let least = self.generator.least_cost(flows, PACKETS, RUNS)?;
-        let sent = u64::from(known + RUNS * PACKETS);
-        self.all_met(rule, sent)?;
-        self.iptables.flush()?;
-        if options.is_some() {
-            module::unload()?;
+        let mut sent = known;
+        if matches!(rule, Rule::Peer(peer) if peer.needs_acceptance()) {
+            self.iptables.succeed("-A INPUT -j ACCEPT")?;
+            self.generator.send(flows, known)?;
+            self.all_met("ACCEPT", known)?;
+            self.iptables.succeed("-D INPUT -j ACCEPT")?;
+            self.iptables.succeed("-A INPUT -j DROP")?;
+            sent = 0;
+        } else {
+            self.iptables.succeed("-A INPUT -j DROP")?;
+            self.generator.send(flows, known)?;
         }
-        Ok(least)
+        let memory = before
+            .map(|before| before.of_each(flows.number()))
+            .transpose()?;
+        let mut instructions = f64::INFINITY;
+        for _ in 0..RUNS {
+            if rule == Rule::TrafstatEpochs {
+                Snapshot::collect(&self.topology.local, self.topology.family.account())?;
+            }
+            instructions = instructions.min(self.generator.send(flows, PACKETS)?);
+            sent += PACKETS;
+        }
+        self.all_met("DROP", sent)?;
+        self.all_counted(rule, flows, sent)?;
+
+        self.iptables.flush()?;
+        self.tear_down(rule)?;
+        Ok(Cost {
+            instructions,
+            memory,
+        })
     }
 
-    /// Nothing was lost on the way, and nothing folded unless it had to be.
-    fn all_met(&self, rule: Rule, sent: u64) -> Result<()> {
-        let dropped = self.iptables.counters_of("DROP")?.packets;
-        ensure!(dropped == sent, "{dropped} packets of {sent} met the rules");
-        let (Rule::Trafstat(_) | Rule::TrafstatFull) = rule else {
-            return Ok(());
+    fn place(&self) -> Place<'_> {
+        Place {
+            netns: &self.topology.local,
+            family: self.topology.family,
+            iptables: &self.iptables,
+        }
+    }
+
+    fn set_up(&self, rule: Rule) -> Result<()> {
+        let options = match rule {
+            Rule::Absent => return Ok(()),
+            Rule::Empty => return self.iptables.succeed("-A INPUT"),
+            Rule::Peer(peer) => return peer.set_up(&self.place()),
+            Rule::Trafstat(ports) => [ROOM, ports],
+            Rule::TrafstatEpochs => [ROOM, ALL_PORTS],
+            Rule::TrafstatFull => [NO_ROOM, ALL_PORTS],
         };
+        module::load_with(self.guest, &[MAX_MEMORY])?;
+        let local = self.topology.family.local();
+        self.iptables.succeed(&format!(
+            "-A INPUT -j TRAFSTAT --local-net {local} {}",
+            options.join(" ")
+        ))
+    }
+
+    fn tear_down(&self, rule: Rule) -> Result<()> {
+        match rule {
+            Rule::Absent | Rule::Empty => Ok(()),
+            Rule::Peer(peer) => peer.tear_down(&self.place()),
+            Rule::Trafstat(_) | Rule::TrafstatEpochs | Rule::TrafstatFull => module::unload(),
+        }
+    }
+
+    /// Nothing was lost on the way.
+    fn all_met(&self, target: &str, sent: u32) -> Result<()> {
+        let met = self.iptables.counters_of(target)?.packets;
+        ensure!(
+            met == u64::from(sent),
+            "{met} packets of {sent} met {target}"
+        );
+        Ok(())
+    }
+
+    /// Whoever counts has all packets, and nothing is folded unless it has to be.
+    fn all_counted(&self, rule: Rule, flows: Flows, sent: u32) -> Result<()> {
+        match rule {
+            Rule::Absent | Rule::Empty => return Ok(()),
+            Rule::Peer(peer) => return peer.knows(&self.place(), flows.number()),
+            Rule::Trafstat(_) | Rule::TrafstatEpochs | Rule::TrafstatFull => (),
+        }
         let account = proc::account(&self.topology.local, self.topology.family.account())?
             .context("no account")?;
         let number = |column| proc::number(&account, column);
         let (seen, folded) = (number("seen_packets")?, number("folded_packets")?);
-        ensure!(seen == sent, "{seen} packets of {sent} were counted");
+        ensure!(
+            seen == u64::from(sent),
+            "{seen} packets of {sent} were counted"
+        );
+        let (epoch, closed) = (
+            number("epoch")?,
+            if rule == Rule::TrafstatEpochs {
+                RUNS
+            } else {
+                0
+            },
+        );
+        ensure!(epoch == 1 + u64::from(closed), "epoch {epoch} is open");
         ensure!(
             (folded > 0) == (rule == Rule::TrafstatFull),
             "{folded} packets of {sent} were folded"

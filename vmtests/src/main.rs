@@ -15,6 +15,7 @@ mod host_life;
 mod iptables;
 mod kernel_log;
 mod module;
+mod peers;
 mod pktgen;
 mod proc;
 mod process;

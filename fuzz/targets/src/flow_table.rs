@@ -9,9 +9,9 @@ use trafstat_core::synthetic::{self, Alone, Flow, Ipv4Account, account, header, 
 
 const CPUS: u32 = 3;
 
-/// Of a program; what follows is left out. Growth comes within, and many programs say more than
-/// long ones.
-const STEPS: usize = 64;
+/// Of a program; what follows is left out. Growth comes within a third of them, and many programs
+/// say more than long ones.
+const STEPS: usize = 16;
 
 /// Sent and received packets.
 type Model = BTreeMap<u16, [u64; 2]>;

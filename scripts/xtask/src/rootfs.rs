@@ -114,6 +114,13 @@ const PACKAGES: &[&str] = &[
     "util-linux",
 ];
 
+/// What else counts traffic, or shows what does.
+const PEERS: &[&str] = &["conntrack", "nfacct", "xtables-addons-common"];
+/// What has modules that are built for the kernel: of ipt_NETFLOW, and of xt_ACCOUNT among others.
+const PEER_MODULES: &[&str] = &["iptables-netflow-dkms", "xtables-addons-dkms"];
+/// Counts changes of what a copy with them is made of.
+const PEERS_RECIPE: u32 = 1;
+
 const DEFAULT_MIRROR: &str = "http://deb.debian.org/debian";
 const DEFAULT_SECURITY_MIRROR: &str = "http://deb.debian.org/debian-security";
 
@@ -230,6 +237,61 @@ impl Rootfs {
         package_version(&self.path, package)
     }
 
+    /// A copy of the folder with what else counts traffic, as Debian packages it.
+    ///
+    /// # Errors
+    ///
+    /// Not root while the copy must be made, or Debian's archive cannot be reached.
+    pub fn with_peers(&self) -> Result<Self> {
+        let mut path = self.path.as_os_str().to_owned();
+        path.push(format!("-peers-{PEERS_RECIPE}"));
+        let path = PathBuf::from(path);
+        let _lock = lock()?;
+        if !path.exists() {
+            may_make_folders()?;
+            self.copy_with_peers(&path)?;
+        }
+        Ok(Self {
+            path,
+            kernel: self.kernel.clone(),
+            is_debug: self.is_debug,
+        })
+    }
+
+    fn copy_with_peers(&self, path: &Path) -> Result<()> {
+        let step = Step::begin(format!(
+            "Making a copy with other accounting in {}",
+            path.display()
+        ));
+        let unfinished = copy(&self.path, path, &step)?;
+        apt_get(&unfinished, &["update"], &step)?;
+        apt_get(&unfinished, &[&INSTALL[..], PEERS].concat(), &step)?;
+        for package in PEER_MODULES {
+            // Building it is part of installing it.
+            let installed = apt_get(&unfinished, &[&INSTALL[..], &[*package]].concat(), &step);
+            if installed.is_err() {
+                step.print(&format!("{package} does not build for {}", self.kernel));
+                apt_get(&unfinished, &["remove", "--yes", package], &step)?;
+            }
+        }
+        apt_get(&unfinished, &["clean"], &step)?;
+        fs::rename(&unfinished, path)?;
+        step.done();
+        Ok(())
+    }
+
+    /// The versions of the packages that [`Rootfs::with_peers`] adds; none where a module does not
+    /// build for this kernel.
+    pub fn peer_versions(&self) -> Vec<(&'static str, Option<String>)> {
+        let version = |package| (package, self.package_version(package).ok());
+        PEERS
+            .iter()
+            .chain(PEER_MODULES)
+            .copied()
+            .map(version)
+            .collect()
+    }
+
     /// A command that runs inside the folder, with `folder` of this host at /mnt.
     pub fn command(&self, folder: &Path, program: &str) -> Command {
         let mut command = chroot(&self.path, Some(folder));
@@ -249,14 +311,7 @@ fn make(platform: &Platform, kernel: &str, base: &Path, path: &Path) -> Result<(
         platform.release,
         path.display()
     ));
-    let unfinished = unfinished(path)?;
-    command::run(
-        Command::new("cp")
-            .args(["--archive", "--reflink=auto", "--no-target-directory"])
-            .arg(base)
-            .arg(&unfinished),
-        &step,
-    )?;
+    let unfinished = copy(base, path, &step)?;
     let install =
         |packages: &[&str]| apt_get(&unfinished, &[&INSTALL[..], packages].concat(), &step);
     if platform.is_debug() {
@@ -281,6 +336,19 @@ fn make(platform: &Platform, kernel: &str, base: &Path, path: &Path) -> Result<(
     fs::rename(&unfinished, path)?;
     step.done();
     Ok(())
+}
+
+/// A copy of the folder `base`, to be completed and renamed to `path`.
+fn copy(base: &Path, path: &Path, step: &Step) -> Result<PathBuf> {
+    let unfinished = unfinished(path)?;
+    command::run(
+        Command::new("cp")
+            .args(["--archive", "--reflink=auto", "--no-target-directory"])
+            .arg(base)
+            .arg(&unfinished),
+        step,
+    )?;
+    Ok(unfinished)
 }
 
 /// The kernels that Debian's archive has for `release`, as `apt-cache search` lists them, asked for

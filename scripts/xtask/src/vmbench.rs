@@ -1,4 +1,5 @@
-//! `cargo xtask vmbench`: what a packet costs in the kernel, in instructions, under different rules.
+//! `cargo xtask vmbench`: what a packet costs in the kernel, in instructions, under different rules,
+//! and with what else counts traffic; and what memory a flow takes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,13 +16,16 @@ use crate::rootfs::{Platform, Rootfs};
 use crate::vm::{self, Guest};
 
 /// All measurements of one kernel, emulated on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60 * 60);
+const PATIENCE: Duration = Duration::from_secs(180 * 60);
 
 /// What a line with a measurement begins with in the guest.
 const MEASURED: &str = "measured ";
 /// The rules that the others are compared with.
 const NO_RULE: &str = "no rule";
 const EMPTY_RULE: &str = "empty rule";
+/// What nftables' own set is compared with, and the set.
+const NFTABLES_RULE: &str = "nftables rule";
+const NFTABLES_SET: &str = "nftables set";
 
 /// How the measurements are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,6 +42,8 @@ struct Report {
     kernel: String,
     /// Debian packages.
     versions: BTreeMap<&'static str, String>,
+    /// Those that do not build for this kernel.
+    not_built: Vec<&'static str>,
     costs: Vec<Cost>,
 }
 
@@ -47,6 +53,20 @@ struct Cost {
     traffic: String,
     rule: String,
     instructions: f64,
+    memory: Option<Memory>,
+}
+
+/// Bytes of the system's memory that each flow takes.
+#[derive(Serialize, Deserialize)]
+struct Memory {
+    /// Of pages that are not free.
+    taken: f64,
+    /// Of slab caches.
+    slab: f64,
+    /// Of vmalloc().
+    vmalloc: f64,
+    /// Of what each CPU has its own of.
+    percpu: f64,
 }
 
 /// Measures on each of `platforms` what has `filter` in its name, and prints it.
@@ -59,7 +79,7 @@ pub fn run(platforms: &[Platform], filter: Option<&str>, format: Format) -> Resu
     let mut reports = Vec::new();
     for platform in platforms {
         let (rootfs, share) = parts.stage_for(platform)?;
-        let report = measure(&rootfs, &share, filter.unwrap_or_default())?;
+        let report = measure(&rootfs.with_peers()?, &share, filter.unwrap_or_default())?;
         if format == Format::Md {
             println!("{}", report.to_markdown());
         }
@@ -92,20 +112,31 @@ fn measure(rootfs: &Rootfs, share: &Path, filter: &str) -> Result<Report> {
     }
     step.done();
     let image = format!("linux-image-{}", rootfs.kernel);
+    let mut versions = BTreeMap::from([
+        ("kernel", rootfs.package_version(&image)?),
+        ("iptables", rootfs.package_version("iptables")?),
+        ("nftables", rootfs.package_version("nftables")?),
+        ("trafstat", env!("CARGO_PKG_VERSION").to_owned()),
+    ]);
+    let mut not_built = Vec::new();
+    for (package, version) in rootfs.peer_versions() {
+        match version {
+            Some(version) => drop(versions.insert(package, version)),
+            None => not_built.push(package),
+        }
+    }
     Ok(Report {
         kernel: rootfs.kernel.clone(),
-        versions: BTreeMap::from([
-            ("kernel", rootfs.package_version(&image)?),
-            ("iptables", rootfs.package_version("iptables")?),
-            ("trafstat", env!("CARGO_PKG_VERSION").to_owned()),
-        ]),
+        versions,
+        not_built,
         costs,
     })
 }
 
 impl Report {
     /// A row for each kind of traffic: the whole cost of a packet without a rule, then what an
-    /// empty rule adds to it, then what other rules add to the empty one.
+    /// empty rule adds to it, then what others add to the one that they are compared with. Then
+    /// the memory of each flow, where it was measured.
     fn to_markdown(&self) -> String {
         let mut rules = Vec::new();
         let mut rows: Vec<(&str, BTreeMap<&str, f64>)> = Vec::new();
@@ -128,11 +159,11 @@ impl Report {
             .iter()
             .map(|(package, version)| format!("{package} {version}"))
             .collect();
-        let mut text = format!(
-            "Kernel {} ({})\n\n| traffic |",
-            self.kernel,
-            versions.join(", ")
-        );
+        let mut text = format!("Kernel {} ({})\n", self.kernel, versions.join(", "));
+        for package in &self.not_built {
+            let _ = writeln!(text, "{package} does not build for this kernel.");
+        }
+        text.push_str("\n| traffic |");
         for rule in &rules {
             let against = against(rule).map_or(String::new(), |base| format!(", above {base}"));
             let _ = write!(text, " {rule}{against} |");
@@ -149,6 +180,31 @@ impl Report {
             }
         }
         text.push('\n');
+        let mut measured = self
+            .costs
+            .iter()
+            .filter_map(|cost| Some((cost, cost.memory.as_ref()?)))
+            .peekable();
+        if measured.peek().is_some() {
+            text.push_str(
+                "\n| traffic | rule | bytes a flow | of slab caches | of vmalloc() | per CPU | \
+                 of free pages |\n| --- | --- | ---: | ---: | ---: | ---: | ---: |\n",
+            );
+        }
+        for (cost, memory) in measured {
+            let Cost { traffic, rule, .. } = cost;
+            let Memory {
+                taken,
+                slab,
+                vmalloc,
+                percpu,
+            } = memory;
+            let sum = slab + vmalloc + percpu;
+            let _ = writeln!(
+                text,
+                "| {traffic} | {rule} | {sum:.0} | {slab:.0} | {vmalloc:.0} | {percpu:.0} | {taken:.0} |"
+            );
+        }
         text
     }
 }
@@ -157,7 +213,8 @@ impl Report {
 fn against(rule: &str) -> Option<&'static str> {
     match rule {
         NO_RULE => None,
-        EMPTY_RULE => Some(NO_RULE),
+        EMPTY_RULE | NFTABLES_RULE => Some(NO_RULE),
+        NFTABLES_SET => Some(NFTABLES_RULE),
         _ => Some(EMPTY_RULE),
     }
 }
@@ -172,10 +229,12 @@ mod tests {
             traffic: "IPv4".to_owned(),
             rule: rule.to_owned(),
             instructions,
+            memory: None,
         };
         let report = Report {
             kernel: "6.1".to_owned(),
             versions: BTreeMap::new(),
+            not_built: Vec::new(),
             costs: vec![
                 cost("no rule", 1000.0),
                 cost("empty rule", 1092.4),
