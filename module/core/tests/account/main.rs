@@ -4,6 +4,7 @@ mod cpus;
 mod csv;
 mod growth;
 mod hostile;
+mod memory;
 mod model;
 mod scarce;
 mod support;
