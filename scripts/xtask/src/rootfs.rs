@@ -266,12 +266,14 @@ impl Rootfs {
         let unfinished = copy(&self.path, path, &step)?;
         apt_get(&unfinished, &["update"], &step)?;
         apt_get(&unfinished, &[&INSTALL[..], PEERS].concat(), &step)?;
+        // What fails afterwards is the build, which is part of installing them.
+        let download = [&INSTALL[..], &["--download-only"], PEER_MODULES].concat();
+        apt_get(&unfinished, &download, &step)?;
         for package in PEER_MODULES {
-            // Building it is part of installing it.
             let installed = apt_get(&unfinished, &[&INSTALL[..], &[*package]].concat(), &step);
             if installed.is_err() {
                 step.print(&format!("{package} does not build for {}", self.kernel));
-                apt_get(&unfinished, &["remove", "--yes", package], &step)?;
+                apt_get(&unfinished, &["purge", "--yes", package], &step)?;
             }
         }
         apt_get(&unfinished, &["clean"], &step)?;
