@@ -285,7 +285,12 @@ impl Rootfs {
     /// The versions of the packages that [`Rootfs::with_peers`] adds; none where a module does not
     /// build for this kernel.
     pub fn peer_versions(&self) -> Vec<(&'static str, Option<String>)> {
-        let version = |package| (package, self.package_version(package).ok());
+        // What was once known and is not installed has an empty one.
+        let installed = |version: &String| !version.is_empty();
+        let version = |package| {
+            let version = self.package_version(package).ok();
+            (package, version.filter(installed))
+        };
         PEERS
             .iter()
             .chain(PEER_MODULES)
