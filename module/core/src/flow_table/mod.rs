@@ -211,6 +211,7 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
     ///
     /// Called by the one writer. Returns whether the worker should be called to prepare
     /// memory.
+    #[inline(always)]
     pub fn count_new(
         &self,
         seen: &Observation<W>,
@@ -231,7 +232,12 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
             .unwrap_or_else(|| {
                 self.totals.folded.add(volume);
                 let (key, hash) = fold(key);
-                self.find(&key, hash, guard)
+                let known = match self.find_first(&key, hash, guard) {
+                    Sought::Found(record) => Some(record),
+                    Sought::Absent => None,
+                    Sought::Unknown => self.find(&key, hash, guard),
+                };
+                known
                     .or_else(|| {
                         let folds = (&budgets.folds, &self.fold_credit);
                         self.insert(&key, hash, folds, budgets.payer, guard)
