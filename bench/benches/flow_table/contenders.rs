@@ -55,7 +55,7 @@ impl Contender for Trafstat {
             syn: false,
         };
         // As the packet path does.
-        let fold = |key| (key, hash);
+        let fold = |key| (key, || hash);
         let wants_worker = match self.table.find_first(key, hash, &()) {
             Sought::Found(record) => {
                 record.count(seen.direction, seen.volume, seen.syn);

@@ -433,10 +433,10 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         }
     }
 
-    /// The key that a flow is folded into, and its hash.
-    fn folded(&self, key: FlowKey<W>) -> (FlowKey<W>, u64) {
+    /// The key that a flow is folded into, and what hashes it.
+    fn folded(&self, key: FlowKey<W>) -> (FlowKey<W>, impl FnOnce() -> u64 + '_) {
         let folded = F::folded(key);
-        (folded, self.hash_key.hash(&folded))
+        (folded, move || self.hash_key.hash(&folded))
     }
 
     /// Allocates ahead what the open epoch's flow tables will need; says whether there was

@@ -119,6 +119,8 @@ pub struct FlowTable<M: Memory, const W: usize> {
     watermark: AtomicU32,
     flow_credit: AtomicU32,
     fold_credit: AtomicU32,
+    /// The place of the record that was folded into last; any other's or none's does no harm.
+    last_fold: AtomicU32,
     sampled: [AtomicU32; 3],
     index: Index<M>,
     chunks: Chunks<M, W>,
@@ -136,6 +138,7 @@ impl<M: Memory, const W: usize> Default for FlowTable<M, W> {
             watermark: AtomicU32::new(0),
             flow_credit: AtomicU32::new(0),
             fold_credit: AtomicU32::new(0),
+            last_fold: AtomicU32::new(0),
             sampled: Default::default(),
             index: Index::default(),
             chunks: Chunks::default(),
@@ -178,17 +181,17 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
     }
 
     /// Counts a packet in its flow's record, folded where there is no room for it. `fold`
-    /// makes the key, and its hash, of the record to fold into.
+    /// makes the key of the record to fold into, and what makes its hash.
     ///
     /// Called by the one writer. Returns whether the worker should be called to prepare
     /// memory.
     #[inline]
-    pub fn count(
+    pub fn count<H: FnOnce() -> u64>(
         &self,
         seen: &Observation<W>,
         budgets: &Budgets<M>,
         guard: &M::Guard,
-        fold: impl FnOnce(FlowKey<W>) -> (FlowKey<W>, u64),
+        fold: impl FnOnce(FlowKey<W>) -> (FlowKey<W>, H),
     ) -> bool {
         let Observation {
             key,
@@ -212,12 +215,12 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
     /// Called by the one writer. Returns whether the worker should be called to prepare
     /// memory.
     #[inline(always)]
-    pub fn count_new(
+    pub fn count_new<H: FnOnce() -> u64>(
         &self,
         seen: &Observation<W>,
         budgets: &Budgets<M>,
         guard: &M::Guard,
-        fold: impl FnOnce(FlowKey<W>) -> (FlowKey<W>, u64),
+        fold: impl FnOnce(FlowKey<W>) -> (FlowKey<W>, H),
     ) -> bool {
         let Observation {
             key,
@@ -232,20 +235,38 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
             .unwrap_or_else(|| {
                 self.totals.folded.add(volume);
                 let (key, hash) = fold(key);
-                let known = match self.find_first(&key, hash, guard) {
-                    Sought::Found(record) => Some(record),
-                    Sought::Absent => None,
-                    Sought::Unknown => self.find(&key, hash, guard),
-                };
-                known
-                    .or_else(|| {
-                        let folds = (&budgets.folds, &self.fold_credit);
-                        self.insert(&key, hash, folds, budgets.payer, guard)
-                    })
-                    .unwrap_or(&self.last)
+                let last = Place(self.last_fold.load(Relaxed));
+                self.chunks
+                    .get(last, guard)
+                    .filter(|record| record.has_key(&key))
+                    .unwrap_or_else(|| self.fold_record(&key, hash(), budgets, guard))
             });
         record.count(direction, volume, syn);
         self.len.load(Relaxed) >= self.watermark.load(Relaxed)
+    }
+
+    /// The record that flows are folded into under this key.
+    #[inline(never)]
+    fn fold_record<'a>(
+        &'a self,
+        key: &FlowKey<W>,
+        hash: u64,
+        budgets: &Budgets<M>,
+        guard: &'a M::Guard,
+    ) -> &'a Record<W> {
+        let found = self.index.find(hash, guard, |place| {
+            let record = self.chunks.get(place, guard)?;
+            record.has_key(key).then_some((place, record))
+        });
+        let (place, record) = found
+            .or_else(|| {
+                let folds = (&budgets.folds, &self.fold_credit);
+                let record = self.insert(key, hash, folds, budgets.payer, guard)?;
+                Some((Place::of(self.len.load(Relaxed) - 1), record))
+            })
+            .unwrap_or((Place(0), &self.last));
+        self.last_fold.store(place.0, Relaxed);
+        record
     }
 
     /// The record of a flow where the first look tells.

@@ -27,7 +27,7 @@ fn count(table: &Table, budgets: &Budgets<StdMemory>, flows: impl Iterator<Item 
             },
             syn: false,
         };
-        table.count(&seen, budgets, &(), |_| (FOLDED, KEY.hash(&FOLDED)));
+        table.count(&seen, budgets, &(), |_| (FOLDED, || KEY.hash(&FOLDED)));
     }
 }
 
