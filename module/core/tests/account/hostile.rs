@@ -51,7 +51,7 @@ fn probes<const W: usize>(key: &HashKey, keys: impl Iterator<Item = FlowKey<W>> 
             },
             syn: false,
         };
-        let fold = |_| (FlowKey([0; W]), key.hash(&FlowKey([0; W])));
+        let fold = |_| (FlowKey([0; W]), || key.hash(&FlowKey([0; W])));
         if table.count(&seen, &budgets, &(), fold) {
             assert!(table.prepare(0, ()));
         }
