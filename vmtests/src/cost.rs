@@ -97,6 +97,9 @@ struct Traffic {
     protocol: Protocol,
     flows: Flows,
     backend: Backend,
+    /// Whether what else counts is measured, too: once, as it is compared with the target and not
+    /// with what carries it.
+    has_peers: bool,
 }
 
 impl fmt::Display for Traffic {
@@ -106,6 +109,7 @@ impl fmt::Display for Traffic {
             protocol,
             flows,
             backend,
+            ..
         } = self;
         let flows = flows.number();
         let family = match family {
@@ -124,13 +128,25 @@ impl fmt::Display for Traffic {
     }
 }
 
+impl Traffic {
+    /// Whether this rule says something about it.
+    fn has(&self, rule: Rule) -> Result<bool> {
+        match rule {
+            Rule::TrafstatFull => Ok(self.flows.number() > ROOM_IN_NO_ROOM),
+            Rule::Peer(peer) => Ok(self.has_peers && peer.counts(self.family, self.protocol)?),
+            _ => Ok(true),
+        }
+    }
+}
+
 /// The rows of the report.
 fn traffic() -> Result<Vec<Traffic>> {
     use Family::{Ipv4, Ipv6};
     use Flows::{Few, Million};
     use Protocol::{Tcp, Udp};
     let mut rows = Vec::new();
-    for &backend in Backend::all()? {
+    let backends = Backend::all()?;
+    for &backend in backends {
         for (family, protocol, flows) in [
             (Ipv4, Udp, Few(1)),
             (Ipv4, Udp, Few(256)),
@@ -149,6 +165,7 @@ fn traffic() -> Result<Vec<Traffic>> {
                 protocol,
                 flows,
                 backend,
+                has_peers: backends.last() == Some(&backend),
             });
         }
     }
@@ -168,9 +185,9 @@ pub fn run(guest: &Guest, filter: &str) -> Result<()> {
             continue;
         }
         let topology = Topology::new(row.family)?;
-        let stand = Stand::new(guest, &topology, row.protocol, row.backend)?;
+        let stand = Stand::new(guest, &topology, &row)?;
         for rule in RULES {
-            if !stand.has(rule, row.flows)? {
+            if !row.has(rule)? {
                 continue;
             }
             let Cost {
@@ -254,40 +271,20 @@ impl Memory {
 struct Stand<'a> {
     guest: &'a Guest,
     topology: &'a Topology,
-    protocol: Protocol,
-    backend: Backend,
     generator: Generator<'a>,
     iptables: Iptables<'a>,
 }
 
 impl<'a> Stand<'a> {
-    /// Readies the link for packets of `protocol` and rules through `backend`.
-    fn new(
-        guest: &'a Guest,
-        topology: &'a Topology,
-        protocol: Protocol,
-        backend: Backend,
-    ) -> Result<Self> {
+    /// Readies the link for the packets and the rules of a row.
+    fn new(guest: &'a Guest, topology: &'a Topology, row: &Traffic) -> Result<Self> {
         topology.fix_neighbours()?;
         Ok(Self {
             guest,
             topology,
-            protocol,
-            backend,
-            generator: Generator::new(topology, protocol)?,
-            iptables: Iptables::new(guest, &topology.local, topology.family).through(backend),
+            generator: Generator::new(topology, row.protocol)?,
+            iptables: Iptables::new(guest, &topology.local, row.family).through(row.backend),
         })
-    }
-
-    /// Whether this rule says something about so many flows.
-    fn has(&self, rule: Rule, flows: Flows) -> Result<bool> {
-        match rule {
-            Rule::TrafstatFull => Ok(flows.number() > ROOM_IN_NO_ROOM),
-            // They are compared with the target, not with what carries it.
-            Rule::Peer(_) if Backend::all()?.last() != Some(&self.backend) => Ok(false),
-            Rule::Peer(peer) => peer.counts(self.topology.family, self.protocol),
-            _ => Ok(true),
-        }
     }
 
     /// What a packet costs under `rule`, its generation and its way to the rule included.

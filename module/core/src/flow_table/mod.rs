@@ -214,6 +214,7 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
     ///
     /// Called by the one writer. Returns whether the worker should be called to prepare
     /// memory.
+    // Called, it would save and pass on all that its callers hold in registers.
     #[inline(always)]
     pub fn count_new<H: FnOnce() -> u64>(
         &self,
@@ -270,6 +271,7 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
     }
 
     /// The record of a flow where the first look tells.
+    // Its size would have user space call it.
     #[inline(always)]
     pub fn find_first<'a>(
         &'a self,
