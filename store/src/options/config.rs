@@ -207,7 +207,7 @@ impl Config {
                 line,
                 place,
                 // Not the error's own text, which repeats the line.
-                reason: error.message().to_owned(),
+                reason: in_one_line(error.message()),
             }
         })
     }
@@ -234,6 +234,17 @@ impl StoreConfig {
     fn has_password(&self) -> bool {
         self.mysql().password.is_some()
     }
+}
+
+/// A message that may quote what a value has in it: a line feed, or what a terminal obeys.
+fn in_one_line(message: &str) -> String {
+    message
+        .chars()
+        .map(|c| match c.is_control() {
+            true => c.escape_debug().to_string(),
+            false => c.to_string(),
+        })
+        .collect()
 }
 
 /// The line of a span, and the key that stands there.
@@ -405,6 +416,10 @@ mod tests {
             (
                 "[store]\nurl = \"db1\"\n",
                 "line 2, key url: not a MySQL URL",
+            ),
+            (
+                "[[quota.limit]]\ncount = \"\\n\\u001b\"\n",
+                "line 2, key count: unknown variant `\\n\\u{1b}`",
             ),
             ("what is this\n", "line 1, not a line of KEY = VALUE"),
         ] {
