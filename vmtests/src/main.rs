@@ -11,7 +11,7 @@ mod cost;
 mod demo;
 mod family;
 mod guest;
-mod host_life;
+mod host;
 mod iptables;
 mod kernel_log;
 mod module;
@@ -71,7 +71,7 @@ enum Command {
         /// Part of the rows' names.
         filter: Option<String>,
     },
-    /// The life of a host with systemd and the packages, from boot to boot; for a guest of its own.
+    /// A life of a host with the packages, from boot to boot; for a guest of its own.
     HostLife,
     /// Show the way of a packet from rule to report, and that all its counters agree.
     Demo {
@@ -89,8 +89,8 @@ fn main() -> ExitCode {
             }
             return ExitCode::SUCCESS;
         }
-        Command::HostLife => match host_life::run() {
-            Ok(false) => return ExitCode::SUCCESS,
+        Command::HostLife => match host::run() {
+            Ok(host::Ended::Boot) => return ExitCode::SUCCESS,
             ended => ended.map(drop),
         },
         Command::Run {

@@ -1,5 +1,5 @@
-//! `cargo xtask hosttest`: the life of a host in a virtual machine with systemd as init, on a disk
-//! of its own, from the packages' installation to their purge.
+//! `cargo xtask hosttest`: lives of hosts in virtual machines with their own init, from the packages'
+//! installation to their purge, each on a copy of one disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::build::Parts;
 use crate::progress::Step;
@@ -18,6 +18,23 @@ use crate::{command, package, packages, paths};
 
 /// Two boots, a module built and a timer waited for, under emulation on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90 * 60);
+
+/// A life's name, which `host::run` of vmtests knows, and what else the kernel is told.
+const LIVES: [(&str, &str); 6] = [
+    ("systemd", ""),
+    ("mariadb", ""),
+    ("cron", ""),
+    ("no-ipv6", "ipv6.disable=1"),
+    ("findings", ""),
+    ("signature", "module.sig_enforce=1"),
+];
+
+/// Debian's packages that the lives install; the guest has no network.
+const LATER_PACKAGES: &[&[&str]] = &[
+    &["mariadb-server"],
+    &["cron", "sysvinit-core"],
+    &["nftables"],
+];
 
 /// What makes the disk and boots it.
 const PACKAGES: &[&str] = &["binutils", "dpkg-dev", "e2fsprogs", "qemu-system-x86"];
@@ -42,12 +59,21 @@ StandardError=inherit
 WantedBy=graphical.target
 ";
 
-/// Runs it on `platform`.
+/// Runs the lives on `platform` whose name contains `filter`.
 ///
 /// # Errors
 ///
-/// Something does not build, or the host is not as it should be.
-pub fn run(platform: &Platform) -> Result<()> {
+/// Something does not build, or a host is not as it should be.
+pub fn run(platform: &Platform, filter: Option<&str>) -> Result<()> {
+    let filter = filter.unwrap_or_default();
+    let wanted: Vec<_> = LIVES
+        .iter()
+        .filter(|(name, _)| name.contains(filter))
+        .collect();
+    if wanted.is_empty() {
+        let names: Vec<_> = LIVES.iter().map(|(name, _)| *name).collect();
+        bail!("there is no such life; there are {}", names.join(", "));
+    }
     packages::require_root("making the guest's disk", "hosttest")?;
     packages::install(PACKAGES)?;
     let parts = Parts::build()?;
@@ -71,10 +97,24 @@ pub fn run(platform: &Platform) -> Result<()> {
     }
     fs::copy(&parts.programs.vmtests, life.join("trafstat-vmtests"))?;
     let disk = disk(&root, &folder)?;
-    let booted = boot(&root, &folder, &disk);
+    let mut failed = Vec::new();
+    for (name, parameters) in &wanted {
+        if let Err(error) = boot(&root, &folder, &disk, name, parameters) {
+            eprintln!("{name}: {error:#}");
+            failed.push(*name);
+        }
+    }
     fs::remove_dir_all(&root.path)?;
     fs::remove_file(&disk)?;
-    booted
+    println!(
+        "hosts with kernel {}: {} passed, {} failed, {} skipped",
+        platform.kernel,
+        wanted.len() - failed.len(),
+        failed.len(),
+        LIVES.len() - wanted.len()
+    );
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
 }
 
 /// A copy of the platform's folder with systemd and an initial RAM disk.
@@ -106,6 +146,15 @@ fn host_folder(rootfs: &Rootfs, folder: &Path) -> Result<Rootfs> {
     let install = ["install", "--yes", "--no-install-recommends", "--reinstall"];
     run("apt-get", &[&install[..], GUEST_PACKAGES].concat())?;
     run("apt-get", &["clean"])?;
+    for packages in LATER_PACKAGES {
+        let download = [
+            "install",
+            "--yes",
+            "--no-install-recommends",
+            "--download-only",
+        ];
+        run("apt-get", &[&download[..], packages].concat())?;
+    }
     let modules = root.path.join("etc/initramfs-tools/modules");
     fs::write(modules, "virtio_blk\nvirtio_pci\next4\n")?;
     run("update-initramfs", &["-c", "-k", &root.kernel])?;
@@ -137,9 +186,12 @@ fn disk(root: &Rootfs, folder: &Path) -> Result<PathBuf> {
     Ok(disk)
 }
 
-fn boot(root: &Rootfs, folder: &Path, disk: &Path) -> Result<()> {
-    let step = Step::begin(format!("The life of a host with kernel {}", root.kernel));
-    let console = folder.join("console.log");
+fn boot(root: &Rootfs, folder: &Path, disk: &Path, name: &str, parameters: &str) -> Result<()> {
+    let step = Step::begin(format!(
+        "A host's life, {name}, with kernel {}",
+        root.kernel
+    ));
+    let console = folder.join(format!("{name}.log"));
     let mut qemu = Command::new("qemu-system-x86_64")
         .args(["-accel", "tcg,thread=single"])
         .args(["-cpu", "max", "-smp", "2", "-m", "1G"])
@@ -151,13 +203,14 @@ fn boot(root: &Rootfs, folder: &Path, disk: &Path) -> Result<()> {
                 .join("boot")
                 .join(format!("initrd.img-{}", root.kernel)),
         )
-        .args([
-            "-append",
-            "root=/dev/vda rw console=ttyS0 loglevel=5 net.ifnames=0",
-        ])
+        .arg("-append")
+        .arg(format!(
+            "root=/dev/vda rw console=ttyS0 loglevel=5 net.ifnames=0 trafstat.life={name} {parameters}"
+        ))
         .arg("-drive")
         .arg(format!(
-            "file={},format=raw,if=virtio,cache=unsafe",
+            // What is written goes with the guest.
+            "file={},format=raw,if=virtio,cache=unsafe,snapshot=on",
             disk.display()
         ))
         .arg("-serial")

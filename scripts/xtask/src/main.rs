@@ -116,8 +116,11 @@ enum Task {
         #[command(flatten)]
         kernel: Kernel,
     },
-    /// Install the packages on a host with systemd in a virtual machine, and follow its life.
+    /// Install the packages on hosts in virtual machines, and follow their lives; with FILTER only
+    /// those whose name contains it.
     Hosttest {
+        /// Part of the lives' names.
+        filter: Option<String>,
         #[command(flatten)]
         kernel: Kernel,
     },
@@ -220,7 +223,7 @@ fn run(task: Task) -> Result<()> {
             counting,
             kernel,
         } => vmtest::run_command(kernel.platform(), &command.join(" "), counting),
-        Task::Hosttest { kernel } => hosttest::run(kernel.platform()),
+        Task::Hosttest { filter, kernel } => hosttest::run(kernel.platform(), filter.as_deref()),
         Task::Package { revision } => package::run(revision).map(drop),
         Task::Install { root } => install::install(root.as_deref()),
         Task::Uninstall { root, purge } => install::uninstall(root.as_deref(), purge),

@@ -1,0 +1,199 @@
+//! Hosts with systemd or without it, and with the packages installed: lives of which each has a
+//! virtual machine and a disk of its own.
+//!
+//! The kernel's command line says which life it is. This runs at each boot; a file says how far
+//! the life has come.
+
+mod findings;
+mod life;
+mod listing;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::process;
+
+/// Where a life keeps what it must know after a reboot, and the packages lie.
+const FOLDER: &str = "/var/tmp/host-life";
+const LOCAL: &str = "192.0.2.1";
+const REMOTE: &str = "192.0.2.2";
+/// What setup's rules have in their comment.
+const MARK: &str = "trafstat-setup-";
+/// For what waits for a timer of five minutes.
+const PATIENCE: Duration = Duration::from_secs(20 * 60);
+
+/// How a boot ends.
+pub enum Ended {
+    /// The life has come to its end.
+    Life,
+    /// A reboot is under way.
+    Boot,
+}
+
+/// Goes on from where the last boot came to.
+///
+/// # Errors
+///
+/// Something is not as it should be.
+pub fn run() -> Result<Ended> {
+    connect()?;
+    let line = fs::read_to_string("/proc/cmdline")?;
+    let name = line
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("trafstat.life="))
+        .context("the kernel's command line names no life")?;
+    match name {
+        "systemd" => life::run(life::Kind::Systemd),
+        "mariadb" => life::run(life::Kind::Mariadb),
+        "cron" => life::run(life::Kind::Cron),
+        "no-ipv6" => life::run(life::Kind::WithoutIpv6),
+        "findings" => findings::run().map(|()| Ended::Life),
+        "signature" => findings::signature().map(|()| Ended::Life),
+        name => bail!("there is no life called {name}"),
+    }
+}
+
+/// A link to another host, over which the default route goes.
+fn connect() -> Result<()> {
+    for command in [
+        "ip netns add remote",
+        "ip link add wan type veth peer name wan netns remote",
+        &format!("ip address add {LOCAL}/24 dev wan"),
+        "ip link set wan up",
+        &format!("ip -n remote address add {REMOTE}/24 dev wan"),
+        "ip -n remote link set wan up",
+        &format!("ip route add default via {REMOTE}"),
+    ] {
+        succeed(command)?;
+    }
+    Ok(())
+}
+
+/// Rules that are not setup's keep their place and their counters; no reboot, as nobody saves them.
+fn set_other_rules() -> Result<()> {
+    succeed("iptables -A INPUT -i lo -j ACCEPT")?;
+    succeed(&format!("iptables -A INPUT -s {REMOTE} -p icmp")).map(drop)
+}
+
+/// Installs trafstat's own packages.
+fn install(revision: u32) -> Result<()> {
+    let mut packages: Vec<_> =
+        fs::read_dir(Path::new(FOLDER).join(format!("packages-{revision}")))?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<_>>()?;
+    packages.sort();
+    print!(
+        "{}",
+        process::succeed(Command::new("dpkg").arg("--install").args(packages))?
+    );
+    Ok(())
+}
+
+/// Installs Debian's packages, which lie in apt's cache: there is no network.
+fn install_debian(packages: &[&str]) -> Result<()> {
+    process::succeed(
+        Command::new("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["install", "--yes", "--no-install-recommends"])
+            .arg("--no-download")
+            .args(packages),
+    )
+    .map(drop)
+}
+
+/// Setup's rules.
+fn rules() -> Result<Vec<String>> {
+    let saved = succeed("iptables-save -t filter")?;
+    Ok(saved
+        .lines()
+        .filter(|line| line.contains(MARK))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// The packets that setup's rules counted.
+fn counted_by_mark() -> Result<u64> {
+    let saved = succeed("iptables-save -c -t filter")?;
+    let counters = saved.lines().filter(|line| line.contains(MARK));
+    counters
+        .map(|line| {
+            // [PACKETS:BYTES] -A ...
+            line.strip_prefix('[')
+                .and_then(|rest| rest.split(':').next())
+                .and_then(|packets| packets.parse::<u64>().ok())
+                .with_context(|| line.to_owned())
+        })
+        .sum()
+}
+
+/// The packets in the store.
+fn stored_packets() -> Result<u64> {
+    let json = succeed("trafstat show --top 0 --format json")?;
+    let answer: Value = serde_json::from_str(&json)?;
+    let records = answer["records"].as_array().context("no records")?;
+    let number = |record: &Value, name: &str| record[name].as_u64().with_context(|| json.clone());
+    records
+        .iter()
+        .map(|record| Ok(number(record, "sent_packets")? + number(record, "received_packets")?))
+        .sum()
+}
+
+/// Waits until something holds that a timer, a unit or cron brings about.
+fn wait_for(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds()? {
+        ensure!(Instant::now() < deadline, "this does not happen: {what}");
+        thread::sleep(Duration::from_secs(2));
+    }
+    Ok(())
+}
+
+fn ping(count: u32) -> Result<()> {
+    succeed(&format!(
+        "ip netns exec remote ping -q -i 0.2 -c {count} {LOCAL}"
+    ))
+    .map(drop)
+}
+
+/// Pings until they are stopped.
+struct Pings(Child);
+
+impl Pings {
+    fn start() -> Result<Self> {
+        let command = format!("netns exec remote ping -q -i 0.2 {LOCAL}");
+        let child = Command::new("ip")
+            .args(command.split_whitespace())
+            .stdout(Stdio::null())
+            .spawn()?;
+        Ok(Self(child))
+    }
+
+    fn stop(mut self) -> Result<()> {
+        ensure!(self.0.try_wait()?.is_none(), "ping ended by itself");
+        self.0.kill()?;
+        self.0.wait()?;
+        // The last reply may still be under way.
+        thread::sleep(Duration::from_secs(1));
+        Ok(())
+    }
+}
+
+fn step(what: &str) -> Result<()> {
+    let uptime = fs::read_to_string("/proc/uptime")?;
+    let seconds = uptime.split('.').next().unwrap_or_default();
+    println!("# {what} ({seconds} s after boot)");
+    Ok(())
+}
+
+/// Runs a command line without quotes; it must exit with 0.
+fn succeed(line: &str) -> Result<String> {
+    let mut words = line.split_whitespace();
+    let program = words.next().context("no program")?;
+    process::succeed(Command::new(program).args(words))
+}
