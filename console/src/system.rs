@@ -79,6 +79,24 @@ pub trait System {
         }
     }
 
+    /// Moves a file, within one file system or to another; the folder it goes to is made.
+    ///
+    /// # Errors
+    /// The system's.
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        if let Some(folder) = self.path(to).parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let (from, to) = (self.path(from), self.path(to));
+        let moved = match fs::rename(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                fs::copy(&from, &to).and_then(|_| fs::remove_file(&from))
+            }
+            moved => moved,
+        };
+        moved.with_context(|| format!("cannot move {} to {}", from.display(), to.display()))
+    }
+
     /// Runs a program that must exit with 0; returns its standard output.
     ///
     /// # Errors

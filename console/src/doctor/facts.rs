@@ -186,7 +186,9 @@ impl LoadFailure {
             "Key was rejected by service",
             "Operation not permitted",
         ];
-        if words.contains("not found in directory") {
+        // The second is said of a module that only modprobe's own configuration names.
+        let not_built = ["not found in directory", "could not find module by name"];
+        if not_built.iter().any(|reason| words.contains(reason)) {
             Self::NotBuilt
         } else if refused.iter().any(|reason| words.contains(reason)) {
             Self::SignatureRefused
@@ -250,6 +252,14 @@ mod tests {
         let of = LoadFailure::of;
         assert_eq!(
             of("modprobe: FATAL: Module xt_TRAFSTAT not found in directory /lib/modules/6.1\n"),
+            LoadFailure::NotBuilt
+        );
+        assert_eq!(
+            of(
+                "modprobe: ERROR: ../libkmod/libkmod-module.c:895 kmod_module_insert_module() could \
+                 not find module by name='xt_TRAFSTAT'\nmodprobe: ERROR: could not insert \
+                 'xt_TRAFSTAT': Unknown symbol in module, or unknown parameter (see dmesg)\n"
+            ),
             LoadFailure::NotBuilt
         );
         for reason in [

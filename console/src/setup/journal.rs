@@ -56,6 +56,12 @@ impl Journal {
         })
     }
 
+    /// Whether setup put this module under the original's rules.
+    pub fn is_from_original(&self) -> bool {
+        let is_original = |entry: &Entry| matches!(entry.step, Step::Original { .. });
+        self.entries.iter().any(is_original)
+    }
+
     /// Takes the steps in their order, those that are not taken; first takes back what an earlier
     /// setup did and this one does not want. Tells `said` of each step whether it did anything.
     ///

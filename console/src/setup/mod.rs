@@ -4,6 +4,7 @@
 mod configuration;
 mod host;
 mod journal;
+mod original;
 mod plan;
 mod rules;
 mod step;
@@ -36,6 +37,7 @@ const DEFAULT_URL: &str = "mysql://trafstat@localhost/trafstat";
   trafstat setup --router --local-net 10.0.0.0/24
                                                  count what is forwarded for a net
   trafstat setup --backend mysql                 store on this host's MySQL or MariaDB
+  trafstat setup --from-original                 take the place of the original xt_TRAFSTAT
   trafstat setup --undo                          take all of it away again
 
 Setup loads the module, sets rules at the beginning of their chains, sees to it that they come
@@ -45,6 +47,10 @@ interrupted, it is simply run again. The database stays whatever it does.
 With --backend mysql, the administrator whom ~/.my.cnf names, or root of a server on this host,
 makes the database and a user with rights on it alone; its password is in /etc/trafstat/my.cnf.
 
+With --from-original the rules of the original stay where they are and setup sets none of its own;
+its module, its scripts and their lines in /etc/crontab are laid aside, and its files and tables
+imported. What passes in the moment between the two modules is not counted.
+
 Exit status: 0 done, 1 failed or refused, 2 wrong usage.")]
 pub struct SetupOptions {
     /// Say what would be done, and do nothing.
@@ -52,8 +58,20 @@ pub struct SetupOptions {
     dry_run: bool,
 
     /// Take away what setup did, all of it and nothing else.
-    #[arg(long, conflicts_with_all = ["local_net", "router", "ports", "backend", "restore"])]
+    #[arg(
+        long,
+        conflicts_with_all = ["local_net", "router", "ports", "backend", "from_original", "restore"]
+    )]
     undo: bool,
+
+    /// Take the place of the original xt_TRAFSTAT: keep its rules, import what it stored.
+    #[arg(long, conflicts_with_all = ["local_net", "router", "ports"])]
+    from_original: bool,
+
+    /// The server and database of the original's tables, or none
+    /// [default: mysql://localhost/trafstat where its scripts have their /root/.my.cnf].
+    #[arg(long, value_name = "URL", requires = "from_original", value_parser = parse_original_url)]
+    original_url: Option<String>,
 
     /// The local nets, separated by commas [default: this host's addresses].
     #[arg(long, value_name = "ADDRESS[/PREFIX]", value_delimiter = ',', value_parser = crate::show::parse_net)]
@@ -104,6 +122,10 @@ impl SetupOptions {
         }
         let host = Host::of(&system)?;
         let mut journal = Journal::read(&system)?;
+        let from_original = match self.from_original || journal.is_from_original() {
+            true => Some(self.original_tables(&system, &journal)?),
+            false => None,
+        };
         let server = match self.backend.as_deref() {
             None => journal.server(),
             Some("mysql") => Some(Server {
@@ -113,6 +135,7 @@ impl SetupOptions {
             Some(_) => None,
         };
         let wish = Wish {
+            from_original,
             local_nets: self.local_net,
             router: self.router,
             ports: self.ports,
@@ -134,6 +157,23 @@ impl SetupOptions {
         })?;
         println!("Traffic is counted. In five minutes, trafstat show tells what used the network.");
         Ok(())
+    }
+}
+
+impl SetupOptions {
+    /// Where the original's tables are.
+    fn original_tables(&self, system: &dyn System, journal: &Journal) -> Result<Option<String>> {
+        if !journal.is_from_original() && !original::is_here(system)? {
+            bail!(
+                "there is nothing of the original xt_TRAFSTAT here: no module of it, no script \
+                 and no line in /etc/crontab; trafstat setup alone sets rules of its own"
+            );
+        }
+        Ok(match self.original_url.as_deref() {
+            Some("none") => None,
+            Some(url) => Some(url.to_owned()),
+            None => original::tables(system),
+        })
     }
 }
 
@@ -185,6 +225,17 @@ fn parse_url(text: &str) -> Result<String, String> {
         return Err("a password has no place here: setup makes one up".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// A URL, or none.
+fn parse_original_url(text: &str) -> Result<String, String> {
+    match text {
+        "none" => Ok(text.to_owned()),
+        _ => parse_url(text).map_err(|error| match error.starts_with("a password") {
+            true => "a password has no place here: it comes from /root/.my.cnf".to_owned(),
+            false => error,
+        }),
+    }
 }
 
 fn parse_ports(text: &str) -> Result<PortChoice, String> {

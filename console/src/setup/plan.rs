@@ -27,6 +27,9 @@ pub struct Wish {
     pub router: bool,
     /// Which local ports keep their number.
     pub ports: PortChoice,
+    /// This takes the original's place, whose tables are in this database, if in any: its rules
+    /// count, and no other.
+    pub from_original: Option<Option<String>>,
     /// The MySQL server that setup makes the store on; without one, the store is where the
     /// configuration says.
     pub server: Option<Server>,
@@ -60,6 +63,9 @@ pub struct RuleSet {
 /// # Errors
 /// The host cannot be served; the error says what to do instead.
 pub fn steps(host: &Host, wish: &Wish) -> Result<Vec<Step>> {
+    if let Some(tables) = &wish.from_original {
+        return from_original(host, wish, tables.as_deref());
+    }
     let sets = rule_sets(host, wish)?;
     if host.firewalld {
         bail!(
@@ -75,17 +81,7 @@ pub fn steps(host: &Host, wish: &Wish) -> Result<Vec<Step>> {
         );
     }
     // Undone in the reverse order: the last collection still finds the store.
-    let mut steps = Vec::new();
-    if let Some(server) = &wish.server {
-        configuration::check(&host.configuration, &server.url)?;
-        steps.extend([
-            Step::Password,
-            Step::Configuration {
-                url: server.url.clone(),
-            },
-            Step::Database(server.clone()),
-        ]);
-    }
+    let mut steps = store(host, wish)?;
     steps.push(Step::Module);
     steps.extend(sets.iter().map(|set| Step::Rules {
         program: set.program.clone(),
@@ -93,6 +89,47 @@ pub fn steps(host: &Host, wish: &Wish) -> Result<Vec<Step>> {
     }));
     steps.extend(persistence(host, &sets)?);
     steps.extend(collection(host)?);
+    Ok(steps)
+}
+
+/// What makes the store, where setup makes it.
+fn store(host: &Host, wish: &Wish) -> Result<Vec<Step>> {
+    let Some(server) = &wish.server else {
+        return Ok(Vec::new());
+    };
+    configuration::check(&host.configuration, &server.url)?;
+    Ok(vec![
+        Step::Password,
+        Step::Configuration {
+            url: server.url.clone(),
+        },
+        Step::Database(server.clone()),
+    ])
+}
+
+/// The steps where the original's rules stay: whatever restored them at boot goes on to do so.
+fn from_original(host: &Host, wish: &Wish, tables: Option<&str>) -> Result<Vec<Step>> {
+    let Some(program) = &host.iptables else {
+        bail!("there is no iptables here: install it (apt-get install iptables)");
+    };
+    let database = |url: &str| url.rsplit('/').next().map(str::to_owned);
+    if let (Some(server), Some(tables)) = (&wish.server, tables) {
+        // A view of the store has the name that the original's table has.
+        if database(&server.url) == database(tables) {
+            bail!(
+                "the original's tables are in the database of {tables}: name another one for the \
+                 store, such as --url mysql://trafstat@localhost/accounting"
+            );
+        }
+    }
+    let mut steps = store(host, wish)?;
+    steps.push(Step::Original {
+        program: program.clone(),
+    });
+    steps.extend(collection(host)?);
+    steps.push(Step::Import {
+        url: tables.map(str::to_owned),
+    });
     Ok(steps)
 }
 

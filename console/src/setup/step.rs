@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 
 use super::configuration::{self, PASSWORD_PATH};
+use super::original;
 use super::rules::{self, Rule};
 use crate::system::System;
 
@@ -59,6 +60,16 @@ pub enum Step {
     },
     /// The server has the database, its schema and its user.
     Database(Server),
+    /// This module counts for the rules of the original, which is laid aside.
+    Original {
+        /// What its rules were set with.
+        program: String,
+    },
+    /// The store has the original's statistics.
+    Import {
+        /// The server and database of its tables, if it has any.
+        url: Option<String>,
+    },
 }
 
 /// A MySQL server, and who makes the store on it.
@@ -94,6 +105,8 @@ impl Step {
             Self::Configuration { .. } => "configuration".to_owned(),
             // Another user of another server is to be taken away, not to be forgotten.
             Self::Database(server) => format!("database {}", server.url),
+            Self::Original { .. } => "original".to_owned(),
+            Self::Import { .. } => "import".to_owned(),
         }
     }
 
@@ -126,6 +139,8 @@ impl Step {
                 let asked = system.run(&server.store(&["hosts", "--format", "csv"]), "")?;
                 asked.code == Some(0)
             }
+            Self::Original { .. } => original::is_replaced(system)?,
+            Self::Import { .. } => original::is_imported(system),
         })
     }
 
@@ -138,7 +153,7 @@ impl Step {
             Self::File { path, .. } | Self::SavedRules { path, .. } => back_up(system, path),
             Self::Configuration { .. } => back_up(system, DEFAULT_CONFIG_PATH),
             // Rules with setup's mark are setup's.
-            Self::Rules { .. } => Ok(Before::Nothing),
+            Self::Rules { .. } | Self::Original { .. } | Self::Import { .. } => Ok(Before::Nothing),
             Self::Module | Self::Unit { .. } | Self::Password | Self::Database(_) => {
                 Ok(match self.is_taken(system)? {
                     true => Before::Everything,
@@ -189,6 +204,8 @@ impl Step {
                     _ => bail!("{}", ended.stderr.trim()),
                 }
             }
+            Self::Original { program } => original::replace(system, program),
+            Self::Import { url } => original::import(system, url.as_deref()),
         }
     }
 
@@ -242,6 +259,9 @@ impl Step {
                 }
                 Ok(())
             }
+            // The rules were the administrator's before, and are.
+            Self::Original { .. } => original::put_back(system),
+            Self::Import { .. } => original::forget_import(system),
         }
     }
 }
@@ -266,6 +286,13 @@ impl fmt::Display for Step {
             }
             Self::Database(server) => {
                 write!(f, "make the database and the user of {}", server.url)
+            }
+            Self::Original { .. } => {
+                f.write_str("lay the original's module and scripts aside, and count for its rules")
+            }
+            Self::Import { url: None } => f.write_str("take over the original's files"),
+            Self::Import { url: Some(url) } => {
+                write!(f, "take over the original's files, and its tables in {url}")
             }
         }
     }

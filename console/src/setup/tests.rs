@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 
 use super::host::Host;
 use super::journal::{self, Journal};
+use super::original;
 use super::plan::{self, PortChoice, Wish};
 use super::step::{Server, Step};
 use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
@@ -26,6 +27,8 @@ struct MadeUp {
     units: RefCell<BTreeSet<String>>,
     /// Users of the MySQL server, by URL.
     users: RefCell<BTreeSet<String>>,
+    /// What was given to the import, in its order.
+    imported: RefCell<Vec<String>>,
     /// How many changes are let through before the host "loses power".
     changes_left: Cell<usize>,
     changes: Cell<usize>,
@@ -40,6 +43,7 @@ impl MadeUp {
             tables: RefCell::new(tables.into()),
             units: RefCell::default(),
             users: RefCell::default(),
+            imported: RefCell::default(),
             changes_left: Cell::new(usize::MAX),
             changes: Cell::new(0),
         };
@@ -77,8 +81,17 @@ impl MadeUp {
                 let position = table.iter().position(|other| other[3..] == *rule);
                 table.remove(position.expect("a rule that is not there is deleted"));
             } else if let Some(rule) = line.strip_prefix("-I ") {
-                let (chain, words) = rule.split_once(" 1 ").unwrap();
-                table.insert(0, format!("-A {chain} {words}"));
+                let [chain, place, words] = rule.splitn(3, ' ').collect::<Vec<_>>()[..] else {
+                    panic!("a rule without its place: {rule}");
+                };
+                let chain_begins = format!("-A {chain} ");
+                let mut of_chain =
+                    (0..table.len()).filter(|at| table[*at].starts_with(&chain_begins));
+                let at = match place.parse().unwrap() {
+                    1 => 0,
+                    place => of_chain.nth(place - 1).unwrap_or(table.len()),
+                };
+                table.insert(at, format!("-A {chain} {words}"));
             }
         }
         Ok(well(""))
@@ -106,6 +119,15 @@ impl MadeUp {
         )
     }
 
+    /// Every chain's rules in their order; between chains there is none.
+    fn chains(&self) -> BTreeMap<String, Vec<String>> {
+        let mut tables = self.tables.borrow().clone();
+        for table in tables.values_mut() {
+            table.sort_by_key(|rule| rule.split(' ').nth(1).map(str::to_owned));
+        }
+        tables
+    }
+
     fn set_up(&self, wish: &Wish, host: &Host) -> Result<()> {
         let steps = plan::steps(host, wish)?;
         Journal::read(self)?.bring_about(&steps, self, |_, _| ())
@@ -126,6 +148,28 @@ impl System for MadeUp {
             }
             [program, "--noflush", _] => {
                 self.restore(program.strip_suffix("-restore").unwrap(), input)
+            }
+            ["env", folders, rest @ ..] => {
+                assert!(folders.starts_with("XTABLES_LIBDIR=/var/lib/trafstat/original:"));
+                self.run(rest, input)
+            }
+            ["depmod", "--all"] => Ok(well("")),
+            ["rmmod", "xt_TRAFSTAT"] => {
+                self.change()?;
+                let tables = self.tables.borrow();
+                let is_used = tables["iptables"]
+                    .iter()
+                    .any(|rule| rule.contains("TRAFSTAT"));
+                assert!(!is_used, "the kernel would refuse this");
+                fs::remove_dir_all(self.path("/sys/module/xt_TRAFSTAT"))?;
+                Ok(well(""))
+            }
+            ["trafstat-store", "import", "--format", "csv", files @ ..] => {
+                self.change()?;
+                self.imported
+                    .borrow_mut()
+                    .extend(files.iter().map(|file| (*file).to_owned()));
+                Ok(well(""))
             }
             ["systemctl", "is-enabled" | "is-active", unit] => Ok(Ended {
                 code: Some(i32::from(!self.units.borrow().contains(*unit))),
@@ -191,6 +235,13 @@ impl System for MadeUp {
 
     fn root(&self) -> &Path {
         self.root.path()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.change()?;
+        let to = self.path(to);
+        fs::create_dir_all(to.parent().unwrap())?;
+        Ok(fs::rename(self.path(from), to)?)
     }
 
     fn write(&self, absolute: &str, text: &str, _mode: u32) -> Result<()> {
@@ -474,6 +525,123 @@ fn damaged_journal_is_refused() {
 fn module_that_does_not_load_stops_setup_before_any_rule() {
     let steps = plan::steps(&host(), &Wish::default()).unwrap();
     assert_eq!(steps[0], Step::Module);
+}
+
+const CRONTAB: &str = "SHELL=/bin/sh\n\
+    */5 *   * * *   root    /usr/local/bin/trafstat_dumper.sh >> /tmp/trafstat_dumper.log\n";
+const ORIGINAL_MODULE: &str = "/lib/modules/6.1.0/kernel/net/netfilter/xt_TRAFSTAT.ko";
+
+/// A host as the original's README makes it, with rules between others'.
+fn with_original() -> MadeUp {
+    let made_up = MadeUp::new();
+    for (path, text) in [
+        ("/etc/crontab", CRONTAB),
+        ("/etc/cron.weekly/trafstat_rotater", "#!/bin/bash\n"),
+        ("/usr/local/bin/trafstat_show.sh", "#!/bin/bash\n"),
+        (ORIGINAL_MODULE, "\x7fELF"),
+        ("/sys/module/xt_TRAFSTAT/refcnt", "2\n"),
+        ("/proc/trafstat/192.0.2.1_32", "17,1,2,53,0,1,1,60,60,0\n"),
+        (
+            "/var/trafstat/trafstat_192_0_2_1_32_2024_01_07-04:22.gz",
+            "",
+        ),
+        ("/var/trafstat/notes", ""),
+    ] {
+        made_up.write(path, text, 0o644).unwrap();
+    }
+    made_up.tables.borrow_mut().insert(
+        "iptables".to_owned(),
+        [
+            OTHERS,
+            "-A INPUT -d 192.0.2.1/32 -j TRAFSTAT --local-net 192.0.2.1",
+            "-A INPUT -p tcp -j ACCEPT",
+            "-A OUTPUT -s 192.0.2.1/32 -j TRAFSTAT --local-net 192.0.2.1",
+        ]
+        .map(str::to_owned)
+        .into(),
+    );
+    made_up.changes.set(0);
+    made_up
+}
+
+fn in_its_place() -> Wish {
+    Wish {
+        from_original: Some(Some("mysql://localhost/trafstat".to_owned())),
+        ..Wish::default()
+    }
+}
+
+#[test]
+fn original_gives_way_and_its_rules_stay_where_they_were() {
+    let made_up = with_original();
+    let before = made_up.chains();
+    assert!(original::is_here(&made_up).unwrap());
+    made_up.set_up(&in_its_place(), &host()).unwrap();
+    assert_eq!(made_up.chains(), before);
+    assert!(!original::is_here(&made_up).unwrap());
+    assert!(!made_up.path(ORIGINAL_MODULE).exists());
+    let crontab = made_up.read("/etc/crontab").unwrap().unwrap();
+    assert!(crontab.contains("\n# trafstat setup: */5"), "{crontab}");
+    assert_eq!(
+        *made_up.imported.borrow(),
+        [
+            "/var/lib/trafstat/original/192.0.2.1_32",
+            "/var/trafstat/trafstat_192_0_2_1_32_2024_01_07-04:22.gz",
+            "--from-url",
+            "mysql://localhost/trafstat",
+        ]
+    );
+    assert!(made_up.units.borrow().contains("trafstat-collect.timer"));
+
+    let changes = made_up.changes.get();
+    made_up.set_up(&in_its_place(), &host()).unwrap();
+    assert_eq!(made_up.changes.get(), changes);
+
+    made_up.undo().unwrap();
+    assert!(made_up.path(ORIGINAL_MODULE).exists());
+    assert_eq!(made_up.read("/etc/crontab").unwrap().unwrap(), CRONTAB);
+    assert_eq!(
+        made_up.chains(),
+        before,
+        "the rules are the administrator's"
+    );
+}
+
+#[test]
+fn replacement_interrupted_anywhere_is_finished_by_the_next() {
+    let whole = with_original();
+    whole.set_up(&in_its_place(), &host()).unwrap();
+    let counters = whole.read("/var/lib/trafstat/original/192.0.2.1_32");
+    for limit in 0..whole.changes.get() {
+        let made_up = with_original();
+        let before = made_up.chains();
+        made_up.changes_left.set(limit);
+        assert!(made_up.set_up(&in_its_place(), &host()).is_err());
+        made_up.changes_left.set(usize::MAX);
+        made_up.set_up(&in_its_place(), &host()).unwrap();
+        assert_eq!(made_up.chains(), before, "after {limit} changes");
+        assert!(
+            !original::is_here(&made_up).unwrap(),
+            "after {limit} changes"
+        );
+        let read = made_up
+            .read("/var/lib/trafstat/original/192.0.2.1_32")
+            .unwrap();
+        assert!(
+            read.unwrap()
+                .starts_with(counters.as_ref().unwrap().as_deref().unwrap())
+        );
+    }
+}
+
+#[test]
+fn store_in_the_database_of_the_originals_tables_is_refused() {
+    let wish = Wish {
+        server: with_server(None).server,
+        ..in_its_place()
+    };
+    let error = plan::steps(&host(), &wish).unwrap_err().to_string();
+    assert!(error.contains("name another one"), "{error}");
 }
 
 /// The state without what is another one on each host: its folder, and the time in copies' names.

@@ -42,6 +42,10 @@ pub fn install(root: Option<&Path>) -> Result<()> {
         &format!("lib/modules/{kernel}/updates/xt_TRAFSTAT.ko"),
         fs::read(module)?,
     ));
+    // An upgrade finds its own plugin there.
+    if root.is_none() && !Path::new("/").join(MANIFEST).exists() {
+        run_script("trafstat.preinst", "install")?;
+    }
     put(installed, root.unwrap_or(Path::new("/")))?;
     depmod(root, &kernel)?;
     if root.is_none() {

@@ -84,7 +84,7 @@ pub fn make(programs: &Built, plugin: &Path, object: &[u8], revision: u32) -> Re
              then on every packet is counted by protocol, local and remote address and\n \
              port. trafstat-store collects what was counted into SQLite or MySQL, exactly\n \
              once, and trafstat sets it all up and shows it.\n",
-        scripts: &["postinst", "prerm", "postrm"],
+        scripts: &["preinst", "postinst", "prerm", "postrm"],
     };
     let dkms = Package {
         name: "trafstat-dkms",
