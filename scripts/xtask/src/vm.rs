@@ -263,6 +263,7 @@ impl<'a> Guest<'a> {
             })
             // Up to warnings: what a failed run's console should show.
             .args(["--show-boot-console", "--kopt", "loglevel=5"])
+            .args(["--kopt", "maxcpus=2"])
             .args(boot_options.iter().flat_map(|option| ["--kopt", *option]))
             .arg("--script-sh")
             .arg(format!("sh {}/{PROLOGUE_FILE}", rootfs::SHARE));
@@ -289,8 +290,8 @@ impl<'a> Guest<'a> {
             Machine::Counting => command.args(["-icount", "shift=0,sleep=off"]),
         };
         if machine != Machine::Counting {
-            // As many CPUs again are possible and never there.
-            command.args(["-smp", "2,maxcpus=4"]);
+            // The third is offline, so that scenarios can have it online and the second one not.
+            command.args(["-smp", "3"]);
         }
         if let Some(captures) = paths::captures() {
             command.arg("-virtfs").arg(format!(

@@ -19,6 +19,8 @@ use crate::traffic;
 
 /// The CPU that comes and goes.
 const CPU: usize = 1;
+/// One beyond it, offline since boot.
+const BEYOND: usize = 2;
 
 const DATAGRAMS: u64 = 20_000;
 const PORTS: u16 = 500;
@@ -37,6 +39,7 @@ pub fn run(guest: &Guest) -> Result<()> {
     iptables.count_local(ALL_PORTS)?;
     process_and_softirq_share_a_cpu(&topology, &iptables)?;
     offline_cpu_is_read(&topology, &iptables)?;
+    cpus_on_both_sides_of_a_hole_count(&topology, &iptables)?;
     cpu_goes_and_comes_under_traffic(&topology, &iptables)
 }
 
@@ -84,23 +87,13 @@ fn process_and_softirq_share_a_cpu(topology: &Topology, iptables: &Iptables<'_>)
 
 fn offline_cpu_is_read(topology: &Topology, iptables: &Iptables<'_>) -> Result<()> {
     let before = iptables.counters()?;
-    let send = |first: u16| -> Result<()> {
-        topology.remote.enter(|| {
-            stay_on(CPU)?;
-            let socket = UdpSocket::bind((topology.family.remote(), 0))?;
-            for port in first..first + PORTS {
-                socket.send_to(b"?", (topology.family.local(), port))?;
-            }
-            Ok(())
-        })
-    };
     // One epoch is closed, the next open, when the CPU goes.
-    send(20_000)?;
+    send(topology, CPU, 20_000)?;
     super::settled(iptables)?;
     let closed = Snapshot::peek(&topology.local, ACCOUNT)?;
-    send(30_000)?;
+    send(topology, CPU, 30_000)?;
     let counted = super::settled(iptables)?;
-    let offline = Offline::new(CPU)?;
+    let offline = Switched::off(CPU)?;
     let again = Snapshot::collect(&topology.local, ACCOUNT)?;
     ensure!(
         again.bytes == closed.bytes,
@@ -121,12 +114,44 @@ fn offline_cpu_is_read(topology: &Topology, iptables: &Iptables<'_>) -> Result<(
     Ok(())
 }
 
+fn cpus_on_both_sides_of_a_hole_count(topology: &Topology, iptables: &Iptables<'_>) -> Result<()> {
+    let before = iptables.counters()?;
+    let beyond = Switched::on(BEYOND)?;
+    let hole = Switched::off(CPU)?;
+    println!("online {}", cpus("online")?);
+    send(topology, 0, 20_000)?;
+    send(topology, BEYOND, 30_000)?;
+    let counted = super::settled(iptables)?;
+    let snapshot = Snapshot::collect(&topology.local, ACCOUNT)?;
+    drop(hole);
+    drop(beyond);
+    let seen = snapshot.as_rules_count();
+    let records = snapshot.records.len();
+    ensure!(
+        seen == less(counted, before) && records >= 2 * usize::from(PORTS),
+        "{before:?} before, {counted:?} counted, {seen:?} seen, in {records} records"
+    );
+    Ok(())
+}
+
+/// The remote side sends a datagram to each of many ports from one CPU, which receives them, too.
+fn send(topology: &Topology, cpu: usize, first: u16) -> Result<()> {
+    topology.remote.enter(|| {
+        stay_on(cpu)?;
+        let socket = UdpSocket::bind((topology.family.remote(), 0))?;
+        for port in first..first + PORTS {
+            socket.send_to(b"?", (topology.family.local(), port))?;
+        }
+        Ok(())
+    })
+}
+
 fn cpu_goes_and_comes_under_traffic(topology: &Topology, iptables: &Iptables<'_>) -> Result<()> {
     let before = iptables.counters()?;
     let mut seen = RuleCounters::default();
     traffic::during(topology, || {
         for _ in 0..ROUNDS {
-            for offline in [Some(Offline::new(CPU)?), None] {
+            for offline in [Some(Switched::off(CPU)?), None] {
                 thread::sleep(Duration::from_millis(500));
                 seen.add(Snapshot::collect(&topology.local, ACCOUNT)?.as_rules_count());
                 drop(offline);
@@ -143,22 +168,28 @@ fn cpu_goes_and_comes_under_traffic(topology: &Topology, iptables: &Iptables<'_>
     Ok(())
 }
 
-/// A CPU that is offline for as long as this lives.
-struct Offline {
+/// A CPU that is offline, or online, for as long as this lives.
+struct Switched {
     cpu: usize,
+    back: &'static str,
 }
 
-impl Offline {
-    fn new(cpu: usize) -> Result<Self> {
+impl Switched {
+    fn off(cpu: usize) -> Result<Self> {
         switch(cpu, "0")?;
-        Ok(Self { cpu })
+        Ok(Self { cpu, back: "1" })
+    }
+
+    fn on(cpu: usize) -> Result<Self> {
+        switch(cpu, "1")?;
+        Ok(Self { cpu, back: "0" })
     }
 }
 
-impl Drop for Offline {
+impl Drop for Switched {
     fn drop(&mut self) {
-        if let Err(error) = switch(self.cpu, "1") {
-            eprintln!("CPU {} stays offline: {error:#}", self.cpu);
+        if let Err(error) = switch(self.cpu, self.back) {
+            eprintln!("CPU {} stays as it is: {error:#}", self.cpu);
         }
     }
 }
