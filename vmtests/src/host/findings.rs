@@ -51,13 +51,15 @@ pub fn signature() -> Result<()> {
 
 fn before_setup() -> Result<()> {
     expect("no-rules")?;
-    // Looking loaded it.
-    succeed("modprobe -r xt_TRAFSTAT")?;
+    // Whoever looks loads it.
+    let unload = || succeed("modprobe -r xt_TRAFSTAT");
+    unload()?;
     without_module("xt_TRAFSTAT", "module-missing")?;
     // Another rule's may be loaded.
     process::end(Command::new("modprobe").args(["-r", "nft_compat"]))?;
     without_module("nft_compat", "nft-compat-missing")?;
 
+    unload()?;
     let refusing = "/etc/modprobe.d/refusing.conf";
     fs::write(refusing, "install xt_TRAFSTAT /bin/false\n")?;
     expect("module-refused")?;
