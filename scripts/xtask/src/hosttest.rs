@@ -32,7 +32,7 @@ const LIVES: [(&str, &str); 6] = [
 /// Debian's packages that the lives install; the guest has no network.
 const LATER_PACKAGES: &[&[&str]] = &[
     &["mariadb-server"],
-    &["cron", "sysvinit-core"],
+    &["cron", "sysvinit-core", "systemd-sysv-"],
     &["nftables"],
 ];
 

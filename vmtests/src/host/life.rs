@@ -60,7 +60,7 @@ pub fn run(kind: Kind) -> Result<Ended> {
 /// From the next boot on, System V's init starts cron, and cron this.
 fn change_init() -> Result<()> {
     step("another init")?;
-    install_debian(&["cron", "sysvinit-core"])?;
+    install_debian(&["cron", "sysvinit-core", "systemd-sysv-"])?;
     fs::write(
         "/etc/cron.d/host-life",
         format!("@reboot root {FOLDER}/trafstat-vmtests host-life >/dev/ttyS1 2>&1\n"),
