@@ -5,7 +5,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{LOCAL, REMOTE, install, install_debian, ping, step, succeed};
@@ -13,7 +13,7 @@ use crate::process;
 
 const CONFIG: &str = "/etc/trafstat/trafstat.toml";
 const DATABASE: &str = "/var/lib/trafstat/trafstat.db";
-const COLLECT: &str = "systemctl start trafstat-collect.service";
+const COLLECT: &str = "trafstat-collect.service";
 /// Longer than the time within which the collector has to have run.
 const A_WHILE: &str = "2 hours";
 
@@ -26,7 +26,7 @@ pub fn run() -> Result<()> {
     before_setup()?;
     succeed("trafstat setup")?;
     ping(5)?;
-    succeed(COLLECT)?;
+    collect()?;
     step("a host that is well")?;
     let found = found()?;
     ensure!(found.is_empty(), "a host that is well has {found:?}");
@@ -140,7 +140,7 @@ fn of_rules() -> Result<()> {
     }
     expect("folded")?;
     succeed(&format!("iptables -D {few}"))?;
-    succeed(COLLECT)?;
+    collect()?;
     gone("folded")
 }
 
@@ -192,10 +192,21 @@ fn of_the_clock() -> Result<()> {
     set("+")?;
     expect("not-collected")?;
     ping(2)?;
-    succeed(COLLECT)?;
+    collect()?;
     gone("not-collected")?;
     set("-")?;
     expect("clock-skew")
+}
+
+fn collect() -> Result<()> {
+    let ended = process::end(Command::new("systemctl").args(["start", COLLECT]))?;
+    if ended.code != Some(0) {
+        let log = succeed(&format!(
+            "journalctl --no-pager --lines 20 --unit {COLLECT}"
+        ))?;
+        bail!("the collector failed:\n{log}");
+    }
+    Ok(())
 }
 
 fn expect(kind: &str) -> Result<()> {
