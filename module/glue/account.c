@@ -112,14 +112,35 @@ static void trafstat_account_log_discarded(const struct trafstat_account *accoun
 		stats.seen.packets, stats.seen.bytes);
 }
 
+/*
+ * Whether the account can go. It is taken from its readers then, for good: one that has it open
+ * may be closing an epoch or serving one, and queues the next reap at its end.
+ */
+static bool trafstat_account_is_over(struct trafstat_account *account)
+{
+	if (account->rules)
+		return false;
+	/* Its files are gone, and readers with them. */
+	if (account->tn->dead)
+		return true;
+	if (!trafstat_account_is_idle(account->core) ||
+	    test_and_set_bit_lock(TRAFSTAT_READER, &account->reader))
+		return false;
+	/* A reader that came and went between the two may have left an epoch that waits. */
+	if (trafstat_account_is_idle(account->core)) {
+		set_bit(TRAFSTAT_GONE, &account->reader);
+		return true;
+	}
+	clear_bit_unlock(TRAFSTAT_READER, &account->reader);
+	return false;
+}
+
 /* Frees the account if nothing needs it. trafstat_net.lock is held. */
 static void trafstat_account_reap(struct trafstat_account *account)
 {
-	bool idle = trafstat_account_is_idle(account->core);
-
-	if (account->rules || (!idle && !account->tn->dead))
+	if (!trafstat_account_is_over(account))
 		return;
-	if (!idle)
+	if (!trafstat_account_is_idle(account->core))
 		trafstat_account_log_discarded(account);
 	list_del(&account->list);
 	trafstat_proc_account_remove(account);

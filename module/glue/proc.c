@@ -82,9 +82,9 @@ static int trafstat_reader_open(struct trafstat_account *account, struct file *f
 
 	if (IS_ERR(reader))
 		return PTR_ERR(reader);
-	if (test_and_set_bit_lock(0, &account->reader)) {
+	if (test_and_set_bit_lock(TRAFSTAT_READER, &account->reader)) {
 		trafstat_reader_free(reader);
-		return -EBUSY;
+		return test_bit(TRAFSTAT_GONE, &account->reader) ? -ENOENT : -EBUSY;
 	}
 	if (file->f_mode & FMODE_READ)
 		reader->epoch = trafstat_account_close(account);
@@ -97,7 +97,7 @@ static int trafstat_reader_release(struct inode *inode, struct file *file)
 	struct trafstat_reader *reader = file->private_data;
 	struct trafstat_account *account = reader->account;
 
-	clear_bit_unlock(0, &account->reader);
+	clear_bit_unlock(TRAFSTAT_READER, &account->reader);
 	trafstat_net_queue_reap(account->tn);
 	trafstat_reader_free(reader);
 	return 0;

@@ -50,6 +50,12 @@ struct trafstat_net {
 	struct proc_dir_entry *live_dirs[TRAFSTAT_FAMILIES];
 };
 
+/* Bits: snapshot or csv is open; nobody opens them any more. */
+enum {
+	TRAFSTAT_READER,
+	TRAFSTAT_GONE,
+};
+
 struct trafstat_account {
 	struct list_head list;
 	struct trafstat_net *tn;
@@ -59,7 +65,7 @@ struct trafstat_account {
 	unsigned int rules;
 	struct work_struct prepare;
 	unsigned long prepare_after;	/* in jiffies */
-	unsigned long reader;		/* bit 0: snapshot or csv is open */
+	unsigned long reader;		/* TRAFSTAT_READER and TRAFSTAT_GONE */
 	struct proc_dir_entry *snapshot_file;
 	struct proc_dir_entry *csv_file;
 	struct proc_dir_entry *live_file;

@@ -254,6 +254,24 @@ fn side_of_an_acknowledged_epoch_counts_again() {
 }
 
 #[test]
+fn account_whose_epoch_is_being_closed_is_not_idle() {
+    check(|| {
+        let host = Host::new(1);
+        host.count(0, 0);
+        let reaper = {
+            let host = Arc::clone(&host);
+            thread::spawn(move || {
+                assert!(!host.account.is_idle(&()), "a packet was not acknowledged");
+            })
+        };
+        let number = host.account.close(2, &host.sections, &());
+        reaper.join().unwrap();
+        assert_eq!(host.account.acknowledge(number, &()), Ok(()));
+        assert!(host.account.is_idle(&()));
+    });
+}
+
+#[test]
 fn live_reader_sees_whole_records_or_a_later_epoch() {
     check(|| {
         let host = Host::new(1);

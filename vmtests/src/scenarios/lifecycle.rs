@@ -7,9 +7,14 @@ use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Iptables};
 use crate::module;
-use crate::proc::{self, ACCOUNT, Snapshot};
+use crate::proc::{self, ACCOUNT, AccountKey, Snapshot};
 use crate::topology::Topology;
 use crate::traffic::{self, EchoServer};
+
+/// How often all rules go and all accounts are read.
+const ENDS: u32 = 10;
+/// Accounts that are read one after the other.
+const NAMES: [&str; 3] = ["first", "second", "third"];
 
 pub fn run(guest: &Guest) -> Result<()> {
     let collector = Collector::new(guest, guest.scratch()?);
@@ -117,7 +122,8 @@ pub fn run(guest: &Guest) -> Result<()> {
             collector.epochs()?
         );
     }
-    Ok(())
+    iptables.flush()?;
+    accounts_without_rules_are_read_in_turn(&topology, &iptables)
 }
 
 /// Closes the epoch, where none waits: only a snapshot has the account's identity.
@@ -129,4 +135,34 @@ fn id(topology: &Topology) -> Result<String> {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect())
+}
+
+/// The end of one account's reader has accounts looked for that nothing needs, while the next one
+/// has its epoch closed: that one may not go.
+fn accounts_without_rules_are_read_in_turn(
+    topology: &Topology,
+    iptables: &Iptables<'_>,
+) -> Result<()> {
+    let local = topology.family.local();
+    for end in 0..ENDS {
+        for name in NAMES {
+            iptables.succeed(&format!(
+                "-A INPUT -d {local} -j TRAFSTAT --local-net {local} --name {name}"
+            ))?;
+        }
+        traffic::ping(topology, 1)?;
+        iptables.flush()?;
+        for name in NAMES {
+            let key = AccountKey {
+                family: topology.family,
+                name,
+            };
+            let seen = Snapshot::collect(&topology.local, key)
+                .with_context(|| format!("round {end}"))?
+                .header
+                .seen_packets;
+            ensure!(seen == 1, "{seen} packets instead of one, round {end}");
+        }
+    }
+    Ok(())
 }

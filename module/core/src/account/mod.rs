@@ -513,13 +513,13 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
 
     /// Whether nothing waits to be read and nothing was seen since.
     pub fn is_idle(&self, guard: &M::Guard) -> bool {
+        // An epoch that is just being closed is neither open nor waiting; one that is acknowledged
+        // is empty.
         self.unread.load(Acquire) == 0
             && self
-                .side(self.epoch.load(Acquire))
-                .totals(guard)
-                .seen
-                .packets
-                == 0
+                .sides
+                .iter()
+                .all(|side| side.totals(guard).seen.packets == 0)
     }
 
     /// What monitoring shows.
