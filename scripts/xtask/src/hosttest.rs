@@ -20,11 +20,12 @@ use crate::{command, package, packages, paths};
 const PATIENCE: Duration = Duration::from_secs(90 * 60);
 
 /// A life's name, which `host::run` of vmtests knows, and what else the kernel is told.
-const LIVES: [(&str, &str); 6] = [
+const LIVES: [(&str, &str); 7] = [
     ("systemd", ""),
     ("mariadb", ""),
     ("cron", ""),
     ("no-ipv6", "ipv6.disable=1"),
+    ("setups", ""),
     ("findings", ""),
     ("signature", "module.sig_enforce=1"),
 ];
@@ -34,6 +35,10 @@ const LATER_PACKAGES: &[&[&str]] = &[
     &["mariadb-server"],
     &["cron", "sysvinit-core", "systemd-sysv-"],
     &["nftables"],
+    &["iptables-persistent"],
+    &["ufw"],
+    &["docker.io"],
+    &["firewalld"],
 ];
 
 /// What makes the disk and boots it.

@@ -7,6 +7,7 @@
 mod findings;
 mod life;
 mod listing;
+mod setups;
 
 use std::fs;
 use std::path::Path;
@@ -53,6 +54,7 @@ pub fn run() -> Result<Ended> {
         "mariadb" => life::run(life::Kind::Mariadb),
         "cron" => life::run(life::Kind::Cron),
         "no-ipv6" => life::run(life::Kind::WithoutIpv6),
+        "setups" => setups::run().map(|()| Ended::Life),
         "findings" => findings::run().map(|()| Ended::Life),
         "signature" => findings::signature().map(|()| Ended::Life),
         name => bail!("there is no life called {name}"),
