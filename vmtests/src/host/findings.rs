@@ -24,6 +24,8 @@ pub fn run() -> Result<()> {
     install_debian(&["nftables"])?;
     install(1)?;
     before_setup()?;
+    // With no port at all its rules would have no list that one can be missing from.
+    let _listener = TcpListener::bind(("0.0.0.0", 8000))?;
     succeed("trafstat setup")?;
     ping(5)?;
     collect()?;
