@@ -11,7 +11,8 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 
 use super::{
-    LOCAL, MARK, install, install_debian, ping, rules, set_other_rules, step, succeed, wait_for,
+    LOCAL, MARK, REMOTE, install, install_debian, ping, rules, set_other_rules, step, succeed,
+    wait_for,
 };
 use crate::process;
 
@@ -180,7 +181,10 @@ fn with_firewalld() -> Result<()> {
     ping(5)?;
     succeed("systemctl start trafstat-collect.service")?;
     let shown = succeed("trafstat show --by remote-ip,protocol --format csv")?;
-    ensure!(shown.contains("icmp"), "{shown}");
+    ensure!(
+        shown.contains(&format!("\n{REMOTE},1,5,5,")),
+        "not five pings and their replies:\n{shown}"
+    );
     succeed("systemctl disable --now trafstat-collect.timer").map(drop)
 }
 
