@@ -34,6 +34,8 @@ pub struct Facts {
     pub udp_ports: BTreeSet<u16>,
     /// The kernel's accounts.
     pub accounts: Vec<KernelAccount>,
+    /// What is wrong with the configuration file; without it, nothing else of the store is known.
+    pub configuration_error: Option<String>,
     /// Epochs collected within the last minutes, or why the store cannot be asked.
     pub recent_epochs: Result<u64, String>,
     /// Epochs in the store that closed later than now.
@@ -70,6 +72,7 @@ impl Default for Facts {
             tcp_ports: BTreeSet::new(),
             udp_ports: BTreeSet::new(),
             accounts: Vec::new(),
+            configuration_error: None,
             recent_epochs: Ok(0),
             future_epochs: 0,
             store_space: None,
@@ -128,7 +131,10 @@ impl Facts {
                 quota::used(&config, options, &ZonedDateTime::now())
                     .map_err(|error| format!("{error:#}"))
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => {
+                self.configuration_error = Some(error.to_string());
+                Err(error.to_string())
+            }
         };
     }
 

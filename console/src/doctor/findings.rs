@@ -37,6 +37,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     findings.extend(no_rules(facts));
     findings.extend(offloaded(facts));
     findings.extend(ports(facts));
+    findings.extend(configuration(facts));
     findings.extend(collector(facts));
     findings.extend(clock(facts));
     findings.extend(folded(facts));
@@ -326,8 +327,18 @@ fn ports_in(list: &str) -> Vec<u16> {
         .collect()
 }
 
+fn configuration(facts: &Facts) -> Option<Finding> {
+    facts.configuration_error.as_ref().map(|reason| {
+        error(
+            "configuration-wrong",
+            format!("nothing is collected with this configuration: {reason}"),
+            "correct it; trafstat.toml(5) explains every key",
+        )
+    })
+}
+
 fn collector(facts: &Facts) -> Option<Finding> {
-    if facts.accounts.is_empty() {
+    if facts.accounts.is_empty() || facts.configuration_error.is_some() {
         return None;
     }
     let remedy = "systemctl status trafstat-collect.timer trafstat-collect.service; by hand: \
@@ -566,6 +577,17 @@ mod tests {
             ..well()
         };
         assert_eq!(kinds(&facts), ["store-unreadable"]);
+    }
+
+    #[test]
+    fn wrong_configuration_is_found_once() {
+        let facts = Facts {
+            configuration_error: Some("line 2".to_owned()),
+            recent_epochs: Err("line 2".to_owned()),
+            quotas: Err("line 2".to_owned()),
+            ..well()
+        };
+        assert_eq!(kinds(&facts), ["configuration-wrong"]);
     }
 
     #[test]

@@ -173,7 +173,7 @@ fn of_quotas() -> Result<()> {
     let quota = "[quota]\nwarn-at = [50]\n[[quota.limit]]\nname = \"all\"\n";
     for (rest, kind) in [
         ("bytes = \"1 B\"\nper = \"month\"\n", "quota"),
-        ("bytes = \"much\"\n", "quota-unknown"),
+        ("bytes = \"much\"\n", "configuration-wrong"),
     ] {
         fs::write(CONFIG, format!("{quota}{rest}"))?;
         expect(kind)?;
