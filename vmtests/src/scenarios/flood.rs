@@ -84,7 +84,7 @@ pub fn run(guest: &Guest) -> Result<()> {
         "the account is not full: {counted:?}"
     );
 
-    // With every checker on, a kernel that has just booted takes more for the same packet.
+    // With every checker on, what a packet takes without being counted drifts.
     iptables.flush()?;
     let after = alone()?;
     let (known_alone, random_alone) = (before.0.min(after.0), before.1.min(after.1));
