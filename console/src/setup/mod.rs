@@ -23,7 +23,7 @@ pub use host::Host;
 
 use crate::system::{System, ThisHost};
 use journal::Journal;
-use plan::{PortChoice, RULES_PATH, RuleSet, Wish};
+use plan::{Original, PortChoice, RULES_PATH, RuleSet, Wish};
 use step::{Server, Step};
 
 const DEFAULT_URL: &str = "mysql://trafstat@localhost/trafstat";
@@ -122,8 +122,8 @@ impl SetupOptions {
         }
         let host = Host::of(&system)?;
         let mut journal = Journal::read(&system)?;
-        let from_original = match self.from_original || journal.is_from_original() {
-            true => Some(self.original_tables(&system, &journal)?),
+        let original = match self.from_original || journal.is_from_original() {
+            true => Some(self.original(&system, &journal)?),
             false => None,
         };
         let server = match self.backend.as_deref() {
@@ -135,7 +135,7 @@ impl SetupOptions {
             Some(_) => None,
         };
         let wish = Wish {
-            from_original,
+            original,
             local_nets: self.local_net,
             router: self.router,
             ports: self.ports,
@@ -158,22 +158,21 @@ impl SetupOptions {
         println!("Traffic is counted. In five minutes, trafstat show tells what used the network.");
         Ok(())
     }
-}
 
-impl SetupOptions {
-    /// Where the original's tables are.
-    fn original_tables(&self, system: &dyn System, journal: &Journal) -> Result<Option<String>> {
+    /// The original that is here, and where its tables are.
+    fn original(&self, system: &dyn System, journal: &Journal) -> Result<Original> {
         if !journal.is_from_original() && !original::is_here(system)? {
             bail!(
                 "there is nothing of the original xt_TRAFSTAT here: no module of it, no script \
                  and no line in /etc/crontab; trafstat setup alone sets rules of its own"
             );
         }
-        Ok(match self.original_url.as_deref() {
+        let tables = match self.original_url.as_deref() {
             Some("none") => None,
             Some(url) => Some(url.to_owned()),
             None => original::tables(system),
-        })
+        };
+        Ok(Original { tables })
     }
 }
 

@@ -27,12 +27,18 @@ pub struct Wish {
     pub router: bool,
     /// Which local ports keep their number.
     pub ports: PortChoice,
-    /// This takes the original's place, whose tables are in this database, if in any: its rules
-    /// count, and no other.
-    pub from_original: Option<Option<String>>,
+    /// Whose place this takes: its rules count, and no other.
+    pub original: Option<Original>,
     /// The MySQL server that setup makes the store on; without one, the store is where the
     /// configuration says.
     pub server: Option<Server>,
+}
+
+/// What the original xt_TRAFSTAT left on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Original {
+    /// The server and database of its tables, where it stored in any.
+    pub tables: Option<String>,
 }
 
 /// Which local ports keep their number.
@@ -63,8 +69,8 @@ pub struct RuleSet {
 /// # Errors
 /// The host cannot be served; the error says what to do instead.
 pub fn steps(host: &Host, wish: &Wish) -> Result<Vec<Step>> {
-    if let Some(tables) = &wish.from_original {
-        return from_original(host, wish, tables.as_deref());
+    if let Some(original) = &wish.original {
+        return from_original(host, wish, original);
     }
     let sets = rule_sets(host, wish)?;
     if host.firewalld {
@@ -108,12 +114,12 @@ fn store(host: &Host, wish: &Wish) -> Result<Vec<Step>> {
 }
 
 /// The steps where the original's rules stay: whatever restored them at boot goes on to do so.
-fn from_original(host: &Host, wish: &Wish, tables: Option<&str>) -> Result<Vec<Step>> {
+fn from_original(host: &Host, wish: &Wish, original: &Original) -> Result<Vec<Step>> {
     let Some(program) = &host.iptables else {
         bail!("there is no iptables here: install it (apt-get install iptables)");
     };
     let database = |url: &str| url.rsplit('/').next().map(str::to_owned);
-    if let (Some(server), Some(tables)) = (&wish.server, tables) {
+    if let (Some(server), Some(tables)) = (&wish.server, &original.tables) {
         // A view of the store has the name that the original's table has.
         if database(&server.url) == database(tables) {
             bail!(
@@ -128,7 +134,7 @@ fn from_original(host: &Host, wish: &Wish, tables: Option<&str>) -> Result<Vec<S
     });
     steps.extend(collection(host)?);
     steps.push(Step::Import {
-        url: tables.map(str::to_owned),
+        url: original.tables.clone(),
     });
     Ok(steps)
 }

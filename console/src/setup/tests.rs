@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use super::host::Host;
 use super::journal::{self, Journal};
 use super::original;
-use super::plan::{self, PortChoice, Wish};
+use super::plan::{self, Original, PortChoice, Wish};
 use super::step::{Server, Step};
 use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 
@@ -566,7 +566,9 @@ fn with_original() -> MadeUp {
 
 fn in_its_place() -> Wish {
     Wish {
-        from_original: Some(Some("mysql://localhost/trafstat".to_owned())),
+        original: Some(Original {
+            tables: Some("mysql://localhost/trafstat".to_owned()),
+        }),
         ..Wish::default()
     }
 }
