@@ -28,6 +28,8 @@ pub struct Host {
     pub systemd: bool,
     /// There is a folder for cron's files.
     pub cron: bool,
+    /// System V's init starts and stops what has a script in `/etc/init.d`.
+    pub init_scripts: bool,
     /// netfilter-persistent restores iptables' rules.
     pub netfilter_persistent: bool,
     /// firewalld runs.
@@ -70,6 +72,7 @@ impl Host {
             },
             systemd: system.path("/run/systemd/system").exists(),
             cron: system.path("/etc/cron.d").exists(),
+            init_scripts: system.has_program("update-rc.d") && system.path("/etc/rc0.d").exists(),
             netfilter_persistent: system.has_program("netfilter-persistent")
                 && system
                     .path("/usr/share/netfilter-persistent/plugins.d/15-ip4tables")

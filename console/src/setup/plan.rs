@@ -17,6 +17,9 @@ pub const RULES_PATH: &str = "/etc/trafstat/rules.json";
 pub const CRON_PATH: &str = "/etc/cron.d/trafstat";
 
 const CRON: &str = include_str!("../../../scripts/dist/trafstat.cron");
+/// Collects at shutdown, where no unit of this name does.
+const LAST_COLLECT: &str = "trafstat-last-collect";
+const LAST_COLLECT_SCRIPT: &str = include_str!("../../../scripts/dist/trafstat-last-collect.init");
 
 /// What the user wants.
 #[derive(Debug, Clone, Default)]
@@ -269,10 +272,17 @@ fn collection(host: &Host) -> Result<Vec<Step>> {
     if !host.cron {
         bail!("neither systemd nor cron is here to run the collector: install cron");
     }
-    Ok(vec![Step::File {
+    let mut steps = vec![Step::File {
         path: CRON_PATH.to_owned(),
         text: CRON.to_owned(),
-    }])
+    }];
+    if host.init_scripts {
+        steps.push(Step::InitScript {
+            name: LAST_COLLECT.to_owned(),
+            text: LAST_COLLECT_SCRIPT.to_owned(),
+        });
+    }
+    Ok(steps)
 }
 
 fn unit(name: &str) -> Step {
@@ -366,6 +376,9 @@ mod tests {
         let planned = steps(&host, &Wish::default()).unwrap();
         assert_eq!(keys(&planned).last().unwrap(), "file /etc/cron.d/trafstat");
         assert!(!keys(&planned).iter().any(|key| key.starts_with("unit")));
+        host.init_scripts = true;
+        let planned = keys(&steps(&host, &Wish::default()).unwrap());
+        assert_eq!(planned.last().unwrap(), "init script trafstat-last-collect");
         host.cron = false;
         assert!(steps(&host, &Wish::default()).is_err());
     }

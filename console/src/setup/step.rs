@@ -3,8 +3,8 @@
 //! Taking a step that is taken already changes nothing, and so does taking it back twice: a setup
 //! that was interrupted anywhere is simply run again.
 
-use std::fmt;
 use std::path::PathBuf;
+use std::{fmt, fs, io};
 
 use anyhow::{Context, Result, bail};
 use jiff::ZonedDateTime;
@@ -50,6 +50,13 @@ pub enum Step {
     Unit {
         /// Its name.
         name: String,
+    },
+    /// System V's init has a script of setup's own and runs it when its header says.
+    InitScript {
+        /// Its name in `/etc/init.d`.
+        name: String,
+        /// All of it.
+        text: String,
     },
     /// There is a password for the store's user.
     Password,
@@ -101,6 +108,7 @@ impl Step {
             Self::Rules { program, .. } => format!("rules {program}"),
             Self::SavedRules { path, .. } | Self::File { path, .. } => format!("file {path}"),
             Self::Unit { name } => format!("unit {name}"),
+            Self::InitScript { name, .. } => format!("init script {name}"),
             Self::Password => "password".to_owned(),
             Self::Configuration { .. } => "configuration".to_owned(),
             // Another user of another server is to be taken away, not to be forgotten.
@@ -129,6 +137,9 @@ impl Step {
                 system.run(&["systemctl", "is-enabled", name], "")?.code == Some(0)
                     && system.run(&["systemctl", "is-active", name], "")?.code == Some(0)
             }
+            Self::InitScript { name, text } => {
+                system.read(&init_script(name))?.as_ref() == Some(text) && is_linked(system, name)?
+            }
             Self::Password => system.path(PASSWORD_PATH).exists(),
             Self::Configuration { url } => {
                 let text = system.read(DEFAULT_CONFIG_PATH)?.unwrap_or_default();
@@ -151,6 +162,7 @@ impl Step {
     pub fn before(&self, system: &dyn System) -> Result<Before> {
         match self {
             Self::File { path, .. } | Self::SavedRules { path, .. } => back_up(system, path),
+            Self::InitScript { name, .. } => back_up(system, &init_script(name)),
             Self::Configuration { .. } => back_up(system, DEFAULT_CONFIG_PATH),
             // Rules with setup's mark are setup's.
             Self::Rules { .. } | Self::Original { .. } | Self::Import { .. } => Ok(Before::Nothing),
@@ -188,6 +200,12 @@ impl Step {
             Self::Unit { name } => system
                 .succeed(&["systemctl", "enable", "--now", name], "")
                 .map(drop),
+            Self::InitScript { name, text } => {
+                system.write(&init_script(name), text, 0o755)?;
+                system
+                    .succeed(&["update-rc.d", name, "defaults"], "")
+                    .map(drop)
+            }
             Self::Password => {
                 let text = format!("[client]\npassword={}\n", password(system)?);
                 system.write(PASSWORD_PATH, &text, 0o600)
@@ -231,16 +249,14 @@ impl Step {
                 }
                 system.write(path, &text, 0o640)
             }
-            Self::File { path, .. } => match before {
-                Before::Copied(copy) => match system.read(copy)? {
-                    Some(text) => system.write(path, &text, 0o644),
-                    None => bail!("the copy of {path} is gone: {copy}"),
-                },
-                _ => system.remove(path),
-            },
+            Self::File { path, .. } => restore(system, path, before, 0o644),
             Self::Unit { name } => system
                 .succeed(&["systemctl", "disable", "--now", name], "")
                 .map(drop),
+            Self::InitScript { name, .. } => {
+                system.succeed(&["update-rc.d", "-f", name, "remove"], "")?;
+                restore(system, &init_script(name), before, 0o755)
+            }
             Self::Password => system.remove(PASSWORD_PATH),
             Self::Configuration { .. } => {
                 // What others have changed in it meanwhile stays.
@@ -280,6 +296,9 @@ impl fmt::Display for Step {
             Self::SavedRules { path, .. } => write!(f, "put the rules into {path}"),
             Self::File { path, .. } => write!(f, "write {path}"),
             Self::Unit { name } => write!(f, "enable and start {name}"),
+            Self::InitScript { name, .. } => {
+                write!(f, "write {} and have init run it", init_script(name))
+            }
             Self::Password => write!(f, "make up a password in {PASSWORD_PATH}"),
             Self::Configuration { url } => {
                 write!(f, "name {url} as the store in {DEFAULT_CONFIG_PATH}")
@@ -325,6 +344,38 @@ fn back_up(system: &dyn System, path: &str) -> Result<Before> {
     let copy = format!("{BACKUPS}/{name}.{time}");
     system.write(&copy, &text, 0o600)?;
     Ok(Before::Copied(copy))
+}
+
+/// Puts the file back that was there before, or removes setup's own.
+fn restore(system: &dyn System, path: &str, before: &Before, mode: u32) -> Result<()> {
+    match before {
+        Before::Copied(copy) => match system.read(copy)? {
+            Some(text) => system.write(path, &text, mode),
+            None => bail!("the copy of {path} is gone: {copy}"),
+        },
+        _ => system.remove(path),
+    }
+}
+
+fn init_script(name: &str) -> String {
+    format!("/etc/init.d/{name}")
+}
+
+/// Whether init runs the script when the host halts.
+fn is_linked(system: &dyn System, name: &str) -> Result<bool> {
+    let links = match fs::read_dir(system.path("/etc/rc0.d")) {
+        Ok(links) => links,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error).context("cannot read /etc/rc0.d"),
+    };
+    for link in links {
+        let link = link?.file_name();
+        // K and two digits before the script's name.
+        if link.to_str().and_then(|link| link.get(3..)) == Some(name) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// 122 random bits of the kernel's, in a form that servers which judge passwords take: with a

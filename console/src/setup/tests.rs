@@ -180,6 +180,22 @@ impl System for MadeUp {
                 self.units.borrow_mut().insert((*unit).to_owned());
                 Ok(well(""))
             }
+            ["update-rc.d", script, "defaults"] => {
+                assert!(self.path(&format!("/etc/init.d/{script}")).exists());
+                self.change()?;
+                let links = self.path("/etc/rc0.d");
+                fs::create_dir_all(&links)?;
+                fs::write(links.join(format!("K01{script}")), "")?;
+                Ok(well(""))
+            }
+            ["update-rc.d", "-f", script, "remove"] => {
+                self.change()?;
+                let link = self.path(&format!("/etc/rc0.d/K01{script}"));
+                if link.exists() {
+                    fs::remove_file(link)?;
+                }
+                Ok(well(""))
+            }
             ["systemctl", "disable", "--now", unit] => {
                 self.change()?;
                 self.units.borrow_mut().remove(*unit);
@@ -301,6 +317,7 @@ fn hosts() -> [Host; 3] {
         Host {
             systemd: false,
             cron: true,
+            init_scripts: true,
             ..host()
         },
     ]

@@ -28,7 +28,11 @@ const DOC: &str = "usr/share/doc/trafstat";
 const MAN: &str = "usr/share/man";
 
 /// The files in `scripts/dist` whose places their names do not tell.
-const EXAMPLES: &[&str] = &["trafstat.cron", "trafstat.toml"];
+const EXAMPLES: &[&str] = &[
+    "trafstat-last-collect.init",
+    "trafstat.cron",
+    "trafstat.toml",
+];
 
 /// The programs, the plugin, units, manual and completions; all but the module.
 ///
