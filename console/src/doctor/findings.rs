@@ -118,12 +118,12 @@ fn no_rules(facts: &Facts) -> Option<Finding> {
 /// Quotas whose warnings are due: figures are right, and more than was wanted.
 fn quotas(facts: &Facts) -> Vec<Finding> {
     match &facts.quotas {
-        // The collector's finding says so where nothing can be asked.
-        Err(_) if facts.recent_epochs.is_err() => Vec::new(),
+        // Another finding says so where nothing can be asked.
+        Err(_) if facts.recent_epochs.is_err() || facts.configuration_error.is_some() => Vec::new(),
         Err(reason) => vec![warning(
             "quota-unknown",
             format!("how much of the quotas is used cannot be told: {reason}"),
-            "correct section [quota] of the configuration; trafstat.toml(5) explains it",
+            "trafstat-store check, which says what the database lacks",
         )],
         Ok(usages) => usages
             .iter()

@@ -35,6 +35,7 @@ const LATER_PACKAGES: &[&[&str]] = &[
     &["mariadb-server"],
     &["cron", "sysvinit-core", "systemd-sysv-"],
     &["nftables"],
+    &["sqlite3"],
     &["iptables-persistent"],
     &["ufw"],
     &["docker.io"],

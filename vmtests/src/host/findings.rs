@@ -13,6 +13,8 @@ use crate::process;
 
 const CONFIG: &str = "/etc/trafstat/trafstat.toml";
 const DATABASE: &str = "/var/lib/trafstat/trafstat.db";
+/// A table of the database: sums by day.
+const DAYS: &str = "local_daily";
 const COLLECT: &str = "trafstat-collect.service";
 /// Longer than the time within which the collector has to have run.
 const A_WHILE: &str = "2 hours";
@@ -21,7 +23,7 @@ const A_WHILE: &str = "2 hours";
 const MANY_FLOWS: u16 = 3000;
 
 pub fn run() -> Result<()> {
-    install_debian(&["nftables"])?;
+    install_debian(&["nftables", "sqlite3"])?;
     install(1)?;
     before_setup()?;
     // With no port at all its rules would have no list that one can be missing from.
@@ -170,6 +172,10 @@ fn of_the_store() -> Result<()> {
 
 fn of_quotas() -> Result<()> {
     let before = fs::read(CONFIG).ok();
+    let put_back = || match &before {
+        Some(text) => fs::write(CONFIG, text),
+        None => fs::remove_file(CONFIG),
+    };
     let quota = "[quota]\nwarn-at = [50]\n[[quota.limit]]\nname = \"all\"\n";
     for (rest, kind) in [
         ("bytes = \"1 B\"\nper = \"month\"\n", "quota"),
@@ -177,13 +183,27 @@ fn of_quotas() -> Result<()> {
     ] {
         fs::write(CONFIG, format!("{quota}{rest}"))?;
         expect(kind)?;
-        match &before {
-            Some(text) => fs::write(CONFIG, text)?,
-            None => fs::remove_file(CONFIG)?,
-        }
+        put_back()?;
         gone(kind)?;
     }
-    Ok(())
+
+    // A month's sums are read from a table of days, once days of it have passed.
+    let today: u32 = succeed("date +%-d")?.trim().parse()?;
+    let reset_day = if today < 8 { 15 } else { 1 };
+    let rename = |from: &str, to: &str| {
+        process::succeed(
+            Command::new("sqlite3").args([DATABASE, &format!("ALTER TABLE {from} RENAME TO {to}")]),
+        )
+    };
+    fs::write(
+        CONFIG,
+        format!("{quota}bytes = \"1 TB\"\nper = \"month\"\nreset-day = {reset_day}\n"),
+    )?;
+    rename(DAYS, "aside")?;
+    expect("quota-unknown")?;
+    rename("aside", DAYS)?;
+    gone("quota-unknown")?;
+    Ok(put_back()?)
 }
 
 /// The timer does not run any more.
