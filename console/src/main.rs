@@ -22,6 +22,7 @@ use setup::SetupOptions;
 use show::ShowOptions;
 use top::TopOptions;
 use trafstat_store::manual::ManualOptions;
+use trafstat_store::output::with_causes;
 
 /// Sets up what counts traffic, and shows what used the network, from what trafstat-store collected.
 #[derive(Debug, Parser)]
@@ -71,7 +72,7 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("trafstat: {error:#}");
+            eprintln!("trafstat: {}", with_causes(&error));
             ExitCode::FAILURE
         }
     }

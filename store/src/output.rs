@@ -28,3 +28,31 @@ pub fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Re
         written => written,
     }
 }
+
+/// An error and its causes in one line, each once: most errors' texts have their cause already.
+pub fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn cause_is_told_once() {
+        let error = anyhow!("no such table").context("the database failed: no such table");
+        let error = error.context("cannot query");
+        let told = "cannot query: the database failed: no such table";
+        assert_eq!(with_causes(&error), told);
+    }
+}

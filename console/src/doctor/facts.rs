@@ -7,6 +7,7 @@ use anyhow::Result;
 use jiff::{SignedDuration, Timestamp, ZonedDateTime};
 use trafstat_store::backend::Store;
 use trafstat_store::options::StoreOptions;
+use trafstat_store::output::with_causes;
 use trafstat_store::query::{Field, Filter, Order, Query};
 
 use super::findings::COLLECTED_WITHIN_MINUTES;
@@ -129,7 +130,7 @@ impl Facts {
             Ok(config) => {
                 self.warn_at.clone_from(&config.quota.warn_at);
                 quota::used(&config, options, &ZonedDateTime::now())
-                    .map_err(|error| format!("{error:#}"))
+                    .map_err(|error| with_causes(&error))
             }
             Err(error) => {
                 self.configuration_error = Some(error.to_string());

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use trafstat_store::output::with_causes;
 
 use super::usage::Usage;
 use crate::system::{System, ThisHost};
@@ -62,7 +63,7 @@ pub fn give(usages: &[Usage], warn_at: &[u32], command: &[String], state: &Path)
                     write(state, &given)?;
                 }
                 Err(error) => {
-                    eprintln!("trafstat: {error:#}");
+                    eprintln!("trafstat: {}", with_causes(&error));
                     failed = Some(error);
                 }
             }

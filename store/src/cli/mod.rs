@@ -22,7 +22,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use trafstat_store::manual::{ManualOptions, write_configuration_page};
 use trafstat_store::options::config::Config;
 use trafstat_store::options::{Location, OptionsError, StoreOptions};
-use trafstat_store::output::to_stdout;
+use trafstat_store::output::{to_stdout, with_causes};
 
 /// Collects what xt_TRAFSTAT counted into a database, exactly once.
 ///
@@ -136,19 +136,6 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
-}
-
-/// An error and its causes; most errors' texts have their cause already.
-fn with_causes(error: &anyhow::Error) -> String {
-    let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    text
 }
 
 /// As clap ends the program.
