@@ -7,6 +7,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use common::{SnapshotBuilder, record};
 
@@ -189,4 +191,25 @@ fn wrong_usage_ends_with_2() {
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[test]
+fn ends_with_its_terminal() {
+    let live = Live::new();
+    let mut terminal = Terminal::new(&live, "sh -c 'echo process $$ here; exec \"$@\"' sh");
+    let shown = terminal.until(" here");
+    let (_, process) = shown.split_once("process ").unwrap();
+    let process = Path::new("/proc").join(process.split(' ').next().unwrap());
+    terminal.until("192.0.2.1");
+    terminal.script.kill().unwrap();
+    terminal.script.wait().unwrap();
+    // Of a process that nobody waits for, the name stays.
+    let runs = || fs::read(process.join("cmdline")).is_ok_and(|line| !line.is_empty());
+    for _ in 0..600 {
+        if !runs() {
+            return;
+        }
+        sleep(Duration::from_millis(100));
+    }
+    panic!("{} still runs", process.display());
 }

@@ -14,6 +14,9 @@ use clap::Args;
 use jiff::tz::TimeZone;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 use trafstat_store::options::config::parse_duration;
 use trafstat_store::query::Field;
 use trafstat_store::source::{LiveSource, PROC_ROOT, Proc};
@@ -88,14 +91,14 @@ impl TopOptions {
 /// Takes the terminal, and gives it back whatever happens.
 fn in_terminal(source: &mut dyn LiveSource, meter: &mut Meter, screen: &mut Screen) -> Result<()> {
     let ended = Arc::new(AtomicBool::new(false));
-    for signal in [
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGHUP,
-        signal_hook::consts::SIGINT,
-    ] {
-        signal_hook::flag::register(signal, Arc::clone(&ended))
-            .context("cannot watch for signals")?;
+    let watch = |signal, flag: &Arc<AtomicBool>| {
+        signal_hook::flag::register(signal, Arc::clone(flag)).context("cannot watch for signals")
+    };
+    for signal in [SIGTERM, SIGHUP, SIGINT] {
+        watch(signal, &ended)?;
     }
+    // Only ends a wait.
+    watch(SIGWINCH, &Arc::default())?;
     // Also sets a panic hook that gives the terminal back before it says anything.
     let mut terminal = ratatui::try_init().context("cannot take the terminal")?;
     let shown = show(&mut terminal, source, meter, screen, &ended);
@@ -103,8 +106,19 @@ fn in_terminal(source: &mut dyn LiveSource, meter: &mut Meter, screen: &mut Scre
     shown.and(restored)
 }
 
-/// How long it takes at most until a signal is noticed.
+/// How long it takes at most until a signal is noticed that came just before a wait.
 const SIGNALS_EVERY: Duration = Duration::from_millis(200);
+
+/// What ended a wait.
+#[derive(PartialEq, Eq)]
+enum Woken {
+    /// Keys can be read.
+    Keys,
+    /// A signal: the terminal may have another size.
+    Signal,
+    /// The time is over.
+    Time,
+}
 
 fn show(
     terminal: &mut DefaultTerminal,
@@ -117,20 +131,13 @@ fn show(
     while !ended.load(Ordering::Relaxed) {
         terminal.draw(|frame| screen.draw(meter, frame))?;
         let due = last + screen.every();
-        // Waits for a key, a signal or the next look, whichever comes first.
         loop {
             let left = due.saturating_duration_since(Instant::now());
-            if event::poll(left.min(SIGNALS_EVERY)).or_else(interrupted)? {
-                let pressed = match event::read()? {
-                    Event::Key(key) if key.kind == KeyEventKind::Press => screen.press(key),
-                    _ => Asked::ToGoOn,
-                };
-                if pressed == Asked::ToEnd {
-                    return Ok(());
-                }
-                break;
+            let woken = wait(left.min(SIGNALS_EVERY))?;
+            if woken == Woken::Keys && press_all(screen)? == Asked::ToEnd {
+                return Ok(());
             }
-            if left.is_zero() || ended.load(Ordering::Relaxed) {
+            if woken != Woken::Time || left.is_zero() || ended.load(Ordering::Relaxed) {
                 break;
             }
         }
@@ -144,11 +151,31 @@ fn show(
     Ok(())
 }
 
-fn interrupted(error: io::Error) -> io::Result<bool> {
-    match error.kind() {
-        io::ErrorKind::Interrupted => Ok(false),
-        _ => Err(error),
+/// Waits for keys or a signal, so long at most.
+///
+/// [`event::poll`] would read from a terminal that is gone for ever.
+fn wait(at_most: Duration) -> Result<Woken> {
+    let stdin = io::stdin();
+    let mut descriptors = [PollFd::new(&stdin, PollFlags::IN)];
+    match poll(&mut descriptors, Some(&at_most.try_into()?)) {
+        Ok(0) => Ok(Woken::Time),
+        Ok(_) if descriptors[0].revents() == PollFlags::IN => Ok(Woken::Keys),
+        Ok(_) => bail!("the terminal is gone"),
+        Err(Errno::INTR) => Ok(Woken::Signal),
+        Err(error) => Err(error).context("cannot wait for keys"),
     }
+}
+
+/// Presses the keys that can be read.
+fn press_all(screen: &mut Screen) -> Result<Asked> {
+    while event::poll(Duration::ZERO)? {
+        if let Event::Key(key) = event::read()? {
+            if key.kind == KeyEventKind::Press && screen.press(key) == Asked::ToEnd {
+                return Ok(Asked::ToEnd);
+            }
+        }
+    }
+    Ok(Asked::ToGoOn)
 }
 
 /// Open epochs have neither times nor hosts.
