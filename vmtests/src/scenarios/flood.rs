@@ -40,10 +40,10 @@ pub fn run(guest: &Guest) -> Result<()> {
         generator.send(flows, PACKETS)?;
         generator.least_cost(flows, PACKETS, RUNS)
     };
-    let add = |rule: &str, rules| (0..rules).try_for_each(|_| iptables.succeed(rule));
+    let repeat = |change: &str, times| (0..times).try_for_each(|_| iptables.succeed(change));
 
     let alone = || {
-        add("-I INPUT", RULES)?;
+        repeat("-I INPUT", RULES)?;
         iptables.succeed("-A INPUT -j DROP")?;
         let costs = (cost(KNOWN)?, cost(Flows::RandomSources)?);
         iptables.flush()?;
@@ -58,13 +58,13 @@ pub fn run(guest: &Guest) -> Result<()> {
     );
     let count_again = format!("-I {count}");
     iptables.succeed("-A INPUT -j DROP")?;
-    add(&count_again, RULES)?;
+    repeat(&count_again, RULES)?;
     let known = cost(KNOWN)?;
-    add(&format!("-D {count}"), RULES - 1)?;
+    repeat(&format!("-D {count}"), RULES - 1)?;
     for _ in 0..FLOOD / PORTION {
         generator.send(Flows::RandomSources, PORTION)?;
     }
-    add(&count_again, RULES - 1)?;
+    repeat(&count_again, RULES - 1)?;
     let no_room = cost(Flows::RandomSources)?;
     // Those that were there before the flood are still known.
     let known = known.min(cost(KNOWN)?);
