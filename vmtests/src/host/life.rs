@@ -63,7 +63,10 @@ fn change_init() -> Result<()> {
     install_debian(&["cron", "sysvinit-core", "systemd-sysv-"])?;
     fs::write(
         "/etc/cron.d/host-life",
-        format!("@reboot root {FOLDER}/trafstat-vmtests host-life >/dev/ttyS1 2>&1\n"),
+        format!(
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin\n\
+             @reboot root {FOLDER}/trafstat-vmtests host-life >/dev/ttyS1 2>&1\n"
+        ),
     )?;
     Ok(())
 }

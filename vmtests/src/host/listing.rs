@@ -25,6 +25,8 @@ const LISTED: &[&str] = &[
 /// What changes by itself, or is another's account of what was installed.
 const NOT_LISTED: &[&str] = &[
     "/etc/resolv.conf",
+    // hwclock's, at shutdown.
+    "/etc/adjtime",
     // The databases of groups as they were before the last change.
     "/etc/group-",
     "/etc/gshadow-",
@@ -41,8 +43,13 @@ const NOT_LISTED: &[&str] = &[
     "/var/lib/systemd/timesync",
 ];
 
-/// Files that say when something ran, or that depmod writes anew.
-const CONTENT_NOT_COMPARED: &[&str] = &["/etc/.pwd.lock", "/lib/modules", "/usr/lib/modules"];
+/// Files that say when something ran, or that depmod or insserv writes anew.
+const CONTENT_NOT_COMPARED: &[&str] = &[
+    "/etc/.pwd.lock",
+    "/etc/init.d/.depend",
+    "/lib/modules",
+    "/usr/lib/modules",
+];
 
 impl Listing {
     pub fn now() -> Result<Self> {
@@ -76,7 +83,7 @@ impl Listing {
                 } else if is_compared {
                     what += &format!("\n{}", String::from_utf8_lossy(&fs::read(&path)?));
                 }
-                entries.insert(text, what);
+                entries.insert(without_place(text), what);
             }
         }
         for program in ["iptables-save", "ip6tables-save"] {
@@ -111,5 +118,19 @@ impl Listing {
         let gone = before.0.keys().filter(|path| !self.0.contains_key(*path));
         lines.extend(gone.map(|path| format!("gone: {path}")));
         lines
+    }
+}
+
+/// The path of a script's link for one of System V's runlevels without its place in the order, which
+/// insserv works out anew for all when one comes or goes: `/etc/rc0.d/K05halt` is `/etc/rc0.d/Khalt`.
+fn without_place(path: String) -> String {
+    match path.rsplit_once('/') {
+        Some((folder, link)) if folder.starts_with("/etc/rc") && folder.ends_with(".d") => {
+            format!(
+                "{folder}/{}",
+                link.replace(|c: char| c.is_ascii_digit(), "")
+            )
+        }
+        _ => path,
     }
 }
