@@ -49,9 +49,8 @@ makes the database and a user with rights on it alone; its password is in /etc/t
 
 With --from-original the rules of the original stay where they are and setup sets none of its own;
 its module, its scripts and their lines in /etc/crontab are laid aside, and its files and tables
-imported. What passes in the moment between the two modules is not counted. Where its rules list
-ports, reboot after the packages' installation and before this: the original's module would fault
-when they are deleted.
+imported. While its module runs, it is only prepared for the next boot: setup asks for a reboot and
+to be run again after it, since the kernel may fault when rules of the original are deleted.
 
 Exit status: 0 done, 1 failed or refused, 2 wrong usage.")]
 pub struct SetupOptions {

@@ -1,8 +1,7 @@
 //! What a host has of the original xt_TRAFSTAT, and how this one takes its place.
 //!
-//! The original's rules are of another revision than this plugin's, which can neither print nor
-//! delete them: while its module runs, iptables is told of its plugin, which the package's
-//! installation laid aside.
+//! The original's module goes by a reboot only. When a rule of its own is deleted, it walks on from
+//! tree nodes that it has freed, and the kernel may fault; so nothing here deletes one.
 
 use std::fs;
 
@@ -10,12 +9,12 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::step::is_loaded;
-use crate::system::{Ended, System};
+use crate::system::System;
 
 /// Where what is the original's lies aside.
 const FOLDER: &str = "/var/lib/trafstat/original";
-/// Rules that are taken away and not yet set again.
-const PENDING: &str = "/var/lib/trafstat/original/rules.json";
+/// The rules that it counted for, until this module does.
+const RULES: &str = "/var/lib/trafstat/original/rules.json";
 /// That its tables and files are taken over.
 const IMPORTED: &str = "/var/lib/trafstat/original/imported";
 /// The login that its scripts use.
@@ -23,7 +22,7 @@ const MY_CNF: &str = "/root/.my.cnf";
 const CRONTAB: &str = "/etc/crontab";
 /// What its README tells to put into the crontab and into a folder of cron's.
 const SCRIPTS: [&str; 2] = ["trafstat_dumper", "trafstat_rotater"];
-const FILES: [&str; 6] = [
+const SCRIPT_FILES: [&str; 6] = [
     "/etc/cron.weekly/trafstat_rotater",
     "/etc/cron.weekly/trafstat_rotater.sh",
     "/usr/local/bin/trafstat_dumper.sh",
@@ -42,14 +41,30 @@ struct PlacedRule {
     words: String,
 }
 
+impl PlacedRule {
+    /// Whether both count the same packets for the same local network; the other options are
+    /// printed as the plugin has them.
+    fn counts_the_same(&self, other: &Self) -> bool {
+        let counted = |words: &str| -> Option<(String, String)> {
+            let (matches, options) = words.split_once("-j TRAFSTAT")?;
+            let (_, local_net) = options.split_once("--local-net ")?;
+            let local_net = local_net.split(' ').next()?;
+            Some((matches.to_owned(), local_net.to_owned()))
+        };
+        self.chain == other.chain && counted(&self.words) == counted(&other.words)
+    }
+}
+
 /// Whether there is anything of it.
 ///
 /// # Errors
 /// A file of the system cannot be read.
 pub fn is_here(system: &dyn System) -> Result<bool> {
     Ok(is_running(system)
-        || system.path(PENDING).exists()
-        || !files(system).is_empty()
+        || system.path(RULES).exists()
+        || candidates(system)
+            .iter()
+            .any(|path| system.path(path).exists())
         || has_cron_lines(system)?)
 }
 
@@ -67,33 +82,31 @@ pub fn is_replaced(system: &dyn System) -> Result<bool> {
     Ok(!is_here(system)? && is_loaded(system))
 }
 
-/// Lays its module, scripts and lines of the crontab aside and puts this module under its rules,
-/// which stay where they are in their chains.
+/// Lays its module aside and, once that runs no more, its scripts and its lines of the crontab, and
+/// puts this module under its rules, which stay where they are in their chains.
 ///
 /// # Errors
-/// The system's. Rules that were taken away are set by the next run.
+/// It runs: the next run goes on after a reboot, until which its scripts go on. Or the system's.
 pub fn replace(system: &dyn System, program: &str) -> Result<()> {
-    // Nobody reads its counters from here on but this.
-    switch_cron_lines(system, true)?;
-    let pending = match system.read(PENDING)? {
-        Some(text) => {
-            serde_json::from_str(&text).with_context(|| format!("{PENDING} is damaged"))?
-        }
-        None => Vec::new(),
-    };
-    let rules = match is_running(system) {
-        true => take_away(system, program, pending)?,
-        false => pending,
-    };
-    for path in files(system) {
-        system.rename(&path, &aside(&path))?;
+    if is_running(system) {
+        write_rules_down(system, program)?;
+        lay_aside(system, modules(system))?;
+        system.succeed(&["depmod", "--all"], "")?;
+        read_counters(system)?;
+        bail!(
+            "this takes a reboot: the original's module uses memory that it has freed when its \
+             rules are deleted, and the kernel may fault. All is prepared, and what it has counted \
+             is kept; reboot now, and then run this again"
+        );
     }
+    switch_cron_lines(system, true)?;
+    lay_aside(system, candidates(system))?;
     system.succeed(&["depmod", "--all"], "")?;
     system
         .succeed(&["modprobe", "xt_TRAFSTAT"], "")
         .context("\"trafstat doctor\" says why")?;
-    set_again(system, program, &rules)?;
-    system.remove(PENDING)
+    set_rules_again(system, program)?;
+    system.remove(RULES)
 }
 
 /// Puts its scripts, its modules and its lines of the crontab back where they were.
@@ -158,21 +171,21 @@ fn is_running(system: &dyn System) -> bool {
     system.path("/sys/module/xt_TRAFSTAT").exists() && !is_loaded(system)
 }
 
-/// Reads its counters for the last time, deletes its rules and unloads it. Gives the rules, which
-/// are written down before the first one goes.
-fn take_away(
-    system: &dyn System,
-    program: &str,
-    pending: Vec<PlacedRule>,
-) -> Result<Vec<PlacedRule>> {
-    let saved = run(system, &format!("{program}-save"), &["-t", "filter"], "")?;
-    let standing = placed_rules(&saved);
-    // Of an interrupted run, which deletes all in one transaction or none.
-    let rules = match standing.is_empty() {
-        true => pending,
-        false => standing.clone(),
-    };
-    system.write(PENDING, &serde_json::to_string_pretty(&rules)?, 0o600)?;
+/// Keeps the rules for a host where nothing restores them at boot.
+fn write_rules_down(system: &dyn System, program: &str) -> Result<()> {
+    // They are of another revision than this plugin's, which cannot print them; the package's
+    // installation laid the original's plugin aside.
+    let folders = format!("XTABLES_LIBDIR={FOLDER}:{PLUGINS}");
+    let save = format!("{program}-save");
+    let saved = system
+        .succeed(&["env", &folders, &save, "-t", "filter"], "")
+        .context("the original's rules cannot be read without its libxt_TRAFSTAT.so")?;
+    let rules = serde_json::to_string_pretty(&placed_rules(&saved))?;
+    system.write(RULES, &rules, 0o600)
+}
+
+/// Keeps what the module has counted since it was last read, and will not have after the reboot.
+fn read_counters(system: &dyn System) -> Result<()> {
     for name in names(system, "/proc/trafstat") {
         let counted = system
             .read(&format!("/proc/trafstat/{name}"))?
@@ -183,44 +196,33 @@ fn take_away(
             system.write(&path, &(before + &counted), 0o600)?;
         }
     }
-    if !standing.is_empty() {
-        let deletions: String = standing
-            .iter()
-            .map(|rule| format!("-D {} {}\n", rule.chain, rule.words))
-            .collect();
-        let input = format!("*filter\n{deletions}COMMIT\n");
-        run(
-            system,
-            &format!("{program}-restore"),
-            &["--noflush", "--wait=60"],
-            &input,
-        )?;
-    }
-    system
-        .succeed(&["rmmod", "xt_TRAFSTAT"], "")
-        .context("rules outside the table filter, or another namespace's, may still use it")?;
-    Ok(rules)
+    Ok(())
 }
 
-fn set_again(system: &dyn System, program: &str, rules: &[PlacedRule]) -> Result<()> {
-    if rules.is_empty() {
+/// Sets those of the rules written down that did not come back at boot.
+fn set_rules_again(system: &dyn System, program: &str) -> Result<()> {
+    let Some(text) = system.read(RULES)? else {
         return Ok(());
-    }
+    };
+    let rules: Vec<PlacedRule> =
+        serde_json::from_str(&text).with_context(|| format!("{RULES} is damaged"))?;
     let saved = system.succeed(&[&format!("{program}-save"), "-t", "filter"], "")?;
     let standing = placed_rules(&saved);
     let missing: String = rules
         .iter()
-        .filter(|rule| {
-            let same = |other: &&PlacedRule| other.chain == rule.chain && other.words == rule.words;
-            standing.iter().find(same).is_none()
-        })
+        .filter(|rule| !standing.iter().any(|other| other.counts_the_same(rule)))
         .map(|rule| format!("-I {} {} {}\n", rule.chain, rule.place, rule.words))
         .collect();
-    if !missing.is_empty() {
-        let input = format!("*filter\n{missing}COMMIT\n");
-        let restore = format!("{program}-restore");
-        system.succeed(&[&restore, "--noflush", "--wait=60"], &input)?;
+    if missing.is_empty() {
+        return Ok(());
     }
+    let input = format!("*filter\n{missing}COMMIT\n");
+    let restore = format!("{program}-restore");
+    system.succeed(&[&restore, "--noflush", "--wait=60"], &input)?;
+    eprintln!(
+        "trafstat: nothing had restored the original's rules at boot: save them, with \
+         netfilter-persistent or as this host does it, or the next reboot loses them"
+    );
     Ok(())
 }
 
@@ -248,42 +250,25 @@ fn placed_rules(saved: &str) -> Vec<PlacedRule> {
     rules
 }
 
-/// A program of iptables that finds the original's plugin before this one.
-fn run(system: &dyn System, program: &str, arguments: &[&str], input: &str) -> Result<String> {
-    let folders = format!("XTABLES_LIBDIR={FOLDER}:{PLUGINS}");
-    let words = [&["env", &folders, program], arguments].concat();
-    let Ended {
-        code,
-        stdout,
-        stderr,
-    } = system.run(&words, input)?;
-    if code != Some(0) {
-        bail!(
-            "{program} does not understand the original's rules: {}. Take them away with the \
-             original's libxt_TRAFSTAT.so in place of this one, or reboot: the rules in \
-             /etc/iptables are for both",
-            stderr.trim()
-        );
-    }
-    Ok(stdout)
-}
-
-/// Files of the original's that are where it put them.
-fn files(system: &dyn System) -> Vec<String> {
-    let mut files = candidates(system);
-    files.retain(|path| system.path(path).exists());
-    files
-}
-
+/// Where its scripts and its modules may be.
 fn candidates(system: &dyn System) -> Vec<String> {
-    let modules = names(system, "/lib/modules")
+    let mut paths = modules(system);
+    paths.extend(SCRIPT_FILES.map(str::to_owned));
+    paths
+}
+
+fn modules(system: &dyn System) -> Vec<String> {
+    names(system, "/lib/modules")
         .into_iter()
-        .map(|kernel| format!("/lib/modules/{kernel}/kernel/net/netfilter/xt_TRAFSTAT.ko"));
-    FILES
-        .map(str::to_owned)
-        .into_iter()
-        .chain(modules)
+        .map(|kernel| format!("/lib/modules/{kernel}/kernel/net/netfilter/xt_TRAFSTAT.ko"))
         .collect()
+}
+
+fn lay_aside(system: &dyn System, paths: Vec<String>) -> Result<()> {
+    for path in paths.iter().filter(|path| system.path(path).exists()) {
+        system.rename(path, &aside(path))?;
+    }
+    Ok(())
 }
 
 fn aside(path: &str) -> String {
@@ -353,6 +338,31 @@ mod tests {
             found[0].words,
             "-d 192.0.2.1/32 -j TRAFSTAT --local-net 192.0.2.1"
         );
+    }
+
+    #[test]
+    fn rules_are_the_same_whatever_a_plugin_prints_of_their_options() {
+        let rule = |words: &str| PlacedRule {
+            chain: "INPUT".to_owned(),
+            place: 1,
+            words: words.to_owned(),
+        };
+        let original =
+            rule("-d 192.0.2.0/24 -j TRAFSTAT --local-net 192.0.2.0/24 --dump-priority 2");
+        assert!(original.counts_the_same(&rule(
+            "-d 192.0.2.0/24 -j TRAFSTAT --local-net 192.0.2.0/24"
+        )));
+        assert!(!original.counts_the_same(&rule(
+            "-d 192.0.2.0/24 -j TRAFSTAT --local-net 192.0.2.0/25"
+        )));
+        assert!(!original.counts_the_same(&rule(
+            "-s 192.0.2.0/24 -j TRAFSTAT --local-net 192.0.2.0/24"
+        )));
+        let output = PlacedRule {
+            chain: "OUTPUT".to_owned(),
+            ..original.clone()
+        };
+        assert!(!original.counts_the_same(&output));
     }
 
     #[test]

@@ -133,6 +133,22 @@ impl MadeUp {
         Journal::read(self)?.bring_about(&steps, self, |_, _| ())
     }
 
+    /// Boots anew, without the module until it is asked for, and with those of iptables' rules that
+    /// are restored.
+    fn reboot(&self, restored: impl Fn(&str) -> bool) {
+        for volatile in ["/sys/module/xt_TRAFSTAT", "/proc/trafstat"] {
+            fs::remove_dir_all(self.path(volatile)).unwrap();
+        }
+        let mut tables = self.tables.borrow_mut();
+        let rules = tables.get_mut("iptables").unwrap();
+        rules.retain(|rule| restored(rule));
+        if rules.iter().any(|rule| rule.contains("TRAFSTAT")) {
+            assert!(!self.path(ORIGINAL_MODULE).exists(), "the original again");
+            self.write("/proc/net/trafstat/accounts", "", 0o400)
+                .unwrap();
+        }
+    }
+
     fn undo(&self) -> Result<()> {
         Journal::read(self)?.undo(self, |_| ())
     }
@@ -154,16 +170,6 @@ impl System for MadeUp {
                 self.run(rest, input)
             }
             ["depmod", "--all"] => Ok(well("")),
-            ["rmmod", "xt_TRAFSTAT"] => {
-                self.change()?;
-                let tables = self.tables.borrow();
-                let is_used = tables["iptables"]
-                    .iter()
-                    .any(|rule| rule.contains("TRAFSTAT"));
-                assert!(!is_used, "the kernel would refuse this");
-                fs::remove_dir_all(self.path("/sys/module/xt_TRAFSTAT"))?;
-                Ok(well(""))
-            }
             ["trafstat-store", "import", "--format", "csv", files @ ..] => {
                 self.change()?;
                 self.imported
@@ -546,6 +552,7 @@ fn module_that_does_not_load_stops_setup_before_any_rule() {
 
 const CRONTAB: &str = "SHELL=/bin/sh\n\
     */5 *   * * *   root    /usr/local/bin/trafstat_dumper.sh >> /tmp/trafstat_dumper.log\n";
+const COUNTED: &str = "17,1,2,53,0,1,1,60,60,0\n";
 const ORIGINAL_MODULE: &str = "/lib/modules/6.1.0/kernel/net/netfilter/xt_TRAFSTAT.ko";
 
 /// A host as the original's README makes it, with rules between others'.
@@ -557,7 +564,7 @@ fn with_original() -> MadeUp {
         ("/usr/local/bin/trafstat_show.sh", "#!/bin/bash\n"),
         (ORIGINAL_MODULE, "\x7fELF"),
         ("/sys/module/xt_TRAFSTAT/refcnt", "2\n"),
-        ("/proc/trafstat/192.0.2.1_32", "17,1,2,53,0,1,1,60,60,0\n"),
+        ("/proc/trafstat/192.0.2.1_32", COUNTED),
         (
             "/var/trafstat/trafstat_192_0_2_1_32_2024_01_07-04:22.gz",
             "",
@@ -590,65 +597,104 @@ fn in_its_place() -> Wish {
     }
 }
 
-#[test]
-fn original_gives_way_and_its_rules_stay_where_they_were() {
+/// Sets up as far as the running original lets it.
+fn prepared() -> MadeUp {
     let made_up = with_original();
-    let before = made_up.chains();
-    assert!(original::is_here(&made_up).unwrap());
-    made_up.set_up(&in_its_place(), &host()).unwrap();
-    assert_eq!(made_up.chains(), before);
-    assert!(!original::is_here(&made_up).unwrap());
-    assert!(!made_up.path(ORIGINAL_MODULE).exists());
-    let crontab = made_up.read("/etc/crontab").unwrap().unwrap();
-    assert!(crontab.contains("\n# trafstat setup: */5"), "{crontab}");
-    assert_eq!(
-        *made_up.imported.borrow(),
-        [
-            "/var/lib/trafstat/original/192.0.2.1_32",
-            "/var/trafstat/trafstat_192_0_2_1_32_2024_01_07-04:22.gz",
-            "--from-url",
-            "mysql://localhost/trafstat",
-        ]
-    );
-    assert!(made_up.units.borrow().contains("trafstat-collect.timer"));
+    let error = made_up.set_up(&in_its_place(), &host()).unwrap_err();
+    assert!(format!("{error:#}").contains("reboot now"), "{error:#}");
+    made_up
+}
 
-    let changes = made_up.changes.get();
-    made_up.set_up(&in_its_place(), &host()).unwrap();
-    assert_eq!(made_up.changes.get(), changes);
+#[test]
+fn original_counts_on_until_the_reboot() {
+    let made_up = prepared();
+    let before = with_original().chains();
+    assert_eq!(made_up.chains(), before);
+    assert!(!made_up.path(ORIGINAL_MODULE).exists());
+    assert!(made_up.path("/usr/local/bin/trafstat_show.sh").exists());
+    assert_eq!(made_up.read("/etc/crontab").unwrap().unwrap(), CRONTAB);
+    assert!(made_up.imported.borrow().is_empty());
+
+    // What it counts from here on, the next run keeps as well.
+    assert!(made_up.set_up(&in_its_place(), &host()).is_err());
+    let kept = made_up.read("/var/lib/trafstat/original/192.0.2.1_32");
+    assert_eq!(kept.unwrap().unwrap(), COUNTED.repeat(2));
 
     made_up.undo().unwrap();
     assert!(made_up.path(ORIGINAL_MODULE).exists());
-    assert_eq!(made_up.read("/etc/crontab").unwrap().unwrap(), CRONTAB);
-    assert_eq!(
-        made_up.chains(),
-        before,
-        "the rules are the administrator's"
-    );
+    assert_eq!(made_up.chains(), before);
+}
+
+#[test]
+fn original_gives_way_and_its_rules_stay_where_they_were() {
+    let before = with_original().chains();
+    // The rules are restored at boot, all, some or none.
+    for restored in ["-A ", "-A INPUT ", "-A FORWARD "] {
+        let made_up = prepared();
+        made_up.reboot(|rule| rule.starts_with(restored) || !rule.contains("TRAFSTAT"));
+        made_up.set_up(&in_its_place(), &host()).unwrap();
+        assert_eq!(made_up.chains(), before, "{restored}");
+        assert!(!original::is_here(&made_up).unwrap());
+        let crontab = made_up.read("/etc/crontab").unwrap().unwrap();
+        assert!(crontab.contains("\n# trafstat setup: */5"), "{crontab}");
+        assert_eq!(
+            *made_up.imported.borrow(),
+            [
+                "/var/lib/trafstat/original/192.0.2.1_32",
+                "/var/trafstat/trafstat_192_0_2_1_32_2024_01_07-04:22.gz",
+                "--from-url",
+                "mysql://localhost/trafstat",
+            ]
+        );
+        assert!(made_up.units.borrow().contains("trafstat-collect.timer"));
+
+        let changes = made_up.changes.get();
+        made_up.set_up(&in_its_place(), &host()).unwrap();
+        assert_eq!(made_up.changes.get(), changes);
+
+        made_up.undo().unwrap();
+        assert!(made_up.path(ORIGINAL_MODULE).exists());
+        assert_eq!(made_up.read("/etc/crontab").unwrap().unwrap(), CRONTAB);
+        assert_eq!(
+            made_up.chains(),
+            before,
+            "the rules are the administrator's"
+        );
+    }
 }
 
 #[test]
 fn replacement_interrupted_anywhere_is_finished_by_the_next() {
-    let whole = with_original();
+    let counting = |rule: &str| rule.contains("TRAFSTAT");
+    let whole = prepared();
+    let first_run = whole.changes.get();
+    whole.reboot(|rule| !counting(rule));
     whole.set_up(&in_its_place(), &host()).unwrap();
-    let counters = whole.read("/var/lib/trafstat/original/192.0.2.1_32");
+    let before = with_original().chains();
     for limit in 0..whole.changes.get() {
         let made_up = with_original();
-        let before = made_up.chains();
         made_up.changes_left.set(limit);
-        assert!(made_up.set_up(&in_its_place(), &host()).is_err());
-        made_up.changes_left.set(usize::MAX);
+        let cut_off = made_up.set_up(&in_its_place(), &host());
+        assert!(cut_off.is_err());
+        if limit < first_run {
+            made_up.changes_left.set(usize::MAX);
+            assert!(made_up.set_up(&in_its_place(), &host()).is_err());
+        }
+        made_up.reboot(|rule| !counting(rule));
+        if limit >= first_run {
+            assert!(made_up.set_up(&in_its_place(), &host()).is_err());
+            made_up.changes_left.set(usize::MAX);
+        }
         made_up.set_up(&in_its_place(), &host()).unwrap();
         assert_eq!(made_up.chains(), before, "after {limit} changes");
         assert!(
             !original::is_here(&made_up).unwrap(),
             "after {limit} changes"
         );
-        let read = made_up
-            .read("/var/lib/trafstat/original/192.0.2.1_32")
-            .unwrap();
+        let kept = made_up.read("/var/lib/trafstat/original/192.0.2.1_32");
         assert!(
-            read.unwrap()
-                .starts_with(counters.as_ref().unwrap().as_deref().unwrap())
+            kept.unwrap().unwrap().starts_with(COUNTED),
+            "after {limit} changes"
         );
     }
 }

@@ -1,12 +1,12 @@
 //! `cargo xtask hosttest`: lives of hosts in virtual machines with their own init, from the packages'
 //! installation to their purge, each on a copy of one disk.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -20,15 +20,21 @@ use crate::{command, package, packages, paths};
 const PATIENCE: Duration = Duration::from_secs(90 * 60);
 
 /// A life's name, which `host::run` of vmtests knows, and what else the kernel is told.
-const LIVES: [(&str, &str); 7] = [
+const LIVES: [(&str, &str); 8] = [
     ("systemd", ""),
     ("mariadb", ""),
     ("cron", ""),
     ("no-ipv6", "ipv6.disable=1"),
     ("setups", ""),
+    (ORIGINAL, ""),
     ("findings", ""),
     ("signature", "module.sig_enforce=1"),
 ];
+
+/// The life that begins with the original xt_TRAFSTAT, whose sources are no part of this project:
+/// [`ORIGINAL_SOURCES`] names their folder.
+const ORIGINAL: &str = "original";
+const ORIGINAL_SOURCES: &str = "TRAFSTAT_ORIGINAL";
 
 /// Debian's packages that the lives install; the guest has no network.
 const LATER_PACKAGES: &[&[&str]] = &[
@@ -72,13 +78,24 @@ WantedBy=graphical.target
 /// Something does not build, or a host is not as it should be.
 pub fn run(platform: &Platform, filter: Option<&str>) -> Result<()> {
     let filter = filter.unwrap_or_default();
-    let wanted: Vec<_> = LIVES
+    let original = env::var_os(ORIGINAL_SOURCES);
+    let mut wanted: Vec<_> = LIVES
         .iter()
         .filter(|(name, _)| name.contains(filter))
         .collect();
     if wanted.is_empty() {
         let names: Vec<_> = LIVES.iter().map(|(name, _)| *name).collect();
         bail!("there is no such life; there are {}", names.join(", "));
+    }
+    if original.is_none() {
+        let named = wanted.len();
+        wanted.retain(|(name, _)| *name != ORIGINAL);
+        if wanted.len() < named {
+            println!(
+                "The life {ORIGINAL} is skipped: there are no sources of the original; \
+                 {ORIGINAL_SOURCES} names their folder"
+            );
+        }
     }
     packages::require_root("making the guest's disk", "hosttest")?;
     packages::install(PACKAGES)?;
@@ -102,6 +119,14 @@ pub fn run(platform: &Platform, filter: Option<&str>) -> Result<()> {
         }
     }
     fs::copy(&parts.programs.vmtests, life.join("trafstat-vmtests"))?;
+    if let Some(sources) = original {
+        command::read(
+            Command::new("cp")
+                .args(["--recursive", "--no-target-directory"])
+                .arg(sources)
+                .arg(life.join(ORIGINAL)),
+        )?;
+    }
     let disk = disk(&root, &folder)?;
     let mut failed = Vec::new();
     for (name, parameters) in &wanted {

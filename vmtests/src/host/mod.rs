@@ -7,6 +7,7 @@
 mod findings;
 mod life;
 mod listing;
+mod original;
 mod setups;
 
 use std::fs;
@@ -55,6 +56,7 @@ pub fn run() -> Result<Ended> {
         "cron" => life::run(life::Kind::Cron),
         "no-ipv6" => life::run(life::Kind::WithoutIpv6),
         "setups" => setups::run().map(|()| Ended::Life),
+        "original" => original::run(),
         "findings" => findings::run().map(|()| Ended::Life),
         "signature" => findings::signature().map(|()| Ended::Life),
         name => bail!("there is no life called {name}"),
