@@ -94,7 +94,7 @@ pub fn replace(system: &dyn System, program: &str) -> Result<()> {
         system.succeed(&["depmod", "--all"], "")?;
         read_counters(system)?;
         bail!(
-            "this takes a reboot: the original's module uses memory that it has freed when its \
+            "the original's module uses memory that it has freed when its \
              rules are deleted, and the kernel may fault. All is prepared, and what it has counted \
              is kept; reboot now, and then run this again"
         );

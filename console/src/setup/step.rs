@@ -307,8 +307,8 @@ impl fmt::Display for Step {
                 write!(f, "make the database and the user of {}", server.url)
             }
             Self::Original { .. } => {
-                f.write_str("lay the original's module aside, by way of a reboot if it runs, ")?;
-                f.write_str("then its scripts, and count for its rules")
+                f.write_str("put this module in the place of the original's, by way of a reboot ")?;
+                f.write_str("where that one runs")
             }
             Self::Import { url: None } => f.write_str("take over the original's files"),
             Self::Import { url: Some(url) } => {
