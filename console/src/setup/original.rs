@@ -120,6 +120,7 @@ pub fn put_back(system: &dyn System) -> Result<()> {
         }
     }
     system.succeed(&["depmod", "--all"], "")?;
+    system.remove(RULES)?;
     switch_cron_lines(system, false)
 }
 

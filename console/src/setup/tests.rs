@@ -623,6 +623,8 @@ fn original_counts_on_until_the_reboot() {
     made_up.undo().unwrap();
     assert!(made_up.path(ORIGINAL_MODULE).exists());
     assert_eq!(made_up.chains(), before);
+    let rules = "/var/lib/trafstat/original/rules.json";
+    assert!(!made_up.path(rules).exists());
 }
 
 #[test]
