@@ -221,7 +221,7 @@ fn set_rules_again(system: &dyn System, program: &str) -> Result<()> {
     let restore = format!("{program}-restore");
     system.succeed(&[&restore, "--noflush", "--wait=60"], &input)?;
     eprintln!(
-        "trafstat: nothing had restored the original's rules at boot: save them, with \
+        "trafstat: not all of the original's rules had been restored at boot: save them, with \
          netfilter-persistent or as this host does it, or the next reboot loses them"
     );
     Ok(())
