@@ -180,7 +180,12 @@ fn write_rules_down(system: &dyn System, program: &str) -> Result<()> {
     let save = format!("{program}-save");
     let saved = system
         .succeed(&["env", &folders, &save, "-t", "filter"], "")
-        .context("the original's rules cannot be read without its libxt_TRAFSTAT.so")?;
+        .with_context(|| {
+            format!(
+                "the original's rules cannot be read without its libxt_TRAFSTAT.so in {FOLDER}: \
+                 put it there; or, where they are restored at boot, reboot, and run this again"
+            )
+        })?;
     let rules = serde_json::to_string_pretty(&placed_rules(&saved))?;
     system.write(RULES, &rules, 0o600)
 }
