@@ -7,7 +7,7 @@ use intrusive_collections::{KeyAdapter, RBTree, RBTreeLink, intrusive_adapter};
 use trafstat_bench::HASH_KEY;
 use trafstat_core::classify::{Direction, FlowKey};
 use trafstat_core::flow_table::record::Record;
-use trafstat_core::flow_table::{Budgets, FlowTable, Observation, Sought};
+use trafstat_core::flow_table::{Budgets, FlowTable, Observation};
 use trafstat_core::memory::StdMemory;
 use trafstat_core::wire::Volume;
 
@@ -23,8 +23,9 @@ pub trait Contender {
     /// An empty one; where `flows` is not 0, as many are to be found.
     fn new(flows: u32) -> Self;
 
-    /// Counts a packet of 100 bytes that was sent.
-    fn count(&mut self, key: &FlowKey<2>);
+    /// Counts a packet of 100 bytes that was sent. Gives a word of what was found, so that the
+    /// caller can wait for it.
+    fn count(&mut self, key: &FlowKey<2>) -> u64;
 }
 
 /// The module's flow table; its worker runs as soon as it is asked for.
@@ -45,8 +46,27 @@ impl Contender for Trafstat {
         }
     }
 
-    fn count(&mut self, key: &FlowKey<2>) {
+    fn count(&mut self, key: &FlowKey<2>) -> u64 {
         let hash = HASH_KEY.hash(key);
+        match self.table.find_first(key, hash, &()) {
+            Some(record) => count_in(record),
+            None => {
+                self.count_further(key, hash);
+                0
+            }
+        }
+    }
+}
+
+fn count_in(record: &Record<2>) -> u64 {
+    record.count(Direction::Sent, VOLUME, false);
+    record.key().0[0]
+}
+
+impl Trafstat {
+    /// As the packet path does where the first look was not enough.
+    #[inline(never)]
+    fn count_further(&self, key: &FlowKey<2>, hash: u64) {
         let seen = Observation {
             key: *key,
             hash,
@@ -54,16 +74,8 @@ impl Contender for Trafstat {
             volume: VOLUME,
             syn: false,
         };
-        // As the packet path does.
         let fold = |key| (key, || hash);
-        let wants_worker = match self.table.find_first(key, hash, &()) {
-            Sought::Found(record) => {
-                record.count(seen.direction, seen.volume, seen.syn);
-                false
-            }
-            Sought::Absent => self.table.count_new(&seen, &self.budgets, &(), fold),
-            Sought::Unknown => self.table.count(&seen, &self.budgets, &(), fold),
-        };
+        let wants_worker = self.table.count(&seen, &self.budgets, &(), fold);
         if wants_worker {
             self.table.prepare(0, ());
         }
@@ -73,10 +85,11 @@ impl Contender for Trafstat {
 /// What a map keeps for a flow: the counters that a record has.
 type Counters = [u64; 5];
 
-fn count(counters: &mut Counters) {
+fn count(counters: &mut Counters) -> u64 {
     let [sent_packets, _, sent_bytes, ..] = counters;
     *sent_packets += VOLUME.packets;
     *sent_bytes += VOLUME.bytes;
+    *sent_packets
 }
 
 /// hashbrown with foldhash.
@@ -89,8 +102,8 @@ impl Contender for HashBrown {
         Self(hashbrown::HashMap::default())
     }
 
-    fn count(&mut self, key: &FlowKey<2>) {
-        count(self.0.entry(key.0).or_default());
+    fn count(&mut self, key: &FlowKey<2>) -> u64 {
+        count(self.0.entry(key.0).or_default())
     }
 }
 
@@ -104,8 +117,8 @@ impl Contender for StdHashMap {
         Self(HashMap::new())
     }
 
-    fn count(&mut self, key: &FlowKey<2>) {
-        count(self.0.entry(key.0).or_default());
+    fn count(&mut self, key: &FlowKey<2>) -> u64 {
+        count(self.0.entry(key.0).or_default())
     }
 }
 
@@ -137,7 +150,7 @@ impl Contender for RedBlackTree {
         Self(RBTree::new(FlowAdapter::new()))
     }
 
-    fn count(&mut self, key: &FlowKey<2>) {
+    fn count(&mut self, key: &FlowKey<2>) -> u64 {
         let entry = self.0.entry(&key.0);
         let flow = entry.or_insert_with(|| {
             Box::new(Flow {
@@ -146,11 +159,11 @@ impl Contender for RedBlackTree {
                 counters: Default::default(),
             })
         });
-        if let Some(flow) = flow.get() {
-            let [sent_packets, _, sent_bytes, ..] = &flow.counters;
-            sent_packets.set(sent_packets.get() + VOLUME.packets);
-            sent_bytes.set(sent_bytes.get() + VOLUME.bytes);
-        }
+        let Some(flow) = flow.get() else { return 0 };
+        let [sent_packets, _, sent_bytes, ..] = &flow.counters;
+        sent_packets.set(sent_packets.get() + VOLUME.packets);
+        sent_bytes.set(sent_bytes.get() + VOLUME.bytes);
+        sent_packets.get()
     }
 }
 
@@ -180,9 +193,9 @@ impl Contender for Floor {
         }
     }
 
-    fn count(&mut self, key: &FlowKey<2>) {
+    fn count(&mut self, key: &FlowKey<2>) -> u64 {
         let home = ((HASH_KEY.hash(key) >> 32) * self.index.len() as u64) >> 32;
         let record = self.index[home as usize];
-        self.records[record as usize].count(Direction::Sent, VOLUME, false);
+        count_in(&self.records[record as usize])
     }
 }

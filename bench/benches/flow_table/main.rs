@@ -10,7 +10,7 @@ use criterion::measurement::WallTime;
 use criterion::{
     BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
-use trafstat_bench::{FLOWS, TRAFFIC, random};
+use trafstat_bench::{Choice, FLOWS, TRAFFIC, random};
 use trafstat_core::classify::{Direction, Family, FlowKey, Ipv4, rest_word};
 use trafstat_core::synthetic::flows;
 
@@ -33,43 +33,63 @@ fn keys(n: u32) -> Vec<FlowKey<2>> {
     keys
 }
 
-/// Counts packets of flows that are known.
+/// Counts packets of flows that are known, each once the one before is counted: between the
+/// packets of a host lie thousands of instructions, so that the processor is never at work on
+/// two of them.
 fn hit(c: &mut Criterion) {
     for (traffic, choose) in TRAFFIC {
-        let mut group = c.benchmark_group(format!("flow_table/hit/{traffic}"));
-        group.sample_size(20);
-        for n in FLOWS {
-            let known = keys(n);
-            let mut random = random();
-            let sequence: Vec<_> = (0..OPERATIONS)
-                .map(|_| known[choose(&mut random, n) as usize])
-                .collect();
-            group.throughput(Throughput::Elements(OPERATIONS as u64));
-            hit_one::<Trafstat>(&mut group, n, &known, &sequence);
-            hit_one::<HashBrown>(&mut group, n, &known, &sequence);
-            hit_one::<StdHashMap>(&mut group, n, &known, &sequence);
-            hit_one::<RedBlackTree>(&mut group, n, &known, &sequence);
-            hit_one::<Floor>(&mut group, n, &known, &sequence);
-        }
-        group.finish();
+        let group = c.benchmark_group(format!("flow_table/hit/{traffic}"));
+        hit_all::<true>(group, choose);
     }
 }
 
-fn hit_one<C: Contender>(
+/// Counts packets of flows that are known, as many at a time as the processor looks ahead for.
+fn hit_overlapping(c: &mut Criterion) {
+    for (traffic, choose) in TRAFFIC {
+        let group = c.benchmark_group(format!("flow_table/hit_overlapping/{traffic}"));
+        hit_all::<false>(group, choose);
+    }
+}
+
+fn hit_all<const ONE_BY_ONE: bool>(mut group: BenchmarkGroup<'_, WallTime>, choose: Choice) {
+    group.sample_size(20);
+    group.throughput(Throughput::Elements(OPERATIONS as u64));
+    for n in FLOWS {
+        let known = keys(n);
+        let mut random = random();
+        let sequence: Vec<_> = (0..OPERATIONS)
+            .map(|_| known[choose(&mut random, n) as usize])
+            .collect();
+        hit_one::<Trafstat, ONE_BY_ONE>(&mut group, n, &known, &sequence);
+        hit_one::<HashBrown, ONE_BY_ONE>(&mut group, n, &known, &sequence);
+        hit_one::<StdHashMap, ONE_BY_ONE>(&mut group, n, &known, &sequence);
+        hit_one::<RedBlackTree, ONE_BY_ONE>(&mut group, n, &known, &sequence);
+        hit_one::<Floor, ONE_BY_ONE>(&mut group, n, &known, &sequence);
+    }
+    group.finish();
+}
+
+fn hit_one<C: Contender, const ONE_BY_ONE: bool>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     n: u32,
     known: &[FlowKey<2>],
     sequence: &[FlowKey<2>],
 ) {
     let mut contender = C::new(n);
-    known.iter().for_each(|key| contender.count(key));
+    count_all::<C, false>(&mut contender, known);
     group.bench_function(BenchmarkId::new(C::NAME, n), |b| {
-        b.iter(|| {
-            sequence
-                .iter()
-                .for_each(|key| contender.count(black_box(key)));
-        });
+        b.iter(|| count_all::<C, ONE_BY_ONE>(&mut contender, sequence));
     });
+}
+
+fn count_all<C: Contender, const ONE_BY_ONE: bool>(contender: &mut C, keys: &[FlowKey<2>]) {
+    // A zero that neither compiler nor processor knows as one.
+    let zero = black_box(0);
+    let mut found = 0;
+    for FlowKey([first, second]) in keys {
+        let awaited = if ONE_BY_ONE { found & zero } else { 0 };
+        found = contender.count(black_box(&FlowKey([first ^ awaited, *second])));
+    }
 }
 
 /// Counts the first packets of flows, from nothing.
@@ -92,7 +112,7 @@ fn insert_all<C: Contender>(group: &mut BenchmarkGroup<'_, WallTime>, n: u32, ne
         b.iter_batched(
             || C::new(0),
             |mut contender| {
-                new.iter().for_each(|key| contender.count(key));
+                count_all::<C, false>(&mut contender, new);
                 contender
             },
             BatchSize::PerIteration,
@@ -100,5 +120,5 @@ fn insert_all<C: Contender>(group: &mut BenchmarkGroup<'_, WallTime>, n: u32, ne
     });
 }
 
-criterion_group!(benches, hit, insert);
+criterion_group!(benches, hit, hit_overlapping, insert);
 criterion_main!(benches);

@@ -22,7 +22,7 @@ use trafstat_abi::RuleInfo;
 
 use crate::classify::{Direction, Family, FlowKey, classify, rest_of_ports};
 use crate::flow_table::totals::{Totals, TotalsSum, VolumeCounter};
-use crate::flow_table::{FlowTable, Observation, Sought};
+use crate::flow_table::{FlowTable, Observation};
 use crate::hash::HashKey;
 use crate::memory::{Allocation, Memory, Slot};
 use crate::parse::{HEADER_BYTES, ParseError, Plain, Tuple, transport};
@@ -374,18 +374,14 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             bytes: len,
         };
         table.totals.seen.add(volume);
-        let is_new = match table.find_first(&key, hash, guard) {
-            Sought::Found(record) => {
-                record.count(direction, volume, syn);
-                return Plainly::Counted;
-            }
-            Sought::Absent => true,
-            Sought::Unknown => false,
-        };
+        if let Some(record) = table.find_first(&key, hash, guard) {
+            record.count(direction, volume, syn);
+            return Plainly::Counted;
+        }
         table.set_under_way(&key);
         Plainly::Further(Further {
             table,
-            rest: Rest::new(len as u32, direction, syn, is_new),
+            rest: Rest::new(len as u32, direction, syn),
         })
     }
 
@@ -425,12 +421,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         };
         // Not the open epoch's: that may be another one by now.
         let budgets = &self.side(u64::from(table.side())).budgets;
-        let fold = |key| self.folded(key);
-        if rest.is_new() {
-            table.count_new(&seen, budgets, guard, fold)
-        } else {
-            table.count(&seen, budgets, guard, fold)
-        }
+        table.count(&seen, budgets, guard, |key| self.folded(key))
     }
 
     /// The key that a flow is folded into, and what hashes it.

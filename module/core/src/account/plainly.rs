@@ -26,25 +26,19 @@ pub struct Further<'a, M: Memory, const W: usize> {
     pub rest: Rest,
 }
 
-/// A packet's length, direction and SYN, and whether its flow is new, in one word.
+/// A packet's length, direction and SYN in one word.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
 pub struct Rest(u64);
 
 const RECEIVED: u64 = 1 << 32;
 const SYN: u64 = 1 << 33;
-const NEW: u64 = 1 << 34;
 
 impl Rest {
     #[inline]
-    pub(super) fn new(len: u32, direction: Direction, syn: bool, is_new: bool) -> Self {
+    pub(super) fn new(len: u32, direction: Direction, syn: bool) -> Self {
         let bit = |is_set, bit| if is_set { bit } else { 0 };
-        Self(
-            u64::from(len)
-                | bit(direction == Direction::Received, RECEIVED)
-                | bit(syn, SYN)
-                | bit(is_new, NEW),
-        )
+        Self(u64::from(len) | bit(direction == Direction::Received, RECEIVED) | bit(syn, SYN))
     }
 
     pub(super) fn len(self) -> u32 {
@@ -61,9 +55,5 @@ impl Rest {
 
     pub(super) fn syn(self) -> bool {
         self.0 & SYN != 0
-    }
-
-    pub(super) fn is_new(self) -> bool {
-        self.0 & NEW != 0
     }
 }

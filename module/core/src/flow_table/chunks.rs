@@ -1,10 +1,9 @@
 //! Records in chunks that never move, so that a reader needs no lock and growth no copy.
 //!
-//! Chunks grow with the table: each power of two of records is cut into eight, so that at
-//! most an eighth of the memory is empty, at 32 records or more a chunk. Of a record's
-//! number plus [`BIAS`], the position of the highest bit and the three bits below tell the
-//! chunk, the rest the record within; its [`Place`] has that worked out for the packet
-//! path.
+//! Chunks grow with the table from 32 records to 131,072: each power of two of records is
+//! cut into four, then all chunks are alike. Of a record's number plus [`BIAS`], the
+//! position of the highest bit and the two bits below tell the chunk, the rest the record
+//! within; its [`Place`] has that worked out for the packet path.
 
 use crate::memory::{Allocation, Memory, Slot};
 
@@ -12,34 +11,54 @@ use super::record::Record;
 
 /// Added to record numbers, so that the first chunk has 32 records.
 const BIAS: u32 = 1 << BIAS_LOG2;
-const BIAS_LOG2: u32 = if cfg!(loom) { 4 } else { 8 };
+const BIAS_LOG2: u32 = if cfg!(loom) { 3 } else { 7 };
 /// Of chunks from 1 on: any number of so many bits is that of a slot.
 const SLOTS: usize = (1 << CHUNK_BITS) - 1;
 const CHUNK_BITS: u32 = if cfg!(loom) { 4 } else { 7 };
 /// Chunks of a power of two.
 const PARTS: u32 = 1 << PARTS_LOG2;
-const PARTS_LOG2: u32 = 3;
+const PARTS_LOG2: u32 = 2;
+/// The largest chunks have so many records: all numbers that a place has for one.
+const MAX_CHUNK_LOG2: u32 = 17;
 
-/// Records of one table at most, 15 million.
+/// Records of one table at most, 10.8 million.
 pub const MAX_RECORDS: u32 = {
-    let slots = SLOTS as u32;
-    ((PARTS + slots % PARTS) << (BIAS_LOG2 - PARTS_LOG2 + slots / PARTS)) - BIAS
+    let mut records = 0;
+    let mut chunk = 0;
+    while chunk < SLOTS {
+        records += chunk_len(chunk);
+        chunk += 1;
+    }
+    records as u32
 };
 
-/// Where a record lies: above the record's number within its chunk, the number of the chunk,
-/// counted from 1, so that no place is 0.
+/// Where a record lies: in the uppermost bits the record's number within its chunk, and below
+/// them the number of the chunk, counted from 1, so that no place is 0. The other bits are 0
+/// here and another's to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(pub u32);
 
-const WITHIN_BITS: u32 = 32 - CHUNK_BITS;
-const WITHIN: u32 = (1 << WITHIN_BITS) - 1;
+const WITHIN_SHIFT: u32 = 32 - MAX_CHUNK_LOG2;
+/// A slot has 16 bytes: so the chunk's number, where it stands, is its slot's offset.
+const CHUNK_SHIFT: u32 = 4;
+const CHUNK: u32 = (1 << CHUNK_BITS) - 1;
 
 impl Place {
+    /// The bits that neither number has.
+    pub const SPARE: u32 = ((1 << WITHIN_SHIFT) - 1) & !(CHUNK << CHUNK_SHIFT);
+
+    /// The place in what has other bits beside its two numbers.
+    #[inline]
+    pub fn of_entry(entry: u32) -> Self {
+        Self(entry & !Self::SPARE)
+    }
+
     /// The place of the record with this number, below [`MAX_RECORDS`].
     pub fn of(number: u32) -> Self {
         let (chunk, within) = locate(number.wrapping_add(BIAS));
         let chunk = (chunk as u32).wrapping_add(1);
-        Self(chunk.wrapping_shl(WITHIN_BITS) | within as u32)
+        let within = (within as u32).wrapping_shl(WITHIN_SHIFT);
+        Self(within | chunk.wrapping_shl(CHUNK_SHIFT))
     }
 }
 
@@ -63,26 +82,32 @@ impl<M: Memory, const W: usize> Default for Chunks<M, W> {
 #[inline]
 fn locate(place: u32) -> (usize, usize) {
     let log2 = (place | 1).ilog2();
-    let part_log2 = log2.wrapping_sub(PARTS_LOG2);
-    let part = place.wrapping_shr(part_log2) & (PARTS - 1);
-    let chunk = log2
-        .wrapping_sub(BIAS_LOG2)
+    let chunk_log2 = log2.wrapping_sub(PARTS_LOG2).min(MAX_CHUNK_LOG2);
+    // The first of the smallest chunks would be that of number PARTS.
+    let chunk = chunk_log2
+        .wrapping_sub(BIAS_LOG2 - PARTS_LOG2)
         .wrapping_mul(PARTS)
-        .wrapping_add(part);
-    let within = place & 1_u32.wrapping_shl(part_log2).wrapping_sub(1);
+        .wrapping_add(place.wrapping_shr(chunk_log2))
+        .wrapping_sub(PARTS);
+    let within = place & 1_u32.wrapping_shl(chunk_log2).wrapping_sub(1);
     (chunk as usize, within as usize)
 }
 
-fn chunk_len(chunk: usize) -> usize {
-    (1 << (BIAS_LOG2 - PARTS_LOG2)) << (chunk as u32 / PARTS)
+const fn chunk_len(chunk: usize) -> usize {
+    let log2 = BIAS_LOG2 - PARTS_LOG2 + chunk as u32 / PARTS;
+    1 << if log2 < MAX_CHUNK_LOG2 {
+        log2
+    } else {
+        MAX_CHUNK_LOG2
+    }
 }
 
 impl<M: Memory, const W: usize> Chunks<M, W> {
     /// The record at a place, where its chunk exists.
     #[inline]
     pub fn get<'a>(&'a self, place: Place, guard: &'a M::Guard) -> Option<&'a Record<W>> {
-        let chunk = place.0 >> WITHIN_BITS;
-        let within = place.0 & WITHIN;
+        let chunk = place.0 >> CHUNK_SHIFT & CHUNK;
+        let within = place.0 >> WITHIN_SHIFT;
         self.slots
             .get(chunk as usize)?
             .slice(guard)
@@ -155,7 +180,7 @@ mod tests {
     #[test]
     fn places_fill_the_chunks_one_after_the_other() {
         let mut expected = (0, 0);
-        for place in BIAS..BIAS + 100_000 {
+        for place in BIAS..BIAS + 1_000_000 {
             assert_eq!(locate(place), expected);
             expected.1 += 1;
             if expected.1 == chunk_len(expected.0) {
@@ -168,9 +193,9 @@ mod tests {
 
     #[test]
     fn place_has_chunk_and_record_within() {
-        for number in (0..100_000).chain(MAX_RECORDS - 100..MAX_RECORDS) {
+        for number in (0..1_000_000).chain(MAX_RECORDS - 100..MAX_RECORDS) {
             let Place(place) = Place::of(number);
-            let parts = (place >> WITHIN_BITS, place & WITHIN);
+            let parts = (place >> CHUNK_SHIFT & CHUNK, place >> WITHIN_SHIFT);
             let (chunk, within) = locate(number + BIAS);
             assert_eq!(parts, (chunk as u32 + 1, within as u32), "{number}");
         }

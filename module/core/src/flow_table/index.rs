@@ -1,18 +1,23 @@
-//! Finds a flow's record: open addressing over small entries, growing a little at each
-//! insertion.
+//! Finds a flow's record: open addressing over buckets of two small entries, growing a
+//! little at each insertion.
 //!
-//! An entry is the record's place in the chunks above the upper half of the flow's hash,
-//! the tag; 0 is an empty one. Tags are spread evenly over the homes, and a flow's
-//! entry stands at its home or less than [`PROBE`] entries behind. There are that many
-//! entries past the last home, so nothing wraps around, and a power of two in all.
+//! An entry is the record's place in the chunks with some bits of the flow's hash, the tag,
+//! where the place has none; 0 is an empty one. The uppermost bits of the
+//! hash tell the flow's home, one of the buckets, and its entry stands there or less than
+//! [`PROBE_BUCKETS`] behind, before any empty entry; behind the last bucket comes the first.
+//!
+//! Nearly all flows stand in their home: with growth from half an entry a home, 24 of
+//! 25 and more. So what most packets take, [`Index::first`], reads one bucket and chooses
+//! between its two entries without a branch, which no predictor could learn; the record's
+//! key tells whether the choice was right.
 //!
 //! Growth: once the index of twice the size has been allocated, each insertion moves the
-//! entries of the next few homes there. Homes below the cursor are searched in the new
-//! index, the others in the old one. Entries stay in the old index after they are moved,
-//! so probing past them still works; their homes are never searched there again. What most
-//! packets take, [`Index::first`], finds nothing meanwhile; each packet that has to look
-//! further for that moves a few homes too, so it does not last. Whoever allocates the next
-//! level late has it begin in the same way: flows that are all known insert nothing.
+//! entries of the next few homes there, by the hashes that their records keep. Homes below
+//! the cursor are searched in the new index, the others in the old one. Entries stay in the
+//! old index after they are moved, so probing past them still works; their homes are never
+//! searched there again. [`Index::first`] finds nothing meanwhile; each packet that has to
+//! look further for that moves a few homes too, so it does not last. Whoever allocates the
+//! next level late has it begin in the same way: flows that are all known insert nothing.
 
 use super::chunks::Place;
 use crate::memory::{Allocation, Memory, Slot};
@@ -20,31 +25,41 @@ use crate::sync::{
     AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 
-/// An entry stands less than so many entries behind its home.
+/// So many entries may stand in a flow's home and behind it for the flow's to be found.
 pub const PROBE: usize = if cfg!(loom) { 16 } else { 256 };
+const PROBE_BUCKETS: usize = PROBE / 2;
 
-/// Entries of level 0, one page; each further level has twice as many.
-const MIN_ENTRIES: u32 = if cfg!(loom) { 32 } else { 512 };
+/// Buckets of level 0, one page; each further level has twice as many.
+const MIN_BUCKETS: u32 = 1 << MIN_BUCKETS_LOG2;
+const MIN_BUCKETS_LOG2: u32 = if cfg!(loom) { 5 } else { 9 };
 /// More than memory has room for; a power of two saves a comparison.
 const LEVELS: usize = if cfg!(loom) { 4 } else { 32 };
 /// A level that stays empty.
 const GROWING: u32 = LEVELS as u32 - 1;
-/// Homes moved at an insertion while the index grows: growth from 9/16 full ends before
-/// the old index is 3/4 full, and from there before it is 7/8 full.
+/// Homes moved at an insertion while the index grows: growth from 1/2 of an entry a home
+/// ends before there is 5/8 of one, and from there before there is 7/8.
 const MOVED_HOMES: u32 = 8;
 /// The largest level that is asked for in the packet path: 32 KiB, beyond which contiguous
 /// memory is hard to come by.
-const MAX_ATOMIC_ENTRIES: u32 = 4096;
+const MAX_ATOMIC_BUCKETS: u32 = 4096;
 
-/// What [`Index::first`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum First {
-    /// An entry with the tag.
-    At(Place),
-    /// No flow with such a hash.
-    Absent,
-    /// Not enough to tell.
-    Unknown,
+/// Two entries, read and written as one; the first is filled first.
+#[derive(Clone, Copy, Debug)]
+struct Bucket(u64);
+
+impl Bucket {
+    #[inline]
+    fn entries(self) -> [u32; 2] {
+        [self.0 as u32, (self.0 >> 32) as u32]
+    }
+
+    /// The place of the first entry with this hash's tag; without one, any other place or
+    /// none.
+    #[inline]
+    fn likely(self, hash: u64) -> Place {
+        let [first, second] = self.entries();
+        Place::of_entry(select_unpredictable(has_tag(first, hash), first, second))
+    }
 }
 
 /// The index of one flow table, written by one CPU.
@@ -53,8 +68,8 @@ pub struct Index<M: Memory> {
     level: AtomicU32,
     /// `level`, or [`GROWING`] while it grows or is to begin.
     first_level: AtomicU32,
-    /// Those of `level`.
-    homes: AtomicU32,
+    /// Of a hash, to the home in `level`.
+    shift: AtomicU32,
     /// Homes below this one are in the next level.
     cursor: AtomicU32,
     /// The home at the cursor finds no room in the next level.
@@ -67,7 +82,7 @@ impl<M: Memory> Default for Index<M> {
         Self {
             level: AtomicU32::new(0),
             first_level: AtomicU32::new(0),
-            homes: AtomicU32::new(homes(0)),
+            shift: AtomicU32::new(shift(0)),
             cursor: AtomicU32::new(0),
             is_stuck: AtomicBool::new(false),
             levels: core::array::from_fn(|_| Default::default()),
@@ -76,94 +91,77 @@ impl<M: Memory> Default for Index<M> {
 }
 
 #[inline]
-fn entries(level: u32) -> u32 {
-    MIN_ENTRIES.wrapping_shl(level)
+fn buckets(level: u32) -> u32 {
+    MIN_BUCKETS.wrapping_shl(level)
 }
 
 #[inline]
-fn homes(level: u32) -> u32 {
-    entries(level).wrapping_sub(PROBE as u32)
+fn shift(level: u32) -> u32 {
+    (u64::BITS - MIN_BUCKETS_LOG2).wrapping_sub(level)
 }
 
 #[inline]
-fn tag(hash: u64) -> u32 {
-    (hash >> 32) as u32
+fn home(hash: u64, shift: u32) -> usize {
+    hash.wrapping_shr(shift) as usize
 }
 
+/// The buckets that an entry with this home may stand in.
 #[inline]
-fn home(tag: u32, homes: u32) -> u32 {
-    ((u64::from(tag) * u64::from(homes)) >> 32) as u32
+fn probe(buckets: &[AtomicU64], home: usize) -> impl Iterator<Item = &AtomicU64> {
+    let last = buckets.len().wrapping_sub(1);
+    (home..home.wrapping_add(PROBE_BUCKETS)).map_while(move |at| buckets.get(at & last))
 }
 
+/// The tag has the same bits in the entry as in the lower half of the hash.
 #[inline]
-fn entry_tag(entry: u64) -> u32 {
-    entry as u32
+fn has_tag(entry: u32, hash: u64) -> bool {
+    (entry ^ hash as u32) & Place::SPARE == 0
 }
 
+/// One of two values by a condition that no branch predictor could learn.
 #[inline]
-fn entry_place(entry: u64) -> Place {
-    Place((entry >> 32) as u32)
+fn select_unpredictable(condition: bool, a: u32, b: u32) -> u32 {
+    if condition { a } else { b }
 }
 
 impl<M: Memory> Index<M> {
-    /// The level that has the home of a tag, and the home.
+    /// The buckets that the entry of this hash may stand in.
     #[inline]
-    fn home<'a>(&'a self, tag: u32, guard: &'a M::Guard) -> Option<(&'a [AtomicU64], usize)> {
+    fn probe<'a>(&'a self, hash: u64, guard: &'a M::Guard) -> impl Iterator<Item = &'a AtomicU64> {
         let mut level = self.level.load(Relaxed);
-        let mut at = home(tag, self.homes.load(Relaxed));
-        if at < self.cursor.load(Relaxed) {
+        let mut home = home(hash, self.shift.load(Relaxed));
+        if home < self.cursor.load(Relaxed) as usize {
             level = level.wrapping_add(1);
-            at = home(tag, homes(level));
+            home = self::home(hash, shift(level));
         }
-        let entries = self.levels.get(level as usize % LEVELS)?.slice(guard);
-        Some((entries, at as usize))
+        let slot = self.levels.get(level as usize % LEVELS);
+        let buckets = slot.map(|slot| slot.slice(guard)).unwrap_or_default();
+        probe(buckets, home)
     }
 
     /// How many entries a search for this hash looks at where nothing matches.
     #[cfg(any(test, feature = "std"))]
     pub fn probe_len(&self, hash: u64, guard: &M::Guard) -> usize {
-        let Some((entries, home)) = self.home(tag(hash), guard) else {
-            return 0;
-        };
         let mut looked_at = 0;
-        for entry in entries.iter().skip(home).take(PROBE) {
-            looked_at += 1;
-            if entry.load(Relaxed) == 0 {
-                break;
+        for bucket in self.probe(hash, guard) {
+            for entry in Bucket(bucket.load(Relaxed)).entries() {
+                looked_at += 1;
+                if entry == 0 {
+                    return looked_at;
+                }
             }
         }
         looked_at
     }
 
-    /// The first entry with this hash's tag: nearly always the one that [`Index::find`] finds.
+    /// The place that is likeliest for this hash, if any; [`Index::find`] tells all.
     #[inline]
-    pub fn first(&self, hash: u64, guard: &M::Guard) -> First {
-        let tag = tag(hash);
+    pub fn first(&self, hash: u64, guard: &M::Guard) -> Option<Place> {
         let level = self.first_level.load(Relaxed) as usize % LEVELS;
-        let entries = self.levels.get(level).map(|slot| slot.slice(guard));
-        let entries = entries.unwrap_or_default();
-        let home = home(tag, self.homes.load(Relaxed)) as usize;
-        // All that a search may look at, with one check.
-        let Some([entry, others @ ..]) = entries.get(home..home.wrapping_add(PROBE)) else {
-            return First::Unknown;
-        };
-        let entry = entry.load(Relaxed);
-        if entry_tag(entry) == tag {
-            return First::At(entry_place(entry));
-        }
-        if entry == 0 {
-            return First::Absent;
-        }
-        for entry in others {
-            let entry = entry.load(Relaxed);
-            if entry_tag(entry) == tag {
-                return First::At(entry_place(entry));
-            }
-            if entry == 0 {
-                return First::Absent;
-            }
-        }
-        First::Unknown
+        let buckets = self.levels.get(level)?.slice(guard);
+        let home = home(hash, self.shift.load(Relaxed));
+        let bucket = Bucket(buckets.get(home)?.load(Relaxed));
+        Some(bucket.likely(hash))
     }
 
     /// The first place with this hash's tag for which `matches` returns something.
@@ -174,16 +172,15 @@ impl<M: Memory> Index<M> {
         guard: &M::Guard,
         matches: impl Fn(Place) -> Option<T>,
     ) -> Option<T> {
-        let tag = tag(hash);
-        let (entries, home) = self.home(tag, guard)?;
-        for entry in entries.get(home..)?.iter().take(PROBE) {
-            let entry = entry.load(Relaxed);
-            if entry == 0 {
-                return None;
-            }
-            if entry_tag(entry) == tag {
-                if let Some(found) = matches(entry_place(entry)) {
-                    return Some(found);
+        for bucket in self.probe(hash, guard) {
+            for entry in Bucket(bucket.load(Relaxed)).entries() {
+                if entry == 0 {
+                    return None;
+                }
+                if has_tag(entry, hash) {
+                    if let Some(found) = matches(Place::of_entry(entry)) {
+                        return Some(found);
+                    }
                 }
             }
         }
@@ -192,14 +189,8 @@ impl<M: Memory> Index<M> {
 
     /// An empty entry for this hash; `None` where the probe finds none.
     pub fn vacancy<'a>(&'a self, hash: u64, guard: &'a M::Guard) -> Option<Vacancy<'a>> {
-        let tag = tag(hash);
-        let (entries, home) = self.home(tag, guard)?;
-        let entry = entries
-            .get(home..)?
-            .iter()
-            .take(PROBE)
-            .find(|entry| entry.load(Relaxed) == 0)?;
-        Some(Vacancy { entry, tag })
+        let bucket = self.probe(hash, guard).find(|bucket| has_room(bucket))?;
+        Some(Vacancy { bucket, hash })
     }
 
     /// Whether an index with `len` entries should have its next level allocated.
@@ -213,7 +204,7 @@ impl<M: Memory> Index<M> {
     }
 
     fn growth_len(level: u32) -> u32 {
-        homes(level) / 16 * 9
+        buckets(level) / 2
     }
 
     /// Allocates what an index of `len` entries needs and frees what growth left behind;
@@ -231,7 +222,7 @@ impl<M: Memory> Index<M> {
             if at < level {
                 slot.retire();
             } else if at <= wanted {
-                is_there &= slot.fill(entries(at) as usize, how, payer);
+                is_there &= slot.fill(buckets(at) as usize, how, payer);
             }
         }
         if is_there && wanted > level {
@@ -246,16 +237,17 @@ impl<M: Memory> Index<M> {
     pub fn allocate_late(&self, len: u32, payer: M::Payer) {
         let level = self.level.load(Relaxed);
         let late = if len == 0 { level } else { level + 1 };
-        if (len == 0 || len >= homes(level) / 4 * 3) && entries(late) <= MAX_ATOMIC_ENTRIES {
+        if (len == 0 || len >= buckets(level) / 4 * 3) && buckets(late) <= MAX_ATOMIC_BUCKETS {
             if let Some(slot) = self.levels.get(late as usize) {
-                slot.fill(entries(late) as usize, Allocation::Atomic, payer);
+                slot.fill(buckets(late) as usize, Allocation::Atomic, payer);
             }
         }
     }
 
     /// Moves the next few homes where the index is growing or should be. Called by the
     /// writer at an insertion and where [`Index::is_growing`], with the number of entries.
-    pub fn grow(&self, len: u32, guard: &M::Guard) {
+    /// `hash_of` tells the hash of the record at a place.
+    pub fn grow(&self, len: u32, guard: &M::Guard, hash_of: impl Fn(Place) -> Option<u64>) {
         let level = self.level.load(Relaxed);
         let cursor = self.cursor.load(Relaxed);
         // Whoever sees that growth is to begin sees the level that it begins with.
@@ -280,7 +272,7 @@ impl<M: Memory> Index<M> {
         let end = cursor + MOVED_HOMES;
         let mut full = Full::default();
         for at in cursor..end {
-            if !move_home(current, next, at, level, &mut full) {
+            if move_home([current, next], at, level, &mut full, &hash_of).is_none() {
                 // Only flows that are chosen by the hash's key come to this. They stay
                 // where they are and are not tried again; the rest is folded.
                 self.is_stuck.store(true, Relaxed);
@@ -291,7 +283,7 @@ impl<M: Memory> Index<M> {
                 return;
             }
         }
-        if end == homes(level) {
+        if end == buckets(level) {
             self.set_level(level + 1);
         } else {
             self.cursor.store(end, Relaxed);
@@ -322,14 +314,19 @@ impl<M: Memory> Index<M> {
     fn set_level(&self, level: u32) {
         self.level.store(level, Relaxed);
         self.first_level.store(level, Relaxed);
-        self.homes.store(homes(level), Relaxed);
+        self.shift.store(shift(level), Relaxed);
         self.cursor.store(0, Relaxed);
         self.is_stuck.store(false, Relaxed);
     }
 }
 
-/// Entries of the next level that are known to be occupied: neighbours that move need not
-/// each look at them again.
+fn has_room(bucket: &AtomicU64) -> bool {
+    let [_, second] = Bucket(bucket.load(Relaxed)).entries();
+    second == 0
+}
+
+/// Buckets of the next level that are known to be full: neighbours that move need not each
+/// look at them again.
 #[derive(Default)]
 struct Full {
     start: usize,
@@ -337,65 +334,70 @@ struct Full {
 }
 
 impl Full {
-    /// The first empty entry at `home` or behind it.
-    fn vacancy<'a>(&mut self, entries: &'a [AtomicU64], home: usize) -> Option<&'a AtomicU64> {
+    /// The first bucket with room at `home` or behind it.
+    fn vacancy<'a>(
+        &mut self,
+        buckets: &'a [AtomicU64],
+        home: usize,
+        hash: u64,
+    ) -> Option<Vacancy<'a>> {
         if !(self.start..=self.end).contains(&home) {
             *self = Self {
                 start: home,
                 end: home,
             };
         }
-        let limit = home.wrapping_add(PROBE);
+        let limit = home.wrapping_add(PROBE_BUCKETS);
         loop {
-            let entry = entries.get(self.end).filter(|_| self.end < limit)?;
-            if entry.load(Relaxed) == 0 {
-                return Some(entry);
+            let at = self.end & buckets.len().wrapping_sub(1);
+            let bucket = buckets.get(at).filter(|_| self.end < limit)?;
+            if has_room(bucket) {
+                return Some(Vacancy { bucket, hash });
             }
             self.end = self.end.wrapping_add(1);
         }
     }
 }
 
-/// Copies the entries whose home is `at` into the next level, all or none of them in
-/// effect: after a failure the cursor stays, and the copies are found by no search.
+/// Copies the entries whose home is `at` into the next level, all or, with `None`, none of
+/// them in effect: after a failure the cursor stays, and the copies are found by no search.
 fn move_home(
-    current: &[AtomicU64],
-    next: &[AtomicU64],
+    [current, next]: [&[AtomicU64]; 2],
     at: u32,
     level: u32,
     full: &mut Full,
-) -> bool {
-    let Some(from) = current.get(at as usize..) else {
-        return false;
-    };
-    for entry in from.iter().take(PROBE) {
-        let entry = entry.load(Relaxed);
-        if entry == 0 {
-            break;
-        }
-        let tag = entry_tag(entry);
-        if home(tag, homes(level)) != at {
-            continue;
-        }
-        match full.vacancy(next, home(tag, homes(level + 1)) as usize) {
-            Some(vacant) => vacant.store(entry, Relaxed),
-            None => return false,
+    hash_of: impl Fn(Place) -> Option<u64>,
+) -> Option<()> {
+    for bucket in probe(current, at as usize) {
+        for entry in Bucket(bucket.load(Relaxed)).entries() {
+            if entry == 0 {
+                return Some(());
+            }
+            let place = Place::of_entry(entry);
+            let hash = hash_of(place)?;
+            if home(hash, shift(level)) == at as usize {
+                let new_home = home(hash, shift(level + 1));
+                full.vacancy(next, new_home, hash)?.occupy(place);
+            }
         }
     }
-    true
+    Some(())
 }
 
-/// An empty entry, to be filled with a place.
+/// A bucket with room for an entry, to be filled with a place.
 pub struct Vacancy<'a> {
-    entry: &'a AtomicU64,
-    tag: u32,
+    bucket: &'a AtomicU64,
+    hash: u64,
 }
 
 impl Vacancy<'_> {
-    /// Fills the entry.
+    /// Fills the bucket's first empty entry.
     pub fn occupy(self, Place(place): Place) {
-        self.entry
-            .store(u64::from(place) << 32 | u64::from(self.tag), Relaxed);
+        let entry = u64::from(place | self.hash as u32 & Place::SPARE);
+        let occupied = self.bucket.load(Relaxed);
+        let is_second = occupied != 0;
+        let entry = if is_second { entry << 32 } else { entry };
+        self.bucket.store(occupied | entry, Relaxed);
     }
 }
 
@@ -404,32 +406,36 @@ mod tests {
     use super::*;
     use crate::memory::StdMemory;
 
+    const MAX_NUMBER: u32 = 256;
+
     #[test]
     fn home_without_room_in_the_next_level_stays_and_is_found() {
         let index = Index::<StdMemory>::default();
         index.allocate_late(0, ());
         let hash = |number: u32| u64::from(number) << 56;
+        let number_at = |place| (0..MAX_NUMBER).find(|number| Place::of(*number) == place);
+        let hash_of = |place| number_at(place).map(hash);
         let insert = |number| {
             let vacancy = index.vacancy(hash(number), &()).expect("room");
-            vacancy.occupy(Place(number + 1));
+            vacancy.occupy(Place::of(number));
         };
         (0..100).for_each(insert);
-        let len = homes(0);
+        let len = buckets(0);
         assert!(index.prepare(len, 0, ()));
         let next = index.levels[1].slice(&());
         for entry in &next[15..600] {
             entry.store(u64::MAX, Relaxed);
         }
         for _ in 0..100 {
-            index.grow(len, &());
+            index.grow(len, &(), hash_of);
         }
         assert!(index.is_growing() && index.is_stuck.load(Relaxed));
         for number in 0..100 {
-            let found = index.find(hash(number), &(), Some);
-            assert_eq!(found, Some(Place(number + 1)), "home {number}");
+            let found = index.find(hash(number), &(), number_at);
+            assert_eq!(found, Some(number), "home {number}");
         }
         insert(3);
         insert(200);
-        assert_eq!(index.find(hash(200), &(), Some), Some(Place(201)));
+        assert_eq!(index.find(hash(200), &(), number_at), Some(200));
     }
 }

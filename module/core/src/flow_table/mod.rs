@@ -22,7 +22,7 @@ use crate::sync::{
 use crate::wire::Volume;
 
 use chunks::{Chunks, MAX_RECORDS, Place};
-use index::{First, Index};
+use index::Index;
 use record::Record;
 use totals::Totals;
 
@@ -94,17 +94,6 @@ pub struct Observation<const W: usize> {
     pub volume: Volume,
     /// TCP with SYN and without ACK.
     pub syn: bool,
-}
-
-/// What [`FlowTable::find_first`] found.
-#[derive(Clone, Copy, Debug)]
-pub enum Sought<'a, const W: usize> {
-    /// The flow's record.
-    Found(&'a Record<W>),
-    /// The flow has none.
-    Absent,
-    /// [`FlowTable::find`] tells.
-    Unknown,
 }
 
 /// The flow table of one CPU and one epoch.
@@ -201,35 +190,12 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
             syn,
         } = *seen;
         if self.index.is_growing() {
-            self.index.grow(self.len.load(Relaxed), guard);
+            self.grow_index(self.len.load(Relaxed), guard);
         }
         if let Some(record) = self.find(&key, hash, guard) {
             record.count(direction, volume, syn);
             return false;
         }
-        self.count_new(seen, budgets, guard, fold)
-    }
-
-    /// Counts a packet of a flow that has no record.
-    ///
-    /// Called by the one writer. Returns whether the worker should be called to prepare
-    /// memory.
-    // Called, it would save and pass on all that its callers hold in registers.
-    #[inline(always)]
-    pub fn count_new<H: FnOnce() -> u64>(
-        &self,
-        seen: &Observation<W>,
-        budgets: &Budgets<M>,
-        guard: &M::Guard,
-        fold: impl FnOnce(FlowKey<W>) -> (FlowKey<W>, H),
-    ) -> bool {
-        let Observation {
-            key,
-            hash,
-            direction,
-            volume,
-            syn,
-        } = *seen;
         let flows = (&budgets.flows, &self.flow_credit);
         let record = self
             .insert(&key, hash, flows, budgets.payer, guard)
@@ -270,7 +236,7 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         record
     }
 
-    /// The record of a flow where the first look tells.
+    /// The record of a flow where the first look finds it, as nearly always.
     // Its size would have user space call it.
     #[inline(always)]
     pub fn find_first<'a>(
@@ -278,15 +244,10 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         key: &FlowKey<W>,
         hash: u64,
         guard: &'a M::Guard,
-    ) -> Sought<'a, W> {
-        match self.index.first(hash, guard) {
-            First::At(place) => match self.chunks.get(place, guard) {
-                Some(record) if record.has_key(key) => Sought::Found(record),
-                _ => Sought::Unknown,
-            },
-            First::Absent => Sought::Absent,
-            First::Unknown => Sought::Unknown,
-        }
+    ) -> Option<&'a Record<W>> {
+        let place = self.index.first(hash, guard)?;
+        let record = self.chunks.get(place, guard)?;
+        record.has_key(key).then_some(record)
     }
 
     /// The record of a flow.
@@ -302,6 +263,12 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
                 .get(place, guard)
                 .filter(|record| record.has_key(key))
         })
+    }
+
+    fn grow_index(&self, len: u32, guard: &M::Guard) {
+        self.index.grow(len, guard, |place| {
+            self.chunks.get(place, guard).map(Record::hash)
+        });
     }
 
     #[inline]
@@ -337,7 +304,7 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
             return None;
         }
         self.index.allocate_late(len, payer);
-        self.index.grow(len, guard);
+        self.grow_index(len, guard);
         let record = self.chunks.get_or_allocate(len, payer, guard)?;
         let vacancy = self.index.vacancy(hash, guard)?;
         record.set_key(key, hash);
