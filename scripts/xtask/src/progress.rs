@@ -41,9 +41,18 @@ impl Step {
 
     /// Prints `line` on standard output, above the moving line where there is one.
     pub fn print(&self, line: &str) {
+        self.above(|| println!("{line}"));
+    }
+
+    /// Prints `line` as [`Step::print`] does, on standard error.
+    pub fn note(&self, line: &str) {
+        self.above(|| eprintln!("{line}"));
+    }
+
+    fn above(&self, print: impl FnOnce()) {
         match &self.spinner {
-            Some(spinner) => spinner.suspend(|| println!("{line}")),
-            None => println!("{line}"),
+            Some(spinner) => spinner.suspend(print),
+            None => print(),
         }
     }
 

@@ -272,7 +272,7 @@ impl Rootfs {
         for package in PEER_MODULES {
             let installed = apt_get(&unfinished, &[&INSTALL[..], &[*package]].concat(), &step);
             if installed.is_err() {
-                step.print(&format!("{package} does not build for {}", self.kernel));
+                step.note(&format!("{package} does not build for {}", self.kernel));
                 apt_get(&unfinished, &["purge", "--yes", package], &step)?;
             }
         }

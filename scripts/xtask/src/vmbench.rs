@@ -99,7 +99,7 @@ fn measure(rootfs: &Rootfs, share: &Path, filter: &str) -> Result<Report> {
     let mut costs = Vec::new();
     let mut unknown = None;
     guest.run(&script, share, PATIENCE, |line| {
-        step.print(line);
+        step.note(line);
         if let Some(json) = line.strip_prefix(MEASURED) {
             match serde_json::from_str(json) {
                 Ok(cost) => costs.push(cost),
