@@ -9,7 +9,7 @@ use criterion::measurement::WallTime;
 use criterion::{
     BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
-use trafstat_bench::{Counting, FLOWS, TRAFFIC, packets, random};
+use trafstat_bench::{Counting, FLOWS, TRAFFIC, packets, sequence};
 use trafstat_capture::file::CaptureFile;
 use trafstat_capture::link::{Network, network};
 use trafstat_core::parse::HEADER_BYTES;
@@ -24,10 +24,7 @@ fn hit(c: &mut Criterion) {
         group.sample_size(20);
         for n in FLOWS {
             let known = packets(n);
-            let mut random = random();
-            let sequence: Vec<_> = (0..PACKETS)
-                .map(|_| known[choose(&mut random, n) as usize])
-                .collect();
+            let sequence = sequence(&known, choose, PACKETS);
             let counting = Counting::new([10, 0, 0, 0], 8, 1);
             known
                 .iter()

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use trafstat_bench::{Counting, packets, random};
+use trafstat_bench::{Counting, TRAFFIC, packets, sequence};
 
 /// Few enough for the caches nearest to a CPU.
 const FLOWS: u32 = 1_000;
@@ -15,10 +15,8 @@ const PACKETS: usize = 1 << 16;
 fn scaling(c: &mut Criterion) {
     let mut group = c.benchmark_group("scaling");
     let known = packets(FLOWS);
-    let mut random = random();
-    let sequence: Vec<_> = (0..PACKETS)
-        .map(|_| known[random.u32(0..FLOWS) as usize])
-        .collect();
+    let [(_, uniform), _] = TRAFFIC;
+    let sequence = sequence(&known, uniform, PACKETS);
     for cpus in [1, 2] {
         let counting = Counting::new([10, 0, 0, 0], 8, cpus);
         for cpu in 0..cpus {

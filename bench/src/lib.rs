@@ -29,6 +29,15 @@ pub const TRAFFIC: [(&str, Choice); 2] = [
     ("zipf", |random, n| zipf(random, n.into()).min(n) - 1),
 ];
 
+/// `len` times one of the flows that `known` has something of each of.
+pub fn sequence<T: Copy>(known: &[T], choose: Choice, len: usize) -> Vec<T> {
+    let mut random = random();
+    let n = known.len() as u32;
+    (0..len)
+        .map(|_| known[choose(&mut random, n) as usize])
+        .collect()
+}
+
 /// An account and a rule that tells all ports apart.
 pub struct Counting {
     /// The account.

@@ -10,7 +10,7 @@ use criterion::measurement::WallTime;
 use criterion::{
     BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
-use trafstat_bench::{Choice, FLOWS, TRAFFIC, random};
+use trafstat_bench::{Choice, FLOWS, TRAFFIC, random, sequence};
 use trafstat_core::classify::{Direction, Family, FlowKey, Ipv4, rest_word};
 use trafstat_core::synthetic::flows;
 
@@ -56,10 +56,7 @@ fn hit_all<const ONE_BY_ONE: bool>(mut group: BenchmarkGroup<'_, WallTime>, choo
     group.throughput(Throughput::Elements(OPERATIONS as u64));
     for n in FLOWS {
         let known = keys(n);
-        let mut random = random();
-        let sequence: Vec<_> = (0..OPERATIONS)
-            .map(|_| known[choose(&mut random, n) as usize])
-            .collect();
+        let sequence = sequence(&known, choose, OPERATIONS);
         hit_one::<Trafstat, ONE_BY_ONE>(&mut group, n, &known, &sequence);
         hit_one::<HashBrown, ONE_BY_ONE>(&mut group, n, &known, &sequence);
         hit_one::<StdHashMap, ONE_BY_ONE>(&mut group, n, &known, &sequence);
