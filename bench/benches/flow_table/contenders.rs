@@ -8,7 +8,7 @@ use trafstat_bench::HASH_KEY;
 use trafstat_core::classify::{Direction, FlowKey};
 use trafstat_core::flow_table::record::Record;
 use trafstat_core::flow_table::{Budgets, FlowTable, Observation};
-use trafstat_core::memory::StdMemory;
+use trafstat_core::memory::{Memory, StdMemory};
 use trafstat_core::wire::Volume;
 
 const VOLUME: Volume = Volume {
@@ -29,12 +29,12 @@ pub trait Contender {
 }
 
 /// The module's flow table; its worker runs as soon as it is asked for.
-pub struct Trafstat {
-    table: FlowTable<StdMemory, 2>,
-    budgets: Budgets<StdMemory>,
+pub struct Trafstat<M: Memory> {
+    table: FlowTable<M, 2>,
+    budgets: Budgets<M>,
 }
 
-impl Contender for Trafstat {
+impl<M: Memory<Guard = (), Payer = ()>> Contender for Trafstat<M> {
     const NAME: &'static str = "trafstat";
 
     fn new(_: u32) -> Self {
@@ -63,7 +63,7 @@ fn count_in(record: &Record<2>) -> u64 {
     record.key().0[0]
 }
 
-impl Trafstat {
+impl<M: Memory<Guard = (), Payer = ()>> Trafstat<M> {
     /// As the packet path does where the first look was not enough.
     #[inline(never)]
     fn count_further(&self, key: &FlowKey<2>, hash: u64) {
@@ -178,7 +178,7 @@ impl Contender for Floor {
     const NAME: &'static str = "floor";
 
     fn new(flows: u32) -> Self {
-        let mut module = Trafstat::new(flows);
+        let mut module = Trafstat::<StdMemory>::new(flows);
         for flow in 0..flows {
             module.count(&FlowKey([flow.into(), 0]));
         }
