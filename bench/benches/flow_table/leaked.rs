@@ -1,10 +1,11 @@
-//! Memory that a slot reads as in the kernel.
+//! Memory that is read nearly as in the kernel.
 
 use crossbeam_utils::atomic::AtomicCell;
 use trafstat_core::memory::{Allocation, Blank, Memory, Slot};
 
-/// Memory that is never freed, so that a slot can be what it is in the kernel, a pointer and
-/// a length: `StdMemory` asks at each packet whether its `OnceLock` is filled.
+/// Memory that is never freed, so that a slot needs no check but the slice's bounds. A slot in
+/// the kernel is a pointer and a length, this one a pointer to them; `StdMemory` asks at each
+/// packet whether its `OnceLock` is filled.
 pub struct Leaked;
 
 impl Memory for Leaked {
