@@ -69,9 +69,9 @@ impl Parts {
         };
         let module = kbuild::for_rootfs(&rootfs, object)?;
         let with_tests = kbuild::with_tests(&rootfs, object)?;
-        let share = self
-            .programs
-            .stage(&module, Some(&with_tests), &self.plugin)?;
+        let share =
+            self.programs
+                .stage(platform.kernel, &module, Some(&with_tests), &self.plugin)?;
         Ok((rootfs, share))
     }
 }
@@ -120,19 +120,20 @@ pub fn programs() -> Result<Built> {
 }
 
 impl Built {
-    /// Puts everything that a guest runs into one folder, `with_tests` being the module with what
-    /// only tests have in it; returns that folder.
+    /// Puts everything that `host`, a guest or this one, runs into a folder of its own, `with_tests`
+    /// being the module with what only tests have in it; returns that folder.
     ///
     /// # Errors
     ///
     /// A file cannot be copied.
     pub fn stage(
         &self,
+        host: &str,
         module: &Path,
         with_tests: Option<&Path>,
         plugin: &Path,
     ) -> Result<PathBuf> {
-        let folder = paths::target().join("guest");
+        let folder = paths::target().join("guest").join(host);
         fs::create_dir_all(&folder)?;
         let rule_tests = paths::repository().join("xt-plugin");
         for (from, name) in [

@@ -16,6 +16,7 @@ mod hosttest;
 mod install;
 mod kbuild;
 mod kernel_object;
+mod lanes;
 mod package;
 mod packages;
 mod paths;

@@ -1,9 +1,13 @@
 //! What is being done, on standard error: a moving line on a terminal, plain lines elsewhere.
 
 use std::io::{IsTerminal, stderr};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// The moving lines of what is done side by side, one below the other.
+static SPINNERS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// One thing that takes time; ends with a line that says how long it took.
 pub struct Step {
@@ -39,43 +43,44 @@ impl Step {
         }
     }
 
-    /// Prints `line` on standard output, above the moving line where there is one.
+    /// Prints `line` on standard output, above the moving lines where there are any.
     pub fn print(&self, line: &str) {
-        self.above(|| println!("{line}"));
+        above(|| println!("{line}"));
     }
 
     /// Prints `line` as [`Step::print`] does, on standard error.
     pub fn note(&self, line: &str) {
-        self.above(|| eprintln!("{line}"));
-    }
-
-    fn above(&self, print: impl FnOnce()) {
-        match &self.spinner {
-            Some(spinner) => spinner.suspend(print),
-            None => print(),
-        }
+        above(|| eprintln!("{line}"));
     }
 
     /// Says that the step ended well.
     pub fn done(self) {
         let seconds = self.started.elapsed().as_secs_f32();
+        self.clear();
+        above(|| eprintln!("{} ... done in {seconds:.1} s", self.what));
+    }
+
+    fn clear(&self) {
         if let Some(spinner) = &self.spinner {
             spinner.finish_and_clear();
+            SPINNERS.remove(spinner);
         }
-        eprintln!("{} ... done in {seconds:.1} s", self.what);
     }
 }
 
 impl Drop for Step {
     fn drop(&mut self) {
-        if let Some(spinner) = &self.spinner {
-            spinner.finish_and_clear();
-        }
+        self.clear();
     }
 }
 
+/// Prints above the moving lines where there are any.
+pub fn above(print: impl FnOnce()) {
+    SPINNERS.suspend(print);
+}
+
 fn spinner(what: &str) -> ProgressBar {
-    let spinner = ProgressBar::new_spinner();
+    let spinner = SPINNERS.add(ProgressBar::new_spinner());
     if let Ok(style) =
         ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg:.dim}")
     {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::progress::Step;
+use crate::progress::{self, Step};
 use crate::rootfs::{self, Rootfs};
 use crate::{command, debug_kernel, packages, paths};
 
@@ -37,13 +37,8 @@ pub const PROGRAMS: &str = "/run/trafstat";
 /// Where the guest has the host's recorded traffic, where that has any.
 pub const CAPTURES: &str = "/run/captures";
 
-/// Two files in the folder that is shared: what comes first, and the script proper. (virtme-ng
-/// puts a script that is too long for the kernel's command line into the root folder instead.)
-const PROLOGUE_FILE: &str = "boot.sh";
-const SCRIPT_FILE: &str = "run.sh";
-
-/// The first root is 9p without a cache, on which each program that is started is read anew, so a
-/// second mount with a cache takes its place.
+/// What a guest's script begins with. The first root is 9p without a cache, on which each program
+/// that is started is read anew, so a second mount with a cache takes its place.
 const PROLOGUE: &str = "\
 exec >/dev/ttyS1 2>&1
 stty -F /dev/ttyS1 raw
@@ -53,8 +48,7 @@ mount -t 9p -o ro,version=9p2000.L,trans=virtio,msize=524288 captures /run/captu
   rmdir /run/captures
 for folder in proc sys dev run trafstat; do mount --rbind /$folder /mnt/$folder; done
 cp -r /trafstat /run
-exec chroot /mnt sh /run/trafstat/run.sh
-";
+exec chroot /mnt sh /run/trafstat/";
 
 /// How long a kernel may take to its first line under KVM; under emulation it takes longer.
 const KVM_PATIENCE: Duration = Duration::from_secs(8);
@@ -70,6 +64,17 @@ enum Machine {
     /// One emulated CPU whose clock advances by 1 ns an instruction and does not wait for this
     /// host's, so that a time in the guest is a number of instructions, the same on any host.
     Counting,
+}
+
+impl Machine {
+    /// For names of files: guests of one kernel may run side by side on different ones.
+    fn name(self) -> &'static str {
+        match self {
+            Machine::Kvm => "kvm",
+            Machine::Emulated => "emulated",
+            Machine::Counting => "counting",
+        }
+    }
 }
 
 /// What a guest is made of.
@@ -123,12 +128,13 @@ impl<'a> Guest<'a> {
         line: impl FnMut(&str),
     ) -> Result<()> {
         let ended = self.boot(script, share, self.machine, patience, line)?;
-        match ended.outcome {
+        let failure = match ended.outcome {
             Outcome::Succeeded => return Ok(()),
-            Outcome::Stopped => eprintln!("The guest stopped without saying that it succeeded."),
-            Outcome::HungUp => eprintln!("The guest hung for {} s.", patience.as_secs()),
-        }
-        eprintln!("---- the guest's console\n{}\n----", ended.console);
+            Outcome::Stopped => "The guest stopped without saying that it succeeded.".to_owned(),
+            Outcome::HungUp => format!("The guest hung for {} s.", patience.as_secs()),
+        };
+        let console = ended.console;
+        progress::above(|| eprintln!("{failure}\n---- the guest's console\n{console}\n----"));
         bail!("the run in the guest failed")
     }
 
@@ -169,7 +175,7 @@ impl<'a> Guest<'a> {
             }
         }
         let step = Step::begin("Trying KVM");
-        let share = paths::target().join("guest");
+        let share = paths::target().join("guest/kvm");
         fs::create_dir_all(&share)?;
         let script = format!("echo {SUCCESS}");
         let ended = self.boot(&script, &share, Machine::Kvm, KVM_PATIENCE, |_| ())?;
@@ -188,16 +194,26 @@ impl<'a> Guest<'a> {
         patience: Duration,
         mut line: impl FnMut(&str),
     ) -> Result<Ended> {
-        let run_dir = paths::target().join("vm");
+        let run_dir =
+            paths::target()
+                .join("vm")
+                .join(format!("{}-{}", self.rootfs.kernel, machine.name()));
         fs::create_dir_all(&run_dir)?;
         let console_path = run_dir.join("console.log");
         let pid_path = run_dir.join("qemu.pid");
         if pid_path.exists() {
             fs::remove_file(&pid_path)?;
         }
-        fs::write(share.join(PROLOGUE_FILE), PROLOGUE)?;
-        fs::write(share.join(SCRIPT_FILE), script)?;
-        let mut virtme = self.command(share, machine, &pid_path);
+        // In files: virtme-ng puts a script that is too long for the kernel's command line into
+        // the root folder instead.
+        let script_file = format!("run-{}.sh", machine.name());
+        let prologue_file = format!("boot-{}.sh", machine.name());
+        fs::write(share.join(&script_file), script)?;
+        fs::write(
+            share.join(&prologue_file),
+            format!("{PROLOGUE}{script_file}\n"),
+        )?;
+        let mut virtme = self.command(share, &prologue_file, machine, &pid_path);
         let mut child = virtme
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -237,7 +253,13 @@ impl<'a> Guest<'a> {
         })
     }
 
-    fn command(&self, share: &Path, machine: Machine, pid_path: &Path) -> Command {
+    fn command(
+        &self,
+        share: &Path,
+        prologue_file: &str,
+        machine: Machine,
+        pid_path: &Path,
+    ) -> Command {
         let root = &self.rootfs.path;
         let (memory, boot_options) = if self.rootfs.is_debug {
             ("2G", debug_kernel::BOOT_OPTIONS)
@@ -266,7 +288,7 @@ impl<'a> Guest<'a> {
             .args(["--kopt", "maxcpus=2"])
             .args(boot_options.iter().flat_map(|option| ["--kopt", *option]))
             .arg("--script-sh")
-            .arg(format!("sh {}/{PROLOGUE_FILE}", rootfs::SHARE));
+            .arg(format!("sh {}/{prologue_file}", rootfs::SHARE));
         if machine != Machine::Kvm {
             command.arg("--disable-kvm");
         }

@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::build::Parts;
+use crate::lanes;
 use crate::progress::Step;
 use crate::rootfs::{Platform, Rootfs};
 use crate::vm::{self, Guest};
@@ -76,10 +77,16 @@ struct Memory {
 /// Something does not build or run.
 pub fn run(platforms: &[Platform], filter: Option<&str>, format: Format) -> Result<()> {
     let parts = Parts::build()?;
-    let mut reports = Vec::new();
+    let filter = filter.unwrap_or_default();
+    let mut staged = Vec::new();
     for platform in platforms {
         let (rootfs, share) = parts.stage_for(platform)?;
-        let report = measure(&rootfs.with_peers()?, &share, filter.unwrap_or_default())?;
+        staged.push((rootfs.with_peers()?, share));
+    }
+    let measured = lanes::run(staged, |(rootfs, share)| measure(&rootfs, &share, filter));
+    let mut reports = Vec::new();
+    for report in measured {
+        let report = report?;
         if format == Format::Md {
             println!("{}", report.to_markdown());
         }
@@ -99,7 +106,7 @@ fn measure(rootfs: &Rootfs, share: &Path, filter: &str) -> Result<Report> {
     let mut costs = Vec::new();
     let mut unknown = None;
     guest.run(&script, share, PATIENCE, |line| {
-        step.note(line);
+        step.note(&format!("{}: {line}", rootfs.kernel));
         if let Some(json) = line.strip_prefix(MEASURED) {
             match serde_json::from_str(json) {
                 Ok(cost) => costs.push(cost),

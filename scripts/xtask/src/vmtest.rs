@@ -1,5 +1,5 @@
 //! `cargo xtask vmtest`: the scenarios of `vmtests/`, on each kernel one boot for all of them, and
-//! one with a single CPU for those that count instructions.
+//! one with a single CPU for those that count instructions; boots run side by side.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::build::Parts;
-use crate::progress::Step;
+use crate::progress::{self, Step};
 use crate::rootfs::{PLATFORMS, Platform};
 use crate::tally::Tally;
 use crate::vm::{self, Guest};
-use crate::{command, paths};
+use crate::{command, lanes, paths};
 
 /// All scenarios together, under emulation on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60 * 60);
@@ -25,32 +25,47 @@ const DEBUG_PATIENCE: Duration = Duration::from_secs(120 * 60);
 
 /// Runs the scenarios whose name contains `filter`, on each of `platforms`; returns their numbers.
 ///
-/// A kernel on which they cannot run counts as one failure, and the next one has its turn.
+/// A kernel on which they cannot run counts as one failure.
 ///
 /// # Errors
 ///
-/// The programs do not build, so that no scenario ran.
+/// The programs do not build or no guest can be booted here, so that no scenario ran.
 pub fn run<'a>(
     platforms: impl IntoIterator<Item = &'a Platform>,
     filter: Option<&str>,
 ) -> Result<Tally> {
     let parts = Parts::build()?;
-    let mut all = Tally::default();
-    let mut lines = Vec::new();
+    let filter = filter.unwrap_or_default();
+    let has_counting = has_scenarios(&parts, COUNTING, filter)?;
+    // A filter that fits none is for the guest to complain of.
+    let has_others = has_scenarios(&parts, "", filter)? || !has_counting;
+
+    let mut tallies = Vec::new();
+    let mut staged = Vec::new();
     for platform in platforms {
-        let mut tally = Tally::default();
-        let ran = run_on(platform, &parts, filter, &mut tally);
-        if let Err(error) = ran {
-            eprintln!("error: kernel {}: {error:#}", platform.kernel);
-            if tally.is_clean() {
-                tally.add_failure();
-            }
+        let kernel = platform.kernel;
+        match parts.stage_for(platform) {
+            Ok((rootfs, share)) => staged.push((kernel, rootfs, share)),
+            Err(error) => tallies.push((format!("kernel {kernel}"), failure(kernel, &error))),
         }
-        lines.push(format!("kernel {}: {tally}", platform.kernel));
-        all.add(&tally);
     }
-    for line in lines {
-        println!("{line}");
+    // The longest ones first.
+    let mut boots = Vec::new();
+    for (kernel, rootfs, share) in staged.iter().filter(|_| has_others) {
+        boots.push((*kernel, Guest::ensure(rootfs)?, "", share));
+    }
+    for (kernel, rootfs, share) in staged.iter().filter(|_| has_counting) {
+        boots.push((*kernel, Guest::ensure_counting(rootfs)?, COUNTING, share));
+    }
+    tallies.extend(lanes::run(boots, |(kernel, guest, option, share)| {
+        let tally = run_in(kernel, &guest, option, filter, share);
+        (guest.describe(), tally)
+    }));
+
+    let mut all = Tally::default();
+    for (what, tally) in tallies {
+        println!("{what}: {tally}");
+        all.add(&tally);
     }
     Ok(all)
 }
@@ -75,40 +90,15 @@ pub fn run_always_tested() -> Result<Tally> {
     Ok(tally)
 }
 
-fn run_on(
-    platform: &Platform,
-    parts: &Parts,
-    filter: Option<&str>,
-    tally: &mut Tally,
-) -> Result<()> {
-    let (rootfs, share) = parts.stage_for(platform)?;
-    let filter = filter.unwrap_or_default();
-    let has_scenarios = |counting: &str| -> Result<bool> {
-        let mut list = Command::new(&parts.programs.vmtests);
-        list.arg("list").args(counting.split_whitespace());
-        Ok(command::read(&mut list)?
-            .lines()
-            .any(|name| name.contains(filter)))
-    };
-    let some_count = has_scenarios(COUNTING)?;
-    // A filter that fits none is for the guest to complain of.
-    if has_scenarios("")? || !some_count {
-        run_in(&Guest::ensure(&rootfs)?, "", filter, &share, tally)?;
-    }
-    if some_count {
-        let guest = Guest::ensure_counting(&rootfs)?;
-        run_in(&guest, COUNTING, filter, &share, tally)?;
-    }
-    Ok(())
+/// Whether scenarios that count instructions, or the others, have `filter` in their names.
+fn has_scenarios(parts: &Parts, option: &str, filter: &str) -> Result<bool> {
+    let mut list = Command::new(&parts.programs.vmtests);
+    list.arg("list").args(option.split_whitespace());
+    let names = command::read(&mut list)?;
+    Ok(names.lines().any(|name| name.contains(filter)))
 }
 
-fn run_in(
-    guest: &Guest<'_>,
-    option: &str,
-    filter: &str,
-    share: &Path,
-    tally: &mut Tally,
-) -> Result<()> {
+fn run_in(kernel: &str, guest: &Guest<'_>, option: &str, filter: &str, share: &Path) -> Tally {
     let step = Step::begin(format!("Scenarios on {}", guest.describe()));
     let captures = match paths::captures() {
         Some(_) => format!("--captures {}", vm::CAPTURES),
@@ -123,12 +113,30 @@ fn run_in(
     } else {
         PATIENCE
     };
-    guest.run(&script, share, patience, |line| {
-        step.print(line);
+    let mut tally = Tally::default();
+    let ran = guest.run(&script, share, patience, |line| {
+        step.print(&format!("{kernel}: {line}"));
         tally.add_scenarios(line);
-    })?;
-    step.done();
-    Ok(())
+    });
+    match ran {
+        Ok(()) => step.done(),
+        Err(error) => {
+            let failure = failure(kernel, &error);
+            // Its numbers may tell already that something failed.
+            if tally.is_clean() {
+                tally.add(&failure);
+            }
+        }
+    }
+    tally
+}
+
+/// What stands for scenarios that did not run or did not end.
+fn failure(kernel: &str, error: &anyhow::Error) -> Tally {
+    progress::above(|| eprintln!("error: kernel {kernel}: {error:#}"));
+    let mut tally = Tally::default();
+    tally.add_failure();
+    tally
 }
 
 /// Runs one shell command in a guest of `platform`, one whose clock counts instructions if
