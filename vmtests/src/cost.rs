@@ -178,9 +178,14 @@ fn traffic() -> Result<Vec<Traffic>> {
 ///
 /// Something does not run, or packets went another way than through the rules.
 pub fn run(guest: &Guest, filter: &str) -> Result<()> {
-    let mut measured = 0;
-    for row in traffic()? {
-        let name = row.to_string();
+    let rows = traffic()?;
+    let names: Vec<_> = rows.iter().map(ToString::to_string).collect();
+    ensure!(
+        names.iter().any(|name| name.contains(filter)),
+        "no row has \"{filter}\" in its name; there are: {}",
+        names.join("; ")
+    );
+    for (row, name) in rows.into_iter().zip(names) {
         if !name.contains(filter) {
             continue;
         }
@@ -203,10 +208,8 @@ pub fn run(guest: &Guest, filter: &str) -> Result<()> {
                 "memory": memory,
             });
             println!("{MEASURED}{value}");
-            measured += 1;
         }
     }
-    ensure!(measured > 0, "no row is called {filter}");
     Ok(())
 }
 
