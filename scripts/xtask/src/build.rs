@@ -133,7 +133,7 @@ impl Built {
         with_tests: Option<&Path>,
         plugin: &Path,
     ) -> Result<PathBuf> {
-        let folder = paths::target().join("guest").join(host);
+        let folder = paths::target().join("stage").join(host);
         fs::create_dir_all(&folder)?;
         let rule_tests = paths::repository().join("xt-plugin");
         for (from, name) in [
@@ -154,12 +154,8 @@ impl Built {
         ] {
             copy(from, &folder.join(name))?;
         }
-        let staged = folder.join("xt_TRAFSTAT-tests.ko");
-        match with_tests {
-            Some(with_tests) => copy(with_tests, &staged)?,
-            // That of another kernel.
-            None if staged.exists() => fs::remove_file(&staged)?,
-            None => (),
+        if let Some(with_tests) = with_tests {
+            copy(with_tests, &folder.join("xt_TRAFSTAT-tests.ko"))?;
         }
         Ok(folder)
     }

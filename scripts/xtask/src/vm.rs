@@ -175,7 +175,7 @@ impl<'a> Guest<'a> {
             }
         }
         let step = Step::begin("Trying KVM");
-        let share = paths::target().join("guest/kvm");
+        let share = paths::target().join("stage/kvm");
         fs::create_dir_all(&share)?;
         let script = format!("echo {SUCCESS}");
         let ended = self.boot(&script, &share, Machine::Kvm, KVM_PATIENCE, |_| ())?;

@@ -6,13 +6,13 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::build::Parts;
 use crate::lanes;
-use crate::progress::Step;
+use crate::progress::{self, Step};
 use crate::rootfs::{Platform, Rootfs};
 use crate::vm::{self, Guest};
 
@@ -83,18 +83,20 @@ pub fn run(platforms: &[Platform], filter: Option<&str>, format: Format) -> Resu
         let (rootfs, share) = parts.stage_for(platform)?;
         staged.push((rootfs.with_peers()?, share));
     }
-    let measured = lanes::run(staged, |(rootfs, share)| measure(&rootfs, &share, filter));
-    let mut reports = Vec::new();
-    for report in measured {
-        let report = report?;
-        if format == Format::Md {
-            println!("{}", report.to_markdown());
-        }
-        reports.push(report);
+    let measured = lanes::run(staged, |(rootfs, share)| {
+        measure(&rootfs, &share, filter)
+            .inspect_err(|error| progress::above(|| eprintln!("{}: {error:#}", rootfs.kernel)))
+    });
+    // What was measured is printed, whatever became of another kernel.
+    let kernels = measured.len();
+    let reports: Vec<_> = measured.into_iter().flatten().collect();
+    match format {
+        Format::Md => reports
+            .iter()
+            .for_each(|report| println!("{}", report.to_markdown())),
+        Format::Json => println!("{}", serde_json::to_string_pretty(&reports)?),
     }
-    if format == Format::Json {
-        println!("{}", serde_json::to_string_pretty(&reports)?);
-    }
+    ensure!(reports.len() == kernels, "not every kernel was measured");
     Ok(())
 }
 
