@@ -40,7 +40,14 @@ TRAFSTAT_AT(xt_trafstat_tginfo, lists, 72);
 TRAFSTAT_AT(xt_trafstat_tginfo, ranges, 104);
 TRAFSTAT_AT(xt_trafstat_tginfo, rule, 2024);
 
-TRAFSTAT_SIZE(xt_trafstat_snapshot_header, 240);
+TRAFSTAT_SIZE(xt_trafstat_sample, 48);
+TRAFSTAT_AT(xt_trafstat_sample, packets, 0);
+TRAFSTAT_AT(xt_trafstat_sample, packet_variance, 8);
+TRAFSTAT_AT(xt_trafstat_sample, byte_variance, 24);
+TRAFSTAT_AT(xt_trafstat_sample, highest_rate, 40);
+TRAFSTAT_AT(xt_trafstat_sample, reserved, 44);
+
+TRAFSTAT_SIZE(xt_trafstat_snapshot_header, 408);
 TRAFSTAT_AT(xt_trafstat_snapshot_header, magic, 0);
 TRAFSTAT_AT(xt_trafstat_snapshot_header, version, 8);
 TRAFSTAT_AT(xt_trafstat_snapshot_header, header_size, 10);
@@ -71,6 +78,10 @@ TRAFSTAT_AT(xt_trafstat_snapshot_header, min_pkt_spoof, 184);
 TRAFSTAT_AT(xt_trafstat_snapshot_header, flags, 188);
 TRAFSTAT_AT(xt_trafstat_snapshot_header, local_addr, 192);
 TRAFSTAT_AT(xt_trafstat_snapshot_header, name, 208);
+TRAFSTAT_AT(xt_trafstat_snapshot_header, duration_ns, XT_TRAFSTAT_SNAPSHOT_HEADER_MIN);
+TRAFSTAT_AT(xt_trafstat_snapshot_header, unattributed_packets, 248);
+TRAFSTAT_AT(xt_trafstat_snapshot_header, unattributed_bytes, 256);
+TRAFSTAT_AT(xt_trafstat_snapshot_header, sample, 264);
 
 TRAFSTAT_SIZE(xt_trafstat_record_ipv4, 56);
 TRAFSTAT_AT(xt_trafstat_record_ipv4, local_ip, 0);

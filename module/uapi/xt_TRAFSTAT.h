@@ -17,7 +17,8 @@
  * closed one again, byte for byte, until "ack EPOCH" is written to the file.
  * /proc/net/trafstat/live/{ipv4,ipv6}/NAME reads the open epoch in the same form,
  * flagged LIVE, without disturbing it: counters move meanwhile, a flow may come once
- * for each CPU, and `records`, `recorded` and `closed_ns` are 0, so read to the end.
+ * for each CPU, and `records`, `recorded`, `closed_ns` and `duration_ns` are 0, so read
+ * to the end.
  * A live file whose epoch was closed meanwhile says ESTALE.
  * In packets and in bytes:
  *
@@ -26,6 +27,20 @@
  *
  * Integers are in host byte order, addresses in network byte order. Bytes are
  * layer-3 bytes: IP header and payload. A reserved field is zero.
+ *
+ * Versions. Header and record grow at their ends only; header_size and record_size
+ * tell how much of them there is. `version` is raised only when a field changes its
+ * place or its meaning, and a reader refuses a version that it does not know.
+ *
+ * - Old reader, new module: the reader skips the bytes behind what it knows. What it
+ *   does know keeps its place and meaning, so it stores correct figures.
+ * - New reader, old module: a field behind header_size is unknown, which is not 0.
+ *   The reader stores it as unknown and does without it.
+ * - A reader refuses a header that is shorter than the first of these sizes:
+ *
+ *	header_size	last field	since
+ *	240		name		0.1.0
+ *	408		sample		0.2.0
  */
 #ifndef _UAPI_XT_TRAFSTAT_H
 #define _UAPI_XT_TRAFSTAT_H
@@ -101,11 +116,37 @@ struct xt_trafstat_tginfo {
 #define XT_TRAFSTAT_SNAPSHOT_MAGIC	"TRAFSTAT"	/* eight bytes, no NUL */
 #define XT_TRAFSTAT_SNAPSHOT_VERSION	1
 
+/* The size of the first header, which every later one begins with. */
+#define XT_TRAFSTAT_SNAPSHOT_HEADER_MIN	240
+
 /* The open epoch, from a live file. */
 #define XT_TRAFSTAT_SNAPSHOT_LIVE	0x01
 
 #define XT_TRAFSTAT_FAMILY_IPV4		2	/* NFPROTO_IPV4 */
 #define XT_TRAFSTAT_FAMILY_IPV6		10	/* NFPROTO_IPV6 */
+
+/* Indexes into `sample`: what is sampled at a rate of its own. */
+#define XT_TRAFSTAT_SAMPLE_TCP_SYN	0	/* SYN without ACK, under --sample-tcp-syn */
+#define XT_TRAFSTAT_SAMPLE_TCP_ANY	1	/* other TCP; SYN too without that option */
+#define XT_TRAFSTAT_SAMPLE_UDP_ANY	2
+#define XT_TRAFSTAT_SAMPLE_CLASSES	3
+
+/*
+ * What sampling took of one class. Each socket buffer is taken or not by a random
+ * decision of its own, of probability 1/N (RFC 5475, section 5.2.2.2); one that is
+ * taken counts N times. A buffer is one packet, or several that offloading merged.
+ *
+ * The variances are sums over the buffers that were taken, 128 bits each, the lower
+ * 64 first. They are unbiased estimates of the variance of the class's packets and
+ * bytes as the records have them: their square roots are the standard errors.
+ */
+struct xt_trafstat_sample {
+	__u64 packets;			/* that were taken, before multiplication */
+	__u64 packet_variance[2];	/* sum of N * (N - 1) * packets^2 */
+	__u64 byte_variance[2];		/* sum of N * (N - 1) * bytes^2 */
+	__u32 highest_rate;		/* the largest N that a packet met; 0: none met one */
+	__u32 reserved;
+};
 
 struct xt_trafstat_snapshot_header {
 	__u8  magic[8];
@@ -138,6 +179,12 @@ struct xt_trafstat_snapshot_header {
 	__u32 flags;
 	__u8  local_addr[XT_TRAFSTAT_ADDR_LEN];
 	char  name[XT_TRAFSTAT_NAME_LEN];
+
+	/* Behind header_size 240. */
+	__u64 duration_ns;		/* from opened to closed by CLOCK_BOOTTIME */
+	__u64 unattributed_packets;	/* the part of folded that lost its local side too */
+	__u64 unattributed_bytes;
+	struct xt_trafstat_sample sample[XT_TRAFSTAT_SAMPLE_CLASSES];
 };
 
 /* The remote address and both ports were given up for want of room. */

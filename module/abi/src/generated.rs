@@ -19,9 +19,14 @@ pub const REMOTE_UDP: u32 = 3;
 pub const LISTS: u32 = 4;
 pub const SNAPSHOT_MAGIC: &[u8; 9] = b"TRAFSTAT\0";
 pub const SNAPSHOT_VERSION: u32 = 1;
+pub const SNAPSHOT_HEADER_MIN: u32 = 240;
 pub const SNAPSHOT_LIVE: u32 = 1;
 pub const FAMILY_IPV4: u32 = 2;
 pub const FAMILY_IPV6: u32 = 10;
+pub const SAMPLE_TCP_SYN: u32 = 0;
+pub const SAMPLE_TCP_ANY: u32 = 1;
+pub const SAMPLE_UDP_ANY: u32 = 2;
+pub const SAMPLE_CLASSES: u32 = 3;
 pub const RECORD_FOLDED: u32 = 1;
 pub type __u8 = ::core::ffi::c_uchar;
 pub type __u16 = ::core::ffi::c_ushort;
@@ -136,6 +141,37 @@ const _: () = {
     zerocopy :: Immutable,
     zerocopy :: KnownLayout,
 )]
+pub struct Sample {
+    pub packets: __u64,
+    pub packet_variance: [__u64; 2usize],
+    pub byte_variance: [__u64; 2usize],
+    pub highest_rate: __u32,
+    pub reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of Sample"][::core::mem::size_of::<Sample>() - 48usize];
+    ["Alignment of Sample"][::core::mem::align_of::<Sample>() - 8usize];
+    ["Offset of field: Sample::packets"][::core::mem::offset_of!(Sample, packets) - 0usize];
+    ["Offset of field: Sample::packet_variance"]
+        [::core::mem::offset_of!(Sample, packet_variance) - 8usize];
+    ["Offset of field: Sample::byte_variance"]
+        [::core::mem::offset_of!(Sample, byte_variance) - 24usize];
+    ["Offset of field: Sample::highest_rate"]
+        [::core::mem::offset_of!(Sample, highest_rate) - 40usize];
+    ["Offset of field: Sample::reserved"][::core::mem::offset_of!(Sample, reserved) - 44usize];
+};
+#[repr(C)]
+#[derive(
+    Debug,
+    Default,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
 pub struct SnapshotHeader {
     pub magic: [__u8; 8usize],
     pub version: __u16,
@@ -167,10 +203,14 @@ pub struct SnapshotHeader {
     pub flags: __u32,
     pub local_addr: [__u8; 16usize],
     pub name: [::core::ffi::c_char; 32usize],
+    pub duration_ns: __u64,
+    pub unattributed_packets: __u64,
+    pub unattributed_bytes: __u64,
+    pub sample: [Sample; 3usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of SnapshotHeader"][::core::mem::size_of::<SnapshotHeader>() - 240usize];
+    ["Size of SnapshotHeader"][::core::mem::size_of::<SnapshotHeader>() - 408usize];
     ["Alignment of SnapshotHeader"][::core::mem::align_of::<SnapshotHeader>() - 8usize];
     ["Offset of field: SnapshotHeader::magic"]
         [::core::mem::offset_of!(SnapshotHeader, magic) - 0usize];
@@ -232,6 +272,14 @@ const _: () = {
         [::core::mem::offset_of!(SnapshotHeader, local_addr) - 192usize];
     ["Offset of field: SnapshotHeader::name"]
         [::core::mem::offset_of!(SnapshotHeader, name) - 208usize];
+    ["Offset of field: SnapshotHeader::duration_ns"]
+        [::core::mem::offset_of!(SnapshotHeader, duration_ns) - 240usize];
+    ["Offset of field: SnapshotHeader::unattributed_packets"]
+        [::core::mem::offset_of!(SnapshotHeader, unattributed_packets) - 248usize];
+    ["Offset of field: SnapshotHeader::unattributed_bytes"]
+        [::core::mem::offset_of!(SnapshotHeader, unattributed_bytes) - 256usize];
+    ["Offset of field: SnapshotHeader::sample"]
+        [::core::mem::offset_of!(SnapshotHeader, sample) - 264usize];
 };
 #[repr(C)]
 #[derive(

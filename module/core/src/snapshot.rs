@@ -253,6 +253,10 @@ impl<const W: usize> Format<W> for Binary {
             flags: if epoch.is_open() { LIVE } else { 0 },
             local_addr: identity.local_addr,
             name: identity.name.map(|byte| byte as core::ffi::c_char),
+            duration_ns: 0,
+            unattributed_packets: 0,
+            unattributed_bytes: 0,
+            sample: [trafstat_abi::Sample::default(); trafstat_abi::SAMPLE_CLASSES as usize],
         };
         let mut piece = Head::EMPTY;
         piece.extend(header.as_bytes());

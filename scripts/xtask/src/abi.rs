@@ -134,6 +134,7 @@ impl ParseCallbacks for RustNames {
             "xt_trafstat_rule" => "Rule",
             "xt_trafstat_port_range" => "PortRange",
             "xt_trafstat_port_list" => "PortList",
+            "xt_trafstat_sample" => "Sample",
             "xt_trafstat_snapshot_header" => "SnapshotHeader",
             "xt_trafstat_record_ipv4" => "RecordIpv4",
             "xt_trafstat_record_ipv6" => "RecordIpv6",
@@ -144,7 +145,7 @@ impl ParseCallbacks for RustNames {
 
     fn add_derives(&self, item: &DeriveInfo<'_>) -> Vec<String> {
         match item.name {
-            "PortRange" | "PortList" | "SnapshotHeader" | "RecordIpv4" | "RecordIpv6" => {
+            "PortRange" | "PortList" | "Sample" | "SnapshotHeader" | "RecordIpv4" | "RecordIpv6" => {
                 ["FromBytes", "IntoBytes", "Immutable", "KnownLayout"]
                     .map(|name| format!("zerocopy::{name}"))
                     .to_vec()
