@@ -1,10 +1,11 @@
 //! What the benches have in common: flows, in fixed orders that look random.
 
 use fastrand::Rng;
-use trafstat_core::account::{Account, Identity, Limits};
+use trafstat_core::account::{Account, Identity, Limits, Timestamp};
 use trafstat_core::hash::HashKey;
 use trafstat_core::memory::StdMemory;
-use trafstat_core::rule::{Rule, Sampling};
+use trafstat_core::rule::Rule;
+use trafstat_core::sampling::Sampling;
 use trafstat_core::synthetic::{self, Flow, Ipv4Account, flows, header, rule};
 
 /// How many flows a table has: in the fastest cache, in all caches, in none.
@@ -63,7 +64,13 @@ impl Counting {
             max_entries: u32::MAX,
             min_pkt_spoof: 0,
         };
-        let account = Account::new(identity, HASH_KEY, limits, (), 1);
+        let account = Account::new(
+            identity,
+            HASH_KEY.into(),
+            limits,
+            (),
+            Timestamp::of_one_clock(1),
+        );
         assert!(account.allocate(cpus, |_| true, &()), "memory");
         let rule = rule(Sampling::default(), ()).expect("memory");
         Self { account, rule }

@@ -28,13 +28,13 @@ const char *const trafstat_family_names[TRAFSTAT_FAMILIES] = {
 /* The worker's pause after it found no memory. */
 #define PREPARE_PAUSE	(HZ / 10)
 
-static unsigned int trafstat_net_id;
+/* How long a rule waits for the files of an account of its name to go. */
+#define ENDED_TIMEOUT	(2 * HZ)
 
-/*
- * By itself: a reap may wait for some user's reader, and as many as users make
- * namespaces may do so, while nobody's flows are folded for it.
- */
-static struct workqueue_struct *reap_workqueue;
+/* What an account takes besides its own allocations: entries of proc files, mainly. */
+#define PROC_BYTES	1024
+
+static unsigned int trafstat_net_id;
 
 struct trafstat_net_ref {
 	struct trafstat_net *tn;
@@ -48,6 +48,14 @@ struct trafstat_net *trafstat_net(struct net *net)
 static void trafstat_net_free(struct kref *kref)
 {
 	kfree(container_of(kref, struct trafstat_net, kref));
+}
+
+static struct trafstat_timestamp trafstat_now(void)
+{
+	return (struct trafstat_timestamp) {
+		.wall_ns	= ktime_get_real_ns(),
+		.boot_ns	= ktime_get_boottime_ns(),
+	};
 }
 
 static void trafstat_prepare_work(struct work_struct *work)
@@ -75,7 +83,9 @@ void trafstat_wait_for_writers(void *context)
 
 u64 trafstat_account_close(struct trafstat_account *account)
 {
-	return trafstat_close(account->core, ktime_get_real_ns(), account);
+	const struct trafstat_timestamp now = trafstat_now();
+
+	return trafstat_close(account->core, &now, account);
 }
 
 /* An account that has no core. */
@@ -84,7 +94,7 @@ static void trafstat_account_free_empty(struct trafstat_account *account)
 	struct trafstat_net *tn = account->tn;
 	struct trafstat_payer payer = account->payer;
 
-	trafstat_free(account, sizeof(*account), payer.share);
+	trafstat_free(account, sizeof(*account), &payer);
 	trafstat_payer_exit(&payer);
 	kref_put(&tn->kref, trafstat_net_free);
 }
@@ -94,7 +104,7 @@ static void trafstat_account_free(struct trafstat_account *account)
 	cancel_work_sync(&account->prepare);
 	trafstat_account_drop(account->core);
 	free_percpu(account->tables);
-	trafstat_free(account->core, trafstat_account_size(), account->payer.share);
+	trafstat_free(account->core, trafstat_account_size(), &account->payer);
 	trafstat_account_free_empty(account);
 }
 
@@ -104,7 +114,7 @@ static void trafstat_account_log_discarded(const struct trafstat_account *accoun
 				      DEFAULT_RATELIMIT_BURST);
 	struct trafstat_stats stats;
 
-	if (account->payer.share == TRAFSTAT_SHARE_USERS && !__ratelimit(&of_users))
+	if (!trafstat_payer_is_host(&account->payer) && !__ratelimit(&of_users))
 		return;
 	trafstat_account_stats(account->core, &stats);
 	pr_info("account %s is discarded, counts of epoch %llu and on were not read; all epochs: %llu packets, %llu bytes\n",
@@ -112,49 +122,66 @@ static void trafstat_account_log_discarded(const struct trafstat_account *accoun
 		stats.seen.packets, stats.seen.bytes);
 }
 
-/*
- * Whether the account can go. It is taken from its readers then, for good: one that has it open
- * may be closing an epoch or serving one, and queues the next reap at its end.
- */
-static bool trafstat_account_is_over(struct trafstat_account *account)
+/* Whether no rule counts into the account and nothing of it is to be read. */
+static bool trafstat_account_is_unused(const struct trafstat_account *account)
 {
-	if (account->rules)
+	if (READ_ONCE(account->rule_count))
 		return false;
 	/* Its files are gone, and readers with them. */
-	if (account->tn->dead)
+	if (account->tn->dead || trafstat_account_is_idle(account->core))
 		return true;
-	if (!trafstat_account_is_idle(account->core) ||
-	    test_and_set_bit_lock(TRAFSTAT_READER, &account->reader))
-		return false;
-	/* A reader that came and went between the two may have left an epoch that waits. */
-	if (trafstat_account_is_idle(account->core)) {
-		set_bit(TRAFSTAT_GONE, &account->reader);
-		return true;
-	}
-	clear_bit_unlock(TRAFSTAT_READER, &account->reader);
-	return false;
+	/* An epoch without packets waits for its reader, but not for another. */
+	return trafstat_account_is_empty(account->core) && !READ_ONCE(account->reader);
 }
 
-/* Frees the account if nothing needs it. trafstat_net.lock is held. */
-static void trafstat_account_reap(struct trafstat_account *account)
+/*
+ * Ends the account if it is over, so that no rule adopts it and no operation begins.
+ * trafstat_net.lock is held.
+ */
+static bool trafstat_account_end(struct trafstat_account *account)
 {
-	if (!trafstat_account_is_over(account))
-		return;
+	const struct trafstat_net *tn = account->tn;
+
+	if (account->ended || (tn->exiting && !tn->dead) || !trafstat_account_is_unused(account) ||
+	    !trafstat_operations_stop(account))
+		return false;
+	/* A reader that came and went between the two may have closed an epoch. */
+	if (!trafstat_account_is_unused(account)) {
+		trafstat_operations_start(account);
+		return false;
+	}
+	account->ended = true;
+	return true;
+}
+
+/* Frees an account that was ended. No lock is held: this waits. */
+static void trafstat_account_bury(struct trafstat_account *account)
+{
+	struct trafstat_net *tn = account->tn;
+
+	trafstat_proc_account_remove(account);
+	mutex_lock(&tn->lock);
+	list_del(&account->list);
+	mutex_unlock(&tn->lock);
+	wake_up_all(&tn->ended);
 	if (!trafstat_account_is_idle(account->core))
 		trafstat_account_log_discarded(account);
-	list_del(&account->list);
-	trafstat_proc_account_remove(account);
+	/* The caller holds the namespace. */
 	trafstat_account_free(account);
 }
 
 static void trafstat_net_reap(struct trafstat_net *tn)
 {
 	struct trafstat_account *account, *next;
+	LIST_HEAD(over);
 
 	mutex_lock(&tn->lock);
-	list_for_each_entry_safe(account, next, &tn->accounts, list)
-		trafstat_account_reap(account);
+	list_for_each_entry(account, &tn->accounts, list)
+		if (trafstat_account_end(account))
+			list_add_tail(&account->over, &over);
 	mutex_unlock(&tn->lock);
+	list_for_each_entry_safe(account, next, &over, over)
+		trafstat_account_bury(account);
 }
 
 static void trafstat_reap_work(struct work_struct *work)
@@ -165,16 +192,16 @@ static void trafstat_reap_work(struct work_struct *work)
 	kref_put(&tn->kref, trafstat_net_free);
 }
 
-void trafstat_net_queue_reap(struct trafstat_net *tn)
+static void trafstat_net_queue_reap(struct trafstat_net *tn)
 {
 	kref_get(&tn->kref);
-	if (!queue_work(reap_workqueue, &tn->reap))
+	if (!queue_work(trafstat_queues(tn->is_host)->reap, &tn->reap))
 		kref_put(&tn->kref, trafstat_net_free);
 }
 
-void trafstat_net_flush_reap(struct trafstat_net *tn)
+void trafstat_account_queue_reap(struct trafstat_account *account)
 {
-	flush_work(&tn->reap);
+	trafstat_net_queue_reap(account->tn);
 }
 
 /* Tells each CPU where it counts. */
@@ -182,6 +209,9 @@ static int trafstat_account_spread(struct trafstat_account *account)
 {
 	unsigned int cpu;
 
+	if (!trafstat_payer_charge(&account->payer,
+				   sizeof(struct trafstat_tables) * num_possible_cpus()))
+		return -ENOMEM;
 	account->tables = alloc_percpu_gfp(struct trafstat_tables, GFP_KERNEL_ACCOUNT);
 	if (!account->tables)
 		return -ENOMEM;
@@ -192,21 +222,39 @@ static int trafstat_account_spread(struct trafstat_account *account)
 	return 0;
 }
 
-static struct trafstat_account *
-trafstat_account_create(struct trafstat_net *tn, u8 nfproto,
-			const struct xt_trafstat_tginfo *info)
+static int trafstat_account_fill(struct trafstat_account *account, u8 nfproto,
+				 const struct xt_trafstat_tginfo *info)
+{
+	const struct trafstat_timestamp now = trafstat_now();
+	u8 random[TRAFSTAT_RANDOM_BYTES];
+	int err;
+
+	get_random_bytes(random, sizeof(random));
+	err = trafstat_account_init(account->core, info, nfproto, &account->payer, random,
+				    &now, nr_cpu_ids);
+	memzero_explicit(random, sizeof(random));
+	if (!err)
+		err = trafstat_account_spread(account);
+	if (!err && !trafstat_payer_charge(&account->payer, PROC_BYTES))
+		err = -ENOMEM;
+	return err ?: trafstat_proc_account_add(account);
+}
+
+/* An account that nobody knows yet. */
+static struct trafstat_account *trafstat_account_alloc(struct trafstat_net *tn, u8 nfproto,
+						       const struct xt_trafstat_tginfo *info)
 {
 	struct trafstat_account *account;
 	struct trafstat_payer payer;
-	u8 random[64];
 	int err;
 
-	trafstat_payer_init(&payer, tn->net->user_ns);
+	err = trafstat_payer_init(&payer, tn->net->user_ns);
+	if (err)
+		return ERR_PTR(err);
 	account = trafstat_alloc(sizeof(*account), 0, &payer);
 	if (!account) {
 		trafstat_payer_exit(&payer);
-		err = -ENOMEM;
-		goto refuse;
+		return ERR_PTR(-ENOMEM);
 	}
 	memset(account, 0, sizeof(*account));
 	account->payer = payer;
@@ -215,83 +263,185 @@ trafstat_account_create(struct trafstat_net *tn, u8 nfproto,
 	account->core = trafstat_alloc(trafstat_account_size(), 0, &account->payer);
 	if (!account->core) {
 		trafstat_account_free_empty(account);
-		err = -ENOMEM;
-		goto refuse;
+		return ERR_PTR(-ENOMEM);
 	}
 	account->family = nfproto == NFPROTO_IPV6 ? TRAFSTAT_IPV6 : TRAFSTAT_IPV4;
 	strscpy(account->name, info->name, sizeof(account->name));
 	snprintf(account->local_net, sizeof(account->local_net),
 		 nfproto == NFPROTO_IPV6 ? "%pI6c/%u" : "%pI4/%u",
 		 info->local_addr, info->prefix_len);
+	INIT_LIST_HEAD(&account->rules);
+	trafstat_operations_init(account);
+	mutex_init(&account->reading);
+	spin_lock_init(&account->reader_lock);
 	INIT_WORK(&account->prepare, trafstat_prepare_work);
 	account->prepare_after = jiffies;
-
-	get_random_bytes(random, sizeof(random));
-	err = trafstat_account_init(account->core, info, nfproto, &account->payer, random,
-				    ktime_get_real_ns(), nr_cpu_ids);
-	memzero_explicit(random, sizeof(random));
-	if (!err)
-		err = trafstat_account_spread(account);
-	if (!err)
-		err = trafstat_proc_account_add(account);
-	if (err) {
-		trafstat_account_free(account);
-		goto refuse;
-	}
-	list_add_tail(&account->list, &tn->accounts);
 	return account;
-
-refuse:
-	if (err == -ENOMEM)
-		pr_info_ratelimited("no memory for account %s: delete other accounts' rules, or raise max_memory and max_user_memory or the memory cgroup's limit\n",
-				    info->name);
-	return ERR_PTR(err);
 }
 
-/* The account that a rule counts into, one rule more. */
-struct trafstat_account *trafstat_account_get(struct net *net, u8 nfproto,
-					      const struct xt_trafstat_tginfo *info)
+static struct trafstat_account *trafstat_account_create(struct trafstat_net *tn, u8 nfproto,
+							const struct xt_trafstat_tginfo *info)
+{
+	struct trafstat_account *account = trafstat_account_alloc(tn, nfproto, info);
+	int err = PTR_ERR_OR_ZERO(account);
+
+	if (!err) {
+		err = trafstat_account_fill(account, nfproto, info);
+		if (err)
+			trafstat_account_free(account);
+	}
+	return err ? ERR_PTR(err) : account;
+}
+
+/* The account of this name, if there is one. trafstat_net.lock is held. */
+static struct trafstat_account *trafstat_account_find(struct trafstat_net *tn, u8 nfproto,
+						      const struct xt_trafstat_tginfo *info)
 {
 	bool is_ipv6 = nfproto == NFPROTO_IPV6;
-	struct trafstat_net *tn = trafstat_net(net);
 	struct trafstat_account *account;
 
-	/* What an earlier rule left is gone, or it has counts for this one to adopt. */
-	trafstat_net_flush_reap(tn);
-	mutex_lock(&tn->lock);
-	list_for_each_entry(account, &tn->accounts, list) {
-		if ((account->family == TRAFSTAT_IPV6) != is_ipv6 ||
-		    !trafstat_account_has_name(account->core, info))
-			continue;
-		if (!trafstat_account_has_net(account->core, info)) {
-			pr_info_ratelimited("account %s counts for %s already; give the rule the same --local-net or another --name\n",
-					    account->name, account->local_net);
-			account = ERR_PTR(-EEXIST);
-			goto out;
-		}
-		trafstat_account_set_limits(account->core, info);
-		goto found;
-	}
-	account = trafstat_account_create(tn, nfproto, info);
-	if (IS_ERR(account))
-		goto out;
-found:
-	account->rules++;
-out:
-	mutex_unlock(&tn->lock);
-	return account;
+	list_for_each_entry(account, &tn->accounts, list)
+		if ((account->family == TRAFSTAT_IPV6) == is_ipv6 &&
+		    trafstat_account_has_name(account->core, info))
+			return account;
+	return NULL;
 }
 
-/* One rule less; no packet is under way through it any more. */
-void trafstat_account_put(struct trafstat_account *account)
+/* The last checked rule's limits are those of the next epoch. trafstat_net.rules_lock is held. */
+static void trafstat_account_apply_limits(struct trafstat_account *account)
+{
+	struct xt_trafstat_rule *last;
+
+	if (list_empty(&account->rules))
+		return;
+	last = list_last_entry(&account->rules, struct xt_trafstat_rule, list);
+	trafstat_account_set_limits(account->core, &last->limits);
+}
+
+static void trafstat_account_take_rule(struct trafstat_account *account,
+				       struct xt_trafstat_rule *rule)
 {
 	struct trafstat_net *tn = account->tn;
 
-	kref_get(&tn->kref);
+	rule->account = account;
+	spin_lock(&tn->rules_lock);
+	list_add_tail(&rule->list, &account->rules);
+	WRITE_ONCE(account->rule_count, account->rule_count + 1);
+	trafstat_account_apply_limits(account);
+	spin_unlock(&tn->rules_lock);
+}
+
+/*
+ * Gives the rule to the account of its name, if there is one. Returns -ENOENT if not, and
+ * -EAGAIN where the account was ended and is about to leave the list. One that is over and
+ * has another net is ended here and handed out in @over.
+ */
+static int trafstat_account_adopt(struct trafstat_net *tn, u8 nfproto,
+				  const struct xt_trafstat_tginfo *info,
+				  struct xt_trafstat_rule *rule, struct trafstat_account **over)
+{
+	struct trafstat_account *account;
+	int err = 0;
+
 	mutex_lock(&tn->lock);
-	if (!--account->rules)
-		trafstat_net_queue_reap(tn);
+	account = trafstat_account_find(tn, nfproto, info);
+	if (!account) {
+		err = -ENOENT;
+	} else if (account->ended) {
+		err = -EAGAIN;
+	} else if (trafstat_account_has_net(account->core, info)) {
+		trafstat_account_take_rule(account, rule);
+	} else if (trafstat_account_end(account)) {
+		*over = account;
+		err = -ENOENT;
+	} else {
+		pr_info_ratelimited("account %s counts for %s already; give the rule the same --local-net or another --name\n",
+				    account->name, account->local_net);
+		err = -EEXIST;
+	}
 	mutex_unlock(&tn->lock);
+	return err;
+}
+
+static bool trafstat_account_has_left(struct trafstat_net *tn, u8 nfproto,
+				      const struct xt_trafstat_tginfo *info)
+{
+	struct trafstat_account *account;
+	bool has_left;
+
+	mutex_lock(&tn->lock);
+	account = trafstat_account_find(tn, nfproto, info);
+	has_left = !account || !account->ended;
+	mutex_unlock(&tn->lock);
+	return has_left;
+}
+
+/* Waits, not for long, until an account that was ended has left the list. */
+static int trafstat_account_await_end(struct trafstat_net *tn, u8 nfproto,
+				      const struct xt_trafstat_tginfo *info)
+{
+	long left;
+
+	left = wait_event_killable_timeout(tn->ended,
+					   trafstat_account_has_left(tn, nfproto, info),
+					   ENDED_TIMEOUT);
+	if (left > 0)
+		return 0;
+	if (!left)
+		pr_info_ratelimited("account %s of that name is being taken down; try again\n",
+				    info->name);
+	return left ?: -EBUSY;
+}
+
+int trafstat_account_add_rule(struct net *net, u8 nfproto,
+			      const struct xt_trafstat_tginfo *info,
+			      struct xt_trafstat_rule *rule)
+{
+	struct trafstat_net *tn = trafstat_net(net);
+	struct trafstat_account *account, *over = NULL;
+	int err;
+
+	err = mutex_lock_killable(&tn->create);
+	if (err)
+		return err;
+	while ((err = trafstat_account_adopt(tn, nfproto, info, rule, &over)) == -EAGAIN) {
+		err = trafstat_account_await_end(tn, nfproto, info);
+		if (err)
+			break;
+	}
+	if (over)
+		trafstat_account_bury(over);
+	if (err == -ENOENT) {
+		account = trafstat_account_create(tn, nfproto, info);
+		err = PTR_ERR_OR_ZERO(account);
+		if (!err) {
+			mutex_lock(&tn->lock);
+			list_add_tail(&account->list, &tn->accounts);
+			trafstat_account_take_rule(account, rule);
+			mutex_unlock(&tn->lock);
+			trafstat_operations_start(account);
+		}
+	}
+	mutex_unlock(&tn->create);
+	return err;
+}
+
+void trafstat_account_remove_rule(struct xt_trafstat_rule *rule)
+{
+	struct trafstat_account *account = rule->account;
+	struct trafstat_net *tn = account->tn;
+	bool is_last;
+
+	/* The account may be gone once it has no rule. */
+	kref_get(&tn->kref);
+	spin_lock(&tn->rules_lock);
+	list_del(&rule->list);
+	trafstat_account_apply_limits(account);
+	is_last = list_empty(&account->rules);
+	WRITE_ONCE(account->rule_count, account->rule_count - 1);
+	spin_unlock(&tn->rules_lock);
+	if (is_last)
+		trafstat_net_queue_reap(tn);
 	kref_put(&tn->kref, trafstat_net_free);
 }
 
@@ -306,7 +456,11 @@ static int __net_init trafstat_net_init(struct net *net)
 		return -ENOMEM;
 	kref_init(&tn->kref);
 	tn->net = net;
+	tn->is_host = net->user_ns == &init_user_ns;
+	mutex_init(&tn->create);
 	mutex_init(&tn->lock);
+	spin_lock_init(&tn->rules_lock);
+	init_waitqueue_head(&tn->ended);
 	INIT_LIST_HEAD(&tn->accounts);
 	INIT_WORK(&tn->reap, trafstat_reap_work);
 	err = trafstat_proc_net_init(tn);
@@ -318,20 +472,41 @@ static int __net_init trafstat_net_init(struct net *net)
 	return 0;
 }
 
+/* Whether no account is being buried, so that none's files are removed elsewhere. */
+static bool trafstat_net_is_quiet(struct trafstat_net *tn)
+{
+	struct trafstat_account *account;
+	bool is_quiet = true;
+
+	mutex_lock(&tn->lock);
+	list_for_each_entry(account, &tn->accounts, list)
+		is_quiet &= !account->ended;
+	mutex_unlock(&tn->lock);
+	return is_quiet;
+}
+
+/*
+ * No file is open any more, or the module is unloaded and no operation is under way: so
+ * nothing here waits for user space. Rules may outlive the namespace's files, and take
+ * their accounts down later.
+ */
 static void __net_exit trafstat_net_exit(struct net *net)
 {
 	struct trafstat_net *tn = trafstat_net(net);
 	struct trafstat_account *account;
 
-	/* Rules may outlive the namespace's files, and take their accounts down later. */
 	mutex_lock(&tn->lock);
-	tn->dead = true;
+	tn->exiting = true;
+	mutex_unlock(&tn->lock);
+	wait_event(tn->ended, trafstat_net_is_quiet(tn));
+	/* Nobody ends or makes an account now, so the list stays as it is. */
 	list_for_each_entry(account, &tn->accounts, list)
 		trafstat_proc_account_remove(account);
-	mutex_unlock(&tn->lock);
 	trafstat_proc_net_exit(tn);
-	trafstat_net_flush_reap(tn);
-	trafstat_net_reap(tn);
+	mutex_lock(&tn->lock);
+	tn->dead = true;
+	mutex_unlock(&tn->lock);
+	trafstat_net_queue_reap(tn);
 	kref_put(&tn->kref, trafstat_net_free);
 }
 
@@ -344,19 +519,13 @@ static struct pernet_operations trafstat_net_ops = {
 
 int trafstat_account_init_module(void)
 {
-	int err;
-
-	reap_workqueue = alloc_workqueue("trafstat_reap", WQ_UNBOUND, WQ_MAX_ACTIVE);
-	if (!reap_workqueue)
-		return -ENOMEM;
-	err = register_pernet_subsys(&trafstat_net_ops);
-	if (err)
-		destroy_workqueue(reap_workqueue);
-	return err;
+	return register_pernet_subsys(&trafstat_net_ops);
 }
 
 void trafstat_account_exit_module(void)
 {
 	unregister_pernet_subsys(&trafstat_net_ops);
-	destroy_workqueue(reap_workqueue);
+	/* Namespaces queued the end of their accounts. */
+	flush_workqueue(trafstat_queues(true)->reap);
+	flush_workqueue(trafstat_queues(false)->reap);
 }

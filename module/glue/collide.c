@@ -82,7 +82,7 @@ static int trafstat_measure(enum kind kind, u32 flows, struct outcome *outcome)
 	const __be32 addresses[] = { TRAFSTAT_TEST_LOCAL, REMOTE_ADDR };
 	struct trafstat_test_rule rule;
 	struct trafstat_stats stats;
-	u8 random[64];
+	u8 random[TRAFSTAT_RANDOM_BYTES];
 	u64 began;
 	int err;
 

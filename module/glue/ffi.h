@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The door between the C of this module and trafstat-core.
+ * The boundary between the C of this module and trafstat-core.
  *
  * Everything that decides anything is behind it, in Rust (module/core, through
  * module/ffi). Objects of the Rust side are opaque: C allocates them with the size
@@ -16,6 +16,7 @@
 
 struct trafstat_account_core;
 struct trafstat_rule_core;
+struct trafstat_payer;			/* who pays for memory; C's */
 struct sk_buff;
 
 /* Where one CPU counts for an account, in even epochs and in odd ones. */
@@ -29,20 +30,21 @@ struct trafstat_cursor {
 	u64 opaque[3];
 };
 
-/* Who pays for an account's memory: stays as it is as long as the account does. */
-struct trafstat_payer {
-	struct mem_cgroup *memcg;	/* of the account's creator */
-	u32 share;			/* of parameter max_memory: TRAFSTAT_SHARE_* */
+/* A moment by CLOCK_REALTIME and by CLOCK_BOOTTIME. */
+struct trafstat_timestamp {
+	u64 wall_ns;
+	u64 boot_ns;
 };
-
-/* Namespaces of the initial user namespace, and those that users made. */
-#define TRAFSTAT_SHARE_HOST	0
-#define TRAFSTAT_SHARE_USERS	1
-#define TRAFSTAT_SHARES		2
 
 struct trafstat_volume {
 	u64 packets;
 	u64 bytes;
+};
+
+/* What a rule says of its account's limits, as in struct xt_trafstat_tginfo. */
+struct trafstat_limits {
+	u32 max_entries;
+	u32 min_pkt_spoof;
 };
 
 /* One account for /proc/net/trafstat/accounts. */
@@ -56,6 +58,7 @@ struct trafstat_stats {
 	struct trafstat_volume skipped;
 	struct trafstat_volume gso_extra;
 	struct trafstat_volume folded;
+	struct trafstat_volume unattributed;
 	u64 records;
 	u64 max_entries;
 	u64 memory_bytes;
@@ -65,7 +68,8 @@ struct trafstat_stats {
 struct trafstat_gso {
 	u16 size;
 	u16 segs;
-	u16 header_len;			/* from the network header to the payload */
+	u16 header_len;			/* up to a tunnel's inner payload; 0: no tunnel */
+	u16 has_transport;		/* each packet has a transport header */
 };
 
 /* What trafstat_count() returns. */
@@ -84,20 +88,28 @@ size_t trafstat_rule_size(void);
 /* Whether the values of a rule are in range; the strings are checked too. */
 bool trafstat_rule_is_valid(const struct xt_trafstat_tginfo *info, u8 family);
 
-/* Both return 0 or -ENOMEM and may sleep. @random is 64 random bytes. */
+/*
+ * Both return 0 or -ENOMEM and may sleep. @payer stays as long as the object. @random is
+ * TRAFSTAT_RANDOM_BYTES random bytes.
+ */
+#define TRAFSTAT_RANDOM_BYTES	80
 int trafstat_account_init(struct trafstat_account_core *account,
 			  const struct xt_trafstat_tginfo *info, u8 family,
-			  const struct trafstat_payer *payer,
-			  const u8 *random, u64 now_ns, u32 cpu_ids);
+			  struct trafstat_payer *payer, const u8 *random,
+			  const struct trafstat_timestamp *now, u32 cpu_ids);
 int trafstat_rule_init(struct trafstat_rule_core *rule,
 		       const struct trafstat_account_core *account,
-		       const struct xt_trafstat_tginfo *info, u32 verdict);
+		       const struct xt_trafstat_tginfo *info,
+		       struct trafstat_payer *payer, u32 verdict);
 
 /* Whether there is such a CPU; @tables stay where they are while the account lives. */
 bool trafstat_account_tables(const struct trafstat_account_core *account, u32 cpu,
 			     struct trafstat_tables *tables);
 
-/* No packet, worker or reader is left on what these take apart. */
+/*
+ * The caller guarantees that no packet, worker or reader uses the object any more, and
+ * ends its payer afterwards.
+ */
 void trafstat_account_drop(struct trafstat_account_core *account);
 void trafstat_rule_drop(struct trafstat_rule_core *rule);
 
@@ -105,8 +117,11 @@ bool trafstat_account_has_name(const struct trafstat_account_core *account,
 			       const struct xt_trafstat_tginfo *info);
 bool trafstat_account_has_net(const struct trafstat_account_core *account,
 			      const struct xt_trafstat_tginfo *info);
+/* The limits of the next epoch. */
 void trafstat_account_set_limits(const struct trafstat_account_core *account,
-				 const struct xt_trafstat_tginfo *info);
+				 const struct trafstat_limits *limits);
+/* Nothing was seen that is not acknowledged; of those, no closed epoch waits either. */
+bool trafstat_account_is_empty(const struct trafstat_account_core *account);
 bool trafstat_account_is_idle(const struct trafstat_account_core *account);
 void trafstat_account_stats(const struct trafstat_account_core *account,
 			    struct trafstat_stats *stats);
@@ -138,16 +153,23 @@ u32 trafstat_count(const struct trafstat_rule_core *rule, u32 cpu,
 /* The worker; one at a time, may sleep. Returns whether there was memory. */
 bool trafstat_prepare(const struct trafstat_account_core *account);
 
-/* The reader; one at a time, may sleep. @context is handed to trafstat_wait_for_writers(). */
-u64 trafstat_close(const struct trafstat_account_core *account, u64 now_ns, void *context);
+/*
+ * The reader; one at a time, may sleep. @context is handed to trafstat_wait_for_writers().
+ * trafstat_close() returns 0 where trafstat_go_on() gave up; called again, it goes on.
+ *
+ * What reads returns the number of bytes, 0 at the end, or -EAGAIN where there was so
+ * much to pass over that others should have a turn before the same call goes on.
+ */
+u64 trafstat_close(const struct trafstat_account_core *account,
+		   const struct trafstat_timestamp *now, void *context);
 u64 trafstat_unread(const struct trafstat_account_core *account);
 bool trafstat_acknowledge(const struct trafstat_account_core *account, u64 epoch);
-size_t trafstat_read_snapshot(const struct trafstat_account_core *account,
-			      struct trafstat_cursor *cursor, u64 offset,
-			      u8 *out, size_t len);
-size_t trafstat_read_csv(const struct trafstat_account_core *account,
-			 struct trafstat_cursor *cursor, u64 offset,
-			 u8 *out, size_t len);
+ssize_t trafstat_read_snapshot(const struct trafstat_account_core *account,
+			       struct trafstat_cursor *cursor, u64 offset,
+			       u8 *out, size_t len);
+ssize_t trafstat_read_csv(const struct trafstat_account_core *account,
+			  struct trafstat_cursor *cursor, u64 offset,
+			  u8 *out, size_t len);
 
 /*
  * Anyone, within an RCU read-side section: the open epoch, or -ESTALE where it is no
@@ -162,16 +184,19 @@ u64 trafstat_open_epoch(const struct trafstat_account_core *account);
 
 /* @cpu: near that CPU, may sleep; TRAFSTAT_ATOMIC: anywhere, must not. NULL without memory. */
 #define TRAFSTAT_ATOMIC		0xffffffffU
-void *trafstat_alloc(size_t size, u32 cpu, const struct trafstat_payer *payer);
-/* @share is that of who paid for @memory. */
-void trafstat_free(void *memory, size_t size, u32 share);
+void *trafstat_alloc(size_t size, u32 cpu, struct trafstat_payer *payer);
+/* @size and @payer are those of the allocation. */
+void trafstat_free(void *memory, size_t size, struct trafstat_payer *payer);
 /* Frees after a grace period; may sleep. */
-void trafstat_free_deferred(void *memory, size_t size, u32 share);
+void trafstat_free_deferred(void *memory, size_t size, struct trafstat_payer *payer);
+/* Frees what the end of its payer, which follows, gives back. */
+void trafstat_free_with_payer(void *memory);
 bool trafstat_has_cpu(u32 cpu);
 /* The rest of the packet path: counts @skb with trafstat_count(), returns the verdict. */
 u32 trafstat_count_skb(const struct trafstat_rule_core *rule, struct sk_buff *skb);
 void trafstat_queue_prepare(const struct trafstat_rule_core *rule);
 void trafstat_wait_for_writers(void *context);
-void trafstat_reschedule(void);
+/* Lets others run; false where the caller is being killed. */
+bool trafstat_go_on(void);
 
 #endif /* _TRAFSTAT_FFI_H */

@@ -28,6 +28,7 @@ proc_exit:
 	trafstat_proc_exit();
 account_exit:
 	trafstat_account_exit_module();
+	trafstat_operation_exit();
 memory_exit:
 	trafstat_memory_exit();
 	return err;
@@ -35,9 +36,11 @@ memory_exit:
 
 static void __exit trafstat_exit(void)
 {
+	/* No operation on a proc file is under way: the kernel unloads no module in use. */
 	trafstat_target_exit();
 	trafstat_proc_exit();
 	trafstat_account_exit_module();
+	trafstat_operation_exit();
 	trafstat_memory_exit();
 }
 

@@ -62,7 +62,7 @@ static int trafstat_count_past_end(const struct trafstat_rule_core *rule)
 static int trafstat_commit_in_core(void)
 {
 	struct xt_trafstat_tginfo *info = kzalloc(sizeof(*info), GFP_KERNEL);
-	static const u8 random[64];
+	static const u8 random[TRAFSTAT_RANDOM_BYTES];
 	struct trafstat_test_rule rule;
 	int err;
 

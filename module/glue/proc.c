@@ -19,7 +19,6 @@
 #include <linux/namei.h>
 #include <linux/rcupdate.h>
 #include <linux/seq_file.h>
-#include <linux/seq_file_net.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
@@ -33,8 +32,8 @@ MODULE_PARM_DESC(csv_mode, "Permissions of the csv files (default 0400; the orig
 
 static struct proc_dir_entry *original_dir;
 
-/* At most so many bytes of an epoch are handed out by one read. */
-#define READ_BYTES (4 * PAGE_SIZE)
+/* One read takes no more, so that one reader does not keep others waiting. */
+#define READ_BYTES	(16 * PAGE_SIZE)
 
 /* An open snapshot, csv or live file. */
 struct trafstat_reader {
@@ -43,53 +42,138 @@ struct trafstat_reader {
 	struct trafstat_account *account;
 	struct trafstat_cursor cursor;
 	u64 epoch;				/* the one that is served */
-	u8 bytes[];
+	bool gives_way;				/* to one with CAP_NET_ADMIN */
+	u8 *page;
 };
 
-static bool trafstat_may_read(const struct trafstat_account *account)
+static bool trafstat_may_read(const struct trafstat_net *tn)
 {
-	return ns_capable(account->tn->net->user_ns, CAP_NET_ADMIN);
+	return ns_capable(tn->net->user_ns, CAP_NET_ADMIN);
+}
+
+/* Keeps the namespace of an open file; fails where it goes. */
+static struct net *trafstat_keep_net(const struct trafstat_net *tn)
+{
+	return maybe_get_net(tn->net);
 }
 
 static struct trafstat_reader *trafstat_reader_alloc(struct trafstat_account *account)
 {
+	struct trafstat_payer *payer = &account->payer;
 	struct trafstat_reader *reader;
 	struct net *net;
 
-	net = maybe_get_net(account->tn->net);
+	net = trafstat_keep_net(account->tn);
 	if (!net)
 		return ERR_PTR(-ENXIO);
-	reader = kzalloc(struct_size(reader, bytes, READ_BYTES), GFP_KERNEL_ACCOUNT);
-	if (!reader) {
-		put_net(net);
-		return ERR_PTR(-ENOMEM);
-	}
+	reader = trafstat_alloc(sizeof(*reader), 0, payer);
+	if (!reader)
+		goto put_net;
+	memset(reader, 0, sizeof(*reader));
+	reader->page = trafstat_alloc(PAGE_SIZE, 0, payer);
+	if (!reader->page)
+		goto free_reader;
 	mutex_init(&reader->lock);
 	reader->net = net;
 	reader->account = account;
 	return reader;
+
+free_reader:
+	trafstat_free(reader, sizeof(*reader), payer);
+put_net:
+	put_net(net);
+	return ERR_PTR(-ENOMEM);
 }
 
 static void trafstat_reader_free(struct trafstat_reader *reader)
 {
-	put_net(reader->net);
-	kfree(reader);
+	struct trafstat_payer *payer = &reader->account->payer;
+	struct net *net = reader->net;
+
+	trafstat_free(reader->page, PAGE_SIZE, payer);
+	trafstat_free(reader, sizeof(*reader), payer);
+	put_net(net);
 }
 
-static int trafstat_reader_open(struct trafstat_account *account, struct file *file)
+/* Makes it the account's reader; one that gives way is one no longer. */
+static bool trafstat_reader_take(struct trafstat_reader *reader)
+{
+	struct trafstat_account *account = reader->account;
+	bool is_taken;
+
+	spin_lock(&account->reader_lock);
+	is_taken = !account->reader || (account->reader->gives_way && !reader->gives_way);
+	if (is_taken)
+		WRITE_ONCE(account->reader, reader);
+	spin_unlock(&account->reader_lock);
+	return is_taken;
+}
+
+static void trafstat_reader_leave(struct trafstat_reader *reader)
+{
+	struct trafstat_account *account = reader->account;
+
+	spin_lock(&account->reader_lock);
+	if (account->reader == reader)
+		WRITE_ONCE(account->reader, NULL);
+	spin_unlock(&account->reader_lock);
+}
+
+/*
+ * Begins to close, read or acknowledge as the account's reader: -ESTALE where another took
+ * its place. The lock is held on success. No user memory is touched under it.
+ */
+static int trafstat_reader_lock(struct trafstat_reader *reader)
+{
+	struct trafstat_account *account = reader->account;
+	int err = mutex_lock_killable(&account->reading);
+
+	if (err)
+		return err;
+	if (READ_ONCE(account->reader) == reader)
+		return 0;
+	mutex_unlock(&account->reading);
+	return -ESTALE;
+}
+
+static void trafstat_reader_unlock(struct trafstat_reader *reader)
+{
+	mutex_unlock(&reader->account->reading);
+}
+
+static int trafstat_reader_close_epoch(struct trafstat_reader *reader)
+{
+	int err = trafstat_reader_lock(reader);
+
+	if (err)
+		return err;
+	reader->epoch = trafstat_account_close(reader->account);
+	trafstat_reader_unlock(reader);
+	return reader->epoch ? 0 : -EINTR;
+}
+
+static int trafstat_reader_open(struct trafstat_account *account, struct file *file,
+				bool gives_way)
 {
 	struct trafstat_reader *reader = trafstat_reader_alloc(account);
+	int err = -EBUSY;
 
 	if (IS_ERR(reader))
 		return PTR_ERR(reader);
-	if (test_and_set_bit_lock(TRAFSTAT_READER, &account->reader)) {
-		trafstat_reader_free(reader);
-		return test_bit(TRAFSTAT_GONE, &account->reader) ? -ENOENT : -EBUSY;
-	}
-	if (file->f_mode & FMODE_READ)
-		reader->epoch = trafstat_account_close(account);
+	reader->gives_way = gives_way;
+	if (!trafstat_reader_take(reader))
+		goto free;
+	err = file->f_mode & FMODE_READ ? trafstat_reader_close_epoch(reader) : 0;
+	if (err)
+		goto leave;
 	file->private_data = reader;
 	return 0;
+
+leave:
+	trafstat_reader_leave(reader);
+free:
+	trafstat_reader_free(reader);
+	return err;
 }
 
 static int trafstat_reader_release(struct inode *inode, struct file *file)
@@ -97,58 +181,164 @@ static int trafstat_reader_release(struct inode *inode, struct file *file)
 	struct trafstat_reader *reader = file->private_data;
 	struct trafstat_account *account = reader->account;
 
-	clear_bit_unlock(TRAFSTAT_READER, &account->reader);
-	trafstat_net_queue_reap(account->tn);
+	trafstat_reader_leave(reader);
+	if (!READ_ONCE(account->rule_count))
+		trafstat_account_queue_reap(account);
 	trafstat_reader_free(reader);
 	return 0;
 }
 
-typedef size_t (*trafstat_read_fn)(const struct trafstat_account_core *account,
-				   struct trafstat_cursor *cursor, u64 offset,
-				   u8 *out, size_t len);
+/* Puts up to @len of the bytes at @offset into the reader's page. */
+typedef ssize_t (*trafstat_fill_fn)(struct trafstat_reader *reader, u64 offset, size_t len);
 
-/* Copies the next bytes to user space. The reader's lock is held. */
-static ssize_t trafstat_reader_read(struct trafstat_reader *reader, trafstat_read_fn read,
+/* One call of core passes over so much at most; others have a turn before the next one. */
+#define trafstat_until_done(call)						\
+	({									\
+		ssize_t done_;							\
+										\
+		while ((done_ = (call)) == -EAGAIN)				\
+			if (!trafstat_go_on()) {				\
+				done_ = -EINTR;					\
+				break;						\
+			}							\
+		done_;								\
+	})
+
+static ssize_t trafstat_fill_snapshot(struct trafstat_reader *reader, u64 offset, size_t len)
+{
+	ssize_t done = trafstat_reader_lock(reader);
+
+	if (done)
+		return done;
+	done = trafstat_until_done(trafstat_read_snapshot(reader->account->core, &reader->cursor,
+							  offset, reader->page, len));
+	trafstat_reader_unlock(reader);
+	return done;
+}
+
+/* The end acknowledges. */
+static ssize_t trafstat_fill_csv(struct trafstat_reader *reader, u64 offset, size_t len)
+{
+	ssize_t done = trafstat_reader_lock(reader);
+
+	if (done)
+		return done;
+	done = trafstat_until_done(trafstat_read_csv(reader->account->core, &reader->cursor,
+						     offset, reader->page, len));
+	if (!done)
+		trafstat_acknowledge(reader->account->core, reader->epoch);
+	trafstat_reader_unlock(reader);
+	return done;
+}
+
+static ssize_t trafstat_read_live_once(struct trafstat_reader *reader, u64 offset, size_t len)
+{
+	ssize_t done;
+
+	rcu_read_lock();
+	done = trafstat_read_live(reader->account->core, &reader->cursor, reader->epoch, offset,
+				  reader->page, len);
+	rcu_read_unlock();
+	return done;
+}
+
+static ssize_t trafstat_fill_live(struct trafstat_reader *reader, u64 offset, size_t len)
+{
+	return trafstat_until_done(trafstat_read_live_once(reader, offset, len));
+}
+
+/* Copies the next page to user space. The reader's lock is held. */
+static ssize_t trafstat_reader_copy(struct trafstat_reader *reader, trafstat_fill_fn fill,
+				    char __user *buf, size_t len, loff_t offset)
+{
+	const struct trafstat_cursor before = reader->cursor;
+	ssize_t done = fill(reader, offset, min_t(size_t, len, PAGE_SIZE));
+
+	if (done > 0 && copy_to_user(buf, reader->page, done)) {
+		/* The same bytes are read again. */
+		reader->cursor = before;
+		return -EFAULT;
+	}
+	return done;
+}
+
+static ssize_t trafstat_reader_read(struct trafstat_reader *reader, trafstat_fill_fn fill,
 				    char __user *buf, size_t len, loff_t *ppos)
 {
+	ssize_t done = 0, copied = 0;
+
 	if (*ppos < 0)
 		return -EINVAL;
 	len = min_t(size_t, len, READ_BYTES);
-	len = read(reader->account->core, &reader->cursor, *ppos, reader->bytes, len);
-	if (copy_to_user(buf, reader->bytes, len))
-		return -EFAULT;
-	*ppos += len;
-	return len;
+	if (!len)
+		return 0;
+	do {
+		done = trafstat_reader_copy(reader, fill, buf + copied, len - copied, *ppos);
+		if (done <= 0)
+			break;
+		copied += done;
+		*ppos += done;
+		/* Less than a page is the end, or so much that others should have a turn. */
+	} while (done == PAGE_SIZE && (size_t)copied < len && trafstat_go_on());
+	return copied ?: done;
+}
+
+/* An operation that reads by @fill. */
+static ssize_t trafstat_file_read(struct file *file, trafstat_fill_fn fill, char __user *buf,
+				  size_t len, loff_t *ppos)
+{
+	struct trafstat_reader *reader = file->private_data;
+	struct trafstat_operation operation;
+	ssize_t done;
+
+	if (!trafstat_operation_begin(&operation, reader->account))
+		return -EIO;
+	done = mutex_lock_killable(&reader->lock);
+	if (!done) {
+		done = trafstat_reader_read(reader, fill, buf, len, ppos);
+		mutex_unlock(&reader->lock);
+	}
+	trafstat_operation_end(&operation);
+	return done;
+}
+
+/* An operation that opens the file of @inode by @open. */
+static int trafstat_file_open(struct inode *inode, struct file *file,
+			      int (*open)(struct trafstat_account *account, struct file *file))
+{
+	struct trafstat_account *account = pde_data(inode);
+	struct trafstat_operation operation;
+	int err;
+
+	if (!trafstat_operation_begin(&operation, account))
+		return -ENOENT;
+	err = open(account, file);
+	trafstat_operation_end(&operation);
+	return err;
+}
+
+static int trafstat_snapshot_take(struct trafstat_account *account, struct file *file)
+{
+	return trafstat_may_read(account->tn) ? trafstat_reader_open(account, file, false)
+					      : -EPERM;
 }
 
 static int trafstat_snapshot_open(struct inode *inode, struct file *file)
 {
-	struct trafstat_account *account = pde_data(inode);
-
-	return trafstat_may_read(account) ? trafstat_reader_open(account, file) : -EPERM;
+	return trafstat_file_open(inode, file, trafstat_snapshot_take);
 }
 
 static ssize_t trafstat_snapshot_read(struct file *file, char __user *buf, size_t len,
 				      loff_t *ppos)
 {
-	struct trafstat_reader *reader = file->private_data;
-	ssize_t done;
-
-	mutex_lock(&reader->lock);
-	done = trafstat_reader_read(reader, trafstat_read_snapshot, buf, len, ppos);
-	mutex_unlock(&reader->lock);
-	return done;
+	return trafstat_file_read(file, trafstat_fill_snapshot, buf, len, ppos);
 }
 
 /* "ack EPOCH" */
-static ssize_t trafstat_snapshot_write(struct file *file, const char __user *buf, size_t len,
-				       loff_t *ppos)
+static int trafstat_parse_ack(const char __user *buf, size_t len, u64 *epoch)
 {
 	static const char verb[] = "ack ";
-	struct trafstat_reader *reader = file->private_data;
 	char text[32];
-	u64 epoch;
-	bool done;
 
 	if (len >= sizeof(text))
 		return -EINVAL;
@@ -156,13 +346,40 @@ static ssize_t trafstat_snapshot_write(struct file *file, const char __user *buf
 		return -EFAULT;
 	text[len] = '\0';
 	if (strncmp(text, verb, sizeof(verb) - 1) ||
-	    kstrtou64(text + sizeof(verb) - 1, 10, &epoch))
+	    kstrtou64(text + sizeof(verb) - 1, 10, epoch))
 		return -EINVAL;
+	return 0;
+}
 
-	mutex_lock(&reader->lock);
+static ssize_t trafstat_snapshot_ack(struct trafstat_reader *reader, const char __user *buf,
+				     size_t len)
+{
+	bool done;
+	u64 epoch;
+	int err;
+
+	err = trafstat_parse_ack(buf, len, &epoch);
+	if (!err)
+		err = trafstat_reader_lock(reader);
+	if (err)
+		return err;
 	done = trafstat_acknowledge(reader->account->core, epoch);
-	mutex_unlock(&reader->lock);
+	trafstat_reader_unlock(reader);
 	return done ? len : -ESTALE;
+}
+
+static ssize_t trafstat_snapshot_write(struct file *file, const char __user *buf, size_t len,
+				       loff_t *ppos)
+{
+	struct trafstat_reader *reader = file->private_data;
+	struct trafstat_operation operation;
+	ssize_t done;
+
+	if (!trafstat_operation_begin(&operation, reader->account))
+		return -EIO;
+	done = trafstat_snapshot_ack(reader, buf, len);
+	trafstat_operation_end(&operation);
+	return done;
 }
 
 static const struct proc_ops trafstat_snapshot_ops = {
@@ -174,32 +391,28 @@ static const struct proc_ops trafstat_snapshot_ops = {
 };
 
 /*
- * The end acknowledges, so the only way there is through all of it. Who made the
- * files readable by others with csv_mode wants those others to get in.
+ * Whoever made the files readable by others with csv_mode wants those others to get in, but
+ * not to keep the collector out.
  */
+static int trafstat_csv_take(struct trafstat_account *account, struct file *file)
+{
+	bool may_read = trafstat_may_read(account->tn);
+
+	if (!may_read && !(csv_mode & 0044))
+		return -EPERM;
+	return trafstat_reader_open(account, file, !may_read);
+}
+
+/* The end acknowledges, so the only way there is through all of it. */
 static int trafstat_csv_open(struct inode *inode, struct file *file)
 {
-	struct trafstat_account *account = pde_data(inode);
-	bool shared = csv_mode & 0044;
-
-	if (!shared && !trafstat_may_read(account))
-		return -EPERM;
-	return trafstat_reader_open(account, file) ?: nonseekable_open(inode, file);
+	return trafstat_file_open(inode, file, trafstat_csv_take) ?:
+	       nonseekable_open(inode, file);
 }
 
 static ssize_t trafstat_csv_read(struct file *file, char __user *buf, size_t len, loff_t *ppos)
 {
-	struct trafstat_reader *reader = file->private_data;
-	ssize_t done;
-
-	if (!len)
-		return 0;
-	mutex_lock(&reader->lock);
-	done = trafstat_reader_read(reader, trafstat_read_csv, buf, len, ppos);
-	if (!done)
-		trafstat_acknowledge(reader->account->core, reader->epoch);
-	mutex_unlock(&reader->lock);
-	return done;
+	return trafstat_file_read(file, trafstat_fill_csv, buf, len, ppos);
 }
 
 static const struct proc_ops trafstat_csv_ops = {
@@ -208,38 +421,29 @@ static const struct proc_ops trafstat_csv_ops = {
 	.proc_release	= trafstat_reader_release,
 };
 
-static int trafstat_live_open(struct inode *inode, struct file *file)
+static int trafstat_live_take(struct trafstat_account *account, struct file *file)
 {
-	struct trafstat_account *account = pde_data(inode);
 	struct trafstat_reader *reader;
 
-	if (!trafstat_may_read(account))
+	if (!trafstat_may_read(account->tn))
 		return -EPERM;
 	reader = trafstat_reader_alloc(account);
 	if (IS_ERR(reader))
 		return PTR_ERR(reader);
 	reader->epoch = trafstat_open_epoch(account->core);
 	file->private_data = reader;
-	return nonseekable_open(inode, file);
+	return 0;
+}
+
+static int trafstat_live_open(struct inode *inode, struct file *file)
+{
+	return trafstat_file_open(inode, file, trafstat_live_take) ?:
+	       nonseekable_open(inode, file);
 }
 
 static ssize_t trafstat_live_read(struct file *file, char __user *buf, size_t len, loff_t *ppos)
 {
-	struct trafstat_reader *reader = file->private_data;
-	ssize_t done;
-
-	len = min_t(size_t, len, READ_BYTES);
-	mutex_lock(&reader->lock);
-	rcu_read_lock();
-	done = trafstat_read_live(reader->account->core, &reader->cursor, reader->epoch, *ppos,
-				  reader->bytes, len);
-	rcu_read_unlock();
-	if (done > 0 && copy_to_user(buf, reader->bytes, done))
-		done = -EFAULT;
-	if (done > 0)
-		*ppos += done;
-	mutex_unlock(&reader->lock);
-	return done;
+	return trafstat_file_read(file, trafstat_fill_live, buf, len, ppos);
 }
 
 static int trafstat_live_release(struct inode *inode, struct file *file)
@@ -254,38 +458,120 @@ static const struct proc_ops trafstat_live_ops = {
 	.proc_release	= trafstat_live_release,
 };
 
-static int trafstat_accounts_show(struct seq_file *seq, void *v)
+/* The list of accounts: its head, then a line each. The lock is held from start to stop. */
+static void *trafstat_accounts_start(struct seq_file *seq, loff_t *pos)
 {
-	struct net *net = seq_file_single_net(seq);
-	struct trafstat_net *tn = trafstat_net(net);
+	struct trafstat_net *tn = seq->private;
+	int err;
+
+	if (!trafstat_may_read(tn))
+		return ERR_PTR(-EPERM);
+	err = mutex_lock_killable(&tn->lock);
+	if (err)
+		return ERR_PTR(err);
+	return seq_list_start_head(&tn->accounts, *pos);
+}
+
+static void *trafstat_accounts_next(struct seq_file *seq, void *at, loff_t *pos)
+{
+	struct trafstat_net *tn = seq->private;
+
+	return seq_list_next(at, &tn->accounts, pos);
+}
+
+static void trafstat_accounts_stop(struct seq_file *seq, void *at)
+{
+	struct trafstat_net *tn = seq->private;
+
+	if (!IS_ERR(at))
+		mutex_unlock(&tn->lock);
+}
+
+static int trafstat_accounts_show(struct seq_file *seq, void *at)
+{
+	struct trafstat_net *tn = seq->private;
 	struct trafstat_account *account;
 	struct trafstat_stats s;
 
-	if (!ns_capable(net->user_ns, CAP_NET_ADMIN))
-		return -EPERM;
-	seq_puts(seq, "family name local_net rules epoch unread "
-		      "seen_packets seen_bytes extrapolated_packets extrapolated_bytes "
-		      "outside_packets outside_bytes skipped_packets skipped_bytes "
-		      "gso_extra_packets gso_extra_bytes folded_packets folded_bytes "
-		      "records max_entries memory_bytes\n");
-	trafstat_net_flush_reap(tn);
-	mutex_lock(&tn->lock);
-	list_for_each_entry(account, &tn->accounts, list) {
-		trafstat_account_stats(account->core, &s);
-		seq_printf(seq, "%s %s %s %u %llu %llu", trafstat_family_names[account->family],
-			   account->name, account->local_net, account->rules, s.epoch, s.unread);
-		seq_printf(seq, " %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu",
-			   s.seen.packets, s.seen.bytes,
-			   s.extrapolated.packets, s.extrapolated.bytes,
-			   s.outside.packets, s.outside.bytes,
-			   s.skipped.packets, s.skipped.bytes,
-			   s.gso_extra.packets, s.gso_extra.bytes,
-			   s.folded.packets, s.folded.bytes);
-		seq_printf(seq, " %llu %llu %llu\n", s.records, s.max_entries, s.memory_bytes);
+	if (at == &tn->accounts) {
+		seq_puts(seq, "family name local_net rules epoch unread "
+			      "seen_packets seen_bytes extrapolated_packets extrapolated_bytes "
+			      "outside_packets outside_bytes skipped_packets skipped_bytes "
+			      "gso_extra_packets gso_extra_bytes folded_packets folded_bytes "
+			      "records max_entries memory_bytes "
+			      "unattributed_packets unattributed_bytes\n");
+		return 0;
 	}
-	mutex_unlock(&tn->lock);
+	account = list_entry(at, struct trafstat_account, list);
+	if (account->ended)
+		return 0;
+	trafstat_account_stats(account->core, &s);
+	seq_printf(seq, "%s %s %s %u %llu %llu", trafstat_family_names[account->family],
+		   account->name, account->local_net, READ_ONCE(account->rule_count),
+		   s.epoch, s.unread);
+	seq_printf(seq, " %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu",
+		   s.seen.packets, s.seen.bytes,
+		   s.extrapolated.packets, s.extrapolated.bytes,
+		   s.outside.packets, s.outside.bytes,
+		   s.skipped.packets, s.skipped.bytes,
+		   s.gso_extra.packets, s.gso_extra.bytes,
+		   s.folded.packets, s.folded.bytes);
+	seq_printf(seq, " %llu %llu %llu %llu %llu\n", s.records, s.max_entries, s.memory_bytes,
+		   s.unattributed.packets, s.unattributed.bytes);
 	return 0;
 }
+
+static const struct seq_operations trafstat_accounts_seq_ops = {
+	.start	= trafstat_accounts_start,
+	.next	= trafstat_accounts_next,
+	.stop	= trafstat_accounts_stop,
+	.show	= trafstat_accounts_show,
+};
+
+static int trafstat_accounts_open(struct inode *inode, struct file *file)
+{
+	struct trafstat_net *tn = pde_data(inode);
+	struct net *net = trafstat_keep_net(tn);
+	int err;
+
+	if (!net)
+		return -ENXIO;
+	err = seq_open(file, &trafstat_accounts_seq_ops);
+	if (err)
+		put_net(net);
+	else
+		((struct seq_file *)file->private_data)->private = tn;
+	return err;
+}
+
+static ssize_t trafstat_accounts_read(struct file *file, char __user *buf, size_t len,
+				      loff_t *ppos)
+{
+	struct trafstat_operation operation;
+	ssize_t done;
+
+	if (!trafstat_operation_begin(&operation, NULL))
+		return -EIO;
+	done = seq_read(file, buf, len, ppos);
+	trafstat_operation_end(&operation);
+	return done;
+}
+
+static int trafstat_accounts_release(struct inode *inode, struct file *file)
+{
+	struct trafstat_net *tn = ((struct seq_file *)file->private_data)->private;
+	int err = seq_release(inode, file);
+
+	put_net(tn->net);
+	return err;
+}
+
+static const struct proc_ops trafstat_accounts_ops = {
+	.proc_open	= trafstat_accounts_open,
+	.proc_read	= trafstat_accounts_read,
+	.proc_lseek	= seq_lseek,
+	.proc_release	= trafstat_accounts_release,
+};
 
 /* The files of a namespace belong to its root. */
 static void trafstat_set_owner(struct proc_dir_entry *entry, const struct trafstat_net *tn)
@@ -297,32 +583,58 @@ static void trafstat_set_owner(struct proc_dir_entry *entry, const struct trafst
 		      gid_valid(gid) ? gid : GLOBAL_ROOT_GID);
 }
 
+/* Those that are there before any account is. */
+static void trafstat_set_owners(const struct trafstat_net *tn)
+{
+	int family;
+
+	trafstat_set_owner(tn->accounts_file, tn);
+	for (family = 0; family < TRAFSTAT_FAMILIES; family++) {
+		trafstat_set_owner(tn->snapshot_dirs[family], tn);
+		trafstat_set_owner(tn->csv_dirs[family], tn);
+		trafstat_set_owner(tn->live_dirs[family], tn);
+	}
+}
+
+/* Names are the owner's to list; those of csv also others', as far as they may read it. */
+static umode_t trafstat_dir_mode(umode_t file_mode)
+{
+	umode_t may_read = file_mode & 0444;
+
+	return may_read | may_read >> 2;
+}
+
+static struct proc_dir_entry *trafstat_account_file(struct trafstat_account *account,
+						    umode_t mode, struct proc_dir_entry *dir,
+						    const struct proc_ops *ops)
+{
+	struct proc_dir_entry *file = proc_create_data(account->name, mode, dir, ops, account);
+
+	if (file)
+		trafstat_set_owner(file, account->tn);
+	return file;
+}
+
 int trafstat_proc_account_add(struct trafstat_account *account)
 {
 	struct trafstat_net *tn = account->tn;
+	enum trafstat_family family = account->family;
 
 	/* A user namespace that was made together with its network knew no root by then. */
-	trafstat_set_owner(tn->accounts_file, tn);
-	account->snapshot_file = proc_create_data(account->name, 0600,
-						  tn->snapshot_dirs[account->family],
-						  &trafstat_snapshot_ops, account);
-	account->csv_file = proc_create_data(account->name, csv_mode & 0444,
-					     tn->csv_dirs[account->family],
-					     &trafstat_csv_ops, account);
-	account->live_file = proc_create_data(account->name, 0400,
-					      tn->live_dirs[account->family],
-					      &trafstat_live_ops, account);
-	if (!account->snapshot_file || !account->csv_file || !account->live_file) {
-		trafstat_proc_account_remove(account);
-		return -ENOMEM;
-	}
-	trafstat_set_owner(account->snapshot_file, tn);
-	trafstat_set_owner(account->csv_file, tn);
-	trafstat_set_owner(account->live_file, tn);
-	return 0;
+	trafstat_set_owners(tn);
+	account->snapshot_file = trafstat_account_file(account, 0600, tn->snapshot_dirs[family],
+						       &trafstat_snapshot_ops);
+	account->csv_file = trafstat_account_file(account, csv_mode & 0444, tn->csv_dirs[family],
+						  &trafstat_csv_ops);
+	account->live_file = trafstat_account_file(account, 0400, tn->live_dirs[family],
+						   &trafstat_live_ops);
+	if (account->snapshot_file && account->csv_file && account->live_file)
+		return 0;
+	trafstat_proc_account_remove(account);
+	return -ENOMEM;
 }
 
-/* Waits for the operations under way. */
+/* Waits for operations, of which there are none but those that are about to fail. */
 void trafstat_proc_account_remove(struct trafstat_account *account)
 {
 	proc_remove(account->snapshot_file);
@@ -334,14 +646,16 @@ void trafstat_proc_account_remove(struct trafstat_account *account)
 }
 
 /* A folder with one for each family in it. */
-static bool trafstat_family_dirs(const char *name, struct proc_dir_entry *parent,
+static bool trafstat_family_dirs(const char *name, umode_t file_mode,
+				 struct proc_dir_entry *parent,
 				 struct proc_dir_entry *dirs[TRAFSTAT_FAMILIES])
 {
 	struct proc_dir_entry *dir = proc_mkdir(name, parent);
 	int family;
 
 	for (family = 0; dir && family < TRAFSTAT_FAMILIES; family++) {
-		dirs[family] = proc_mkdir(trafstat_family_names[family], dir);
+		dirs[family] = proc_mkdir_mode(trafstat_family_names[family],
+					       trafstat_dir_mode(file_mode), dir);
 		if (!dirs[family])
 			return false;
 	}
@@ -353,16 +667,16 @@ int trafstat_proc_net_init(struct trafstat_net *tn)
 	tn->dir = proc_net_mkdir(tn->net, "trafstat", tn->net->proc_net);
 	if (!tn->dir)
 		return -ENOMEM;
-	tn->accounts_file = proc_create_net_single("accounts", 0400, tn->dir,
-						   trafstat_accounts_show, NULL);
+	tn->accounts_file = proc_create_data("accounts", 0400, tn->dir, &trafstat_accounts_ops,
+					     tn);
 	if (!tn->accounts_file ||
-	    !trafstat_family_dirs("snapshot", tn->dir, tn->snapshot_dirs) ||
-	    !trafstat_family_dirs("csv", tn->dir, tn->csv_dirs) ||
-	    !trafstat_family_dirs("live", tn->dir, tn->live_dirs)) {
+	    !trafstat_family_dirs("snapshot", 0600, tn->dir, tn->snapshot_dirs) ||
+	    !trafstat_family_dirs("csv", csv_mode, tn->dir, tn->csv_dirs) ||
+	    !trafstat_family_dirs("live", 0400, tn->dir, tn->live_dirs)) {
 		trafstat_proc_net_exit(tn);
 		return -ENOMEM;
 	}
-	trafstat_set_owner(tn->accounts_file, tn);
+	trafstat_set_owners(tn);
 	return 0;
 }
 

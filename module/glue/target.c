@@ -9,6 +9,8 @@
 #include <linux/jiffies.h>
 #include <linux/module.h>
 #include <linux/netfilter/x_tables.h>
+#include <linux/netfilter_ipv4/ip_tables.h>
+#include <linux/netfilter_ipv6/ip6_tables.h>
 #include <linux/sctp.h>
 #include <linux/skbuff.h>
 #include <linux/slab.h>
@@ -23,18 +25,16 @@
 TRAFSTAT_DEFINE_PERCPU(trafstat_percpu);
 
 /*
- * Bytes that every segment of the buffer repeats, from the network header to the
- * payload, as qdisc_pkt_len_init() has them; 0 where the transport header is unknown.
+ * Bytes from the network header to the payload within a tunnel, all of which every segment
+ * of the buffer repeats, as qdisc_pkt_len_init() has them. Core knows those of other
+ * packets from their own headers; the transport header's offset in the buffer is not to be
+ * had on receipt, where nobody has looked behind IPv6's extension headers yet.
  */
-static unsigned int trafstat_gso_header_len(const struct sk_buff *skb)
+static unsigned int trafstat_tunnel_header_len(const struct sk_buff *skb)
 {
 	unsigned int type = skb_shinfo(skb)->gso_type;
-	bool inner = skb->encapsulation;
-	int len;
+	int len = skb_inner_transport_offset(skb);
 
-	if (!inner && !skb_transport_header_was_set(skb))
-		return 0;
-	len = inner ? skb_inner_transport_offset(skb) : skb_transport_offset(skb);
 	if (type & (SKB_GSO_TCPV4 | SKB_GSO_TCPV6)) {
 		struct tcphdr buf;
 		const struct tcphdr *tcp = skb_header_pointer(skb, len, sizeof(buf), &buf);
@@ -45,17 +45,20 @@ static unsigned int trafstat_gso_header_len(const struct sk_buff *skb)
 	} else if (type & SKB_GSO_SCTP) {
 		len += sizeof(struct sctphdr);
 	}
-	return clamp(len, 0, U16_MAX);
+	return clamp_t(int, len, 0, U16_MAX);
 }
 
 static noinline u32 trafstat_count_gso(const struct trafstat_rule_core *rule, unsigned int cpu,
 				       const struct sk_buff *skb, const u8 *header,
 				       unsigned int header_len)
 {
+	const unsigned int with_transport = SKB_GSO_TCPV4 | SKB_GSO_TCPV6 | SKB_GSO_UDP_L4 |
+					    SKB_GSO_SCTP;
 	const struct trafstat_gso gso = {
 		.size		= skb_shinfo(skb)->gso_size,
 		.segs		= skb_shinfo(skb)->gso_segs,
-		.header_len	= trafstat_gso_header_len(skb),
+		.header_len	= skb->encapsulation ? trafstat_tunnel_header_len(skb) : 0,
+		.has_transport	= !!(skb_shinfo(skb)->gso_type & with_transport),
 	};
 
 	return trafstat_count(rule, cpu, header, header_len, skb->len, &gso);
@@ -92,7 +95,8 @@ void trafstat_queue_prepare(const struct trafstat_rule_core *core)
 	struct trafstat_account *account = trafstat_rule_of(core)->account;
 
 	if (time_after_eq(jiffies, READ_ONCE(account->prepare_after)))
-		queue_work(trafstat_workqueue, &account->prepare);
+		queue_work(trafstat_queues(trafstat_payer_is_host(&account->payer))->prepare,
+			   &account->prepare);
 }
 
 u32 trafstat_count_skb(const struct trafstat_rule_core *core, struct sk_buff *skb)
@@ -150,6 +154,73 @@ static unsigned int trafstat_verdict(u8 policy)
 	}
 }
 
+/*
+ * act_ipt calls targets too. It would show the whole rule to users, the kernel's pointer
+ * within, and end rules where nothing may sleep; it is known by an entry without a target.
+ */
+static bool trafstat_is_of_iptables(const struct xt_tgchk_param *par)
+{
+	if (par->nft_compat)
+		return true;
+	if (par->family == NFPROTO_IPV6)
+		return ((const struct ip6t_entry *)par->entryinfo)->target_offset;
+	return ((const struct ipt_entry *)par->entryinfo)->target_offset;
+}
+
+static void trafstat_tell_of_refusal(int err, const struct xt_trafstat_tginfo *info)
+{
+	if (err == -ENOMEM)
+		pr_info_ratelimited("no memory for a rule of account %s: delete other accounts' rules, or raise max_memory, max_user_memory, max_tenant_memory or the memory cgroup's limit\n",
+				    info->name);
+	else if (err == -EPERM)
+		pr_info_ratelimited("account %s is of a namespace that a user made, and the module's parameter max_user_memory is 0: such namespaces may not count\n",
+				    info->name);
+}
+
+/* Saved rulesets may have such rules, which are no reason not to load them. */
+static void trafstat_tell_of_nat(const struct xt_tgchk_param *par,
+				 const struct xt_trafstat_tginfo *info)
+{
+	struct trafstat_net *tn = trafstat_net(par->net);
+
+	if (strcmp(par->table, "nat") || READ_ONCE(tn->told_of_nat))
+		return;
+	WRITE_ONCE(tn->told_of_nat, true);
+	pr_notice_ratelimited("account %s has a rule in table nat, which sees only the first packet of each connection: put it into filter, mangle or raw\n",
+			      info->name);
+}
+
+static struct xt_trafstat_rule *trafstat_rule_alloc(const struct xt_tgchk_param *par,
+						    const struct xt_trafstat_tginfo *info)
+{
+	struct trafstat_payer payer;
+	struct xt_trafstat_rule *rule;
+	int err;
+
+	err = trafstat_payer_init(&payer, par->net->user_ns);
+	if (err)
+		return ERR_PTR(err);
+	rule = trafstat_alloc(sizeof(*rule) + trafstat_rule_size(), 0, &payer);
+	if (!rule) {
+		trafstat_payer_exit(&payer);
+		return ERR_PTR(-ENOMEM);
+	}
+	memset(rule, 0, sizeof(*rule) + trafstat_rule_size());
+	rule->payer = payer;
+	rule->verdict = trafstat_verdict(info->policy);
+	rule->limits.max_entries = info->max_entries;
+	rule->limits.min_pkt_spoof = info->min_pkt_spoof;
+	return rule;
+}
+
+static void trafstat_rule_free(struct xt_trafstat_rule *rule)
+{
+	struct trafstat_payer payer = rule->payer;
+
+	trafstat_free(rule, sizeof(*rule) + trafstat_rule_size(), &payer);
+	trafstat_payer_exit(&payer);
+}
+
 static int trafstat_tg_check(const struct xt_tgchk_param *par)
 {
 	struct xt_trafstat_tginfo *info = par->targinfo;
@@ -157,30 +228,37 @@ static int trafstat_tg_check(const struct xt_tgchk_param *par)
 	int err;
 
 	info->rule = NULL;
+	if (!trafstat_is_of_iptables(par)) {
+		pr_info_ratelimited("only rules of iptables can count, and tc's action is none: use iptables in table raw, mangle or filter\n");
+		return -EOPNOTSUPP;
+	}
 	if (!trafstat_rule_is_valid(info, par->family)) {
 		pr_info_ratelimited("the rule has a value out of range; use iptables with libxt_TRAFSTAT of this version\n");
 		return -EINVAL;
 	}
-	rule = kzalloc(sizeof(*rule) + trafstat_rule_size(), GFP_KERNEL_ACCOUNT);
-	if (!rule)
-		return -ENOMEM;
-	rule->verdict = trafstat_verdict(info->policy);
-	rule->account = trafstat_account_get(par->net, par->family, info);
-	if (IS_ERR(rule->account)) {
-		err = PTR_ERR(rule->account);
-		goto free_rule;
+	rule = trafstat_rule_alloc(par, info);
+	if (IS_ERR(rule)) {
+		err = PTR_ERR(rule);
+		goto tell;
 	}
-	rule->tables = rule->account->tables;
-	err = trafstat_rule_init((void *)rule->core, rule->account->core, info, rule->verdict);
+	err = trafstat_account_add_rule(par->net, par->family, info, rule);
 	if (err)
-		goto put_account;
+		goto free_rule;
+	rule->tables = rule->account->tables;
+	err = trafstat_rule_init((void *)rule->core, rule->account->core, info, &rule->payer,
+				 rule->verdict);
+	if (err)
+		goto remove_rule;
+	trafstat_tell_of_nat(par, info);
 	info->rule = rule;
 	return 0;
 
-put_account:
-	trafstat_account_put(rule->account);
+remove_rule:
+	trafstat_account_remove_rule(rule);
 free_rule:
-	kfree(rule);
+	trafstat_rule_free(rule);
+tell:
+	trafstat_tell_of_refusal(err, info);
 	return err;
 }
 
@@ -190,8 +268,8 @@ static void trafstat_tg_destroy(const struct xt_tgdtor_param *par)
 	struct xt_trafstat_rule *rule = info->rule;
 
 	trafstat_rule_drop((void *)rule->core);
-	trafstat_account_put(rule->account);
-	kfree(rule);
+	trafstat_account_remove_rule(rule);
+	trafstat_rule_free(rule);
 }
 
 static struct xt_target trafstat_tg_reg[] __read_mostly = {

@@ -19,15 +19,18 @@ int trafstat_test_rule_init(struct trafstat_test_rule *rule,
 {
 	int err = -ENOMEM;
 
+	const struct trafstat_timestamp now = {};
+
 	trafstat_payer_init(&rule->payer, &init_user_ns);
 	rule->account = kzalloc(trafstat_account_size(), GFP_KERNEL);
 	rule->core = kzalloc(trafstat_rule_size(), GFP_KERNEL);
 	if (!rule->account || !rule->core)
 		goto free;
-	err = trafstat_account_init(rule->account, info, family, &rule->payer, random, 0,
+	err = trafstat_account_init(rule->account, info, family, &rule->payer, random, &now,
 				    nr_cpu_ids);
 	if (!err)
-		err = trafstat_rule_init(rule->core, rule->account, info, XT_CONTINUE);
+		err = trafstat_rule_init(rule->core, rule->account, info, &rule->payer,
+					 XT_CONTINUE);
 	if (!err)
 		return 0;
 	trafstat_account_drop(rule->account);

@@ -2,25 +2,48 @@
 /*
  * What the C files of this module share.
  *
- * Lifetimes. An account lives while rules count into it or while it holds counts
- * that were not acknowledged; the reap work, which the last rule's end and a
- * reader's end queue, frees it then. Removing its proc files waits for operations on
- * them, and those wait for user memory as long as user space likes: so that happens
- * in the namespace's own work, never in the caller's context, which may serve others.
- * An open file keeps its network namespace. Rules may outlive the namespace; they
- * keep their account then, and it keeps its trafstat_net.
+ * The waiting rule. Nothing that user space can block is waited for: not under a lock
+ * that others take, not under the commit mutex or in the destroy work of nf_tables, not
+ * under rtnl or pernet_ops_rwsem, and not in a queue that others need. User space can
+ * block an operation on a proc file for ever, since it copies to memory whose page may
+ * come from a file system that never answers. These four make the rule hold:
  *
- * Locks. An account's proc files are removed under trafstat_net.lock, so their
- * operations never take it; those of `accounts` do, and that file goes without it.
+ *  1. Each operation counts itself, in its account and in the module (operation.c). An
+ *     account ends by taking that count from 0 to below, which no operation begins from.
+ *     So proc_remove(), which waits for operations, finds none; and the kernel refuses to
+ *     unload a module that is counted, before anything of it is taken down.
+ *  2. An operation holds no lock while it copies from or to user memory, but for the one
+ *     of its own open file.
+ *  3. Files are removed, accounts freed and grace periods awaited outside all locks.
+ *  4. What the host waits for and what users can make long are in different queues.
+ *
+ * Lifetimes. An account is over when it has no rules, nothing unread and no operation. The
+ * last rule's end, an operation's end and a reader's end queue the reap, which ends it:
+ * takes it from operations for good, removes its files, then it from the list, and frees
+ * it. Until it is ended a rule of its name adopts it. An open file keeps its network
+ * namespace. Rules may outlive the namespace; they keep their account then, and it keeps
+ * its trafstat_net.
+ *
+ * Locks, the outer one first:
+ *
+ *	trafstat_net.create	a rule finds or makes its account; killable
+ *	trafstat_account.reading	an epoch is closed, read or acknowledged; killable
+ *	trafstat_net.lock	the list of accounts
+ *	trafstat_net.rules_lock	the accounts' rules; a spinlock, since the end of a rule
+ *				may run where all of the host's rules end
+ *	trafstat_account.reader_lock	who reads
  */
 #ifndef _TRAFSTAT_H
 #define _TRAFSTAT_H
 
+#include <linux/atomic.h>
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
 #include <linux/proc_fs.h>
+#include <linux/spinlock.h>
 #include <linux/types.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 #include <net/net_namespace.h>
 
@@ -35,13 +58,29 @@ enum trafstat_family {
 /* In the names of folders and in the file of accounts. */
 extern const char *const trafstat_family_names[TRAFSTAT_FAMILIES];
 
+struct mem_cgroup;
+struct trafstat_tenant;
+
+/* Who pays for the memory of an account or rule, and how much that is. */
+struct trafstat_payer {
+	struct mem_cgroup *memcg;		/* of whoever made the account or rule */
+	struct trafstat_tenant *tenant;		/* NULL: the host */
+	atomic_long_t bytes;
+};
+
 /* One for each network namespace. */
 struct trafstat_net {
 	struct kref kref;		/* the namespace's, each account's, the queued work's */
 	struct net *net;		/* only until `dead` */
+	struct mutex create;
 	struct mutex lock;
+	spinlock_t rules_lock;
 	struct list_head accounts;
-	bool dead;			/* the namespace is gone */
+	wait_queue_head_t ended;	/* an account that was ended left the list */
+	bool exiting;			/* its files go, and accounts stay meanwhile */
+	bool dead;			/* the namespace and its files are gone */
+	bool is_host;			/* of the initial user namespace */
+	bool told_of_nat;
 	struct work_struct reap;
 	struct proc_dir_entry *dir;	/* /proc/net/trafstat */
 	struct proc_dir_entry *accounts_file;
@@ -50,22 +89,24 @@ struct trafstat_net {
 	struct proc_dir_entry *live_dirs[TRAFSTAT_FAMILIES];
 };
 
-/* Bits: snapshot or csv is open; nobody opens them any more. */
-enum {
-	TRAFSTAT_READER,
-	TRAFSTAT_GONE,
-};
+struct trafstat_reader;
 
 struct trafstat_account {
 	struct list_head list;
+	struct list_head over;		/* in a list of those being reaped */
 	struct trafstat_net *tn;
 	enum trafstat_family family;
 	char name[XT_TRAFSTAT_NAME_LEN];
 	char local_net[64];
-	unsigned int rules;
+	struct list_head rules;		/* under tn->rules_lock, the last checked one last */
+	unsigned int rule_count;
+	bool ended;			/* under tn->lock; its files go, and it after them */
+	atomic_t operations;		/* under way; below 0: none begins any more */
 	struct work_struct prepare;
 	unsigned long prepare_after;	/* in jiffies */
-	unsigned long reader;		/* TRAFSTAT_READER and TRAFSTAT_GONE */
+	struct mutex reading;
+	spinlock_t reader_lock;
+	struct trafstat_reader *reader;	/* who has snapshot or csv open */
 	struct proc_dir_entry *snapshot_file;
 	struct proc_dir_entry *csv_file;
 	struct proc_dir_entry *live_file;
@@ -79,26 +120,62 @@ struct xt_trafstat_rule {
 	struct trafstat_tables __percpu *tables;	/* the account's */
 	struct trafstat_account *account;
 	unsigned int verdict;
-	u64 core[];			/* struct trafstat_rule_core */
+	struct list_head list;				/* of the account's rules */
+	struct trafstat_limits limits;
+	struct trafstat_payer payer;
+	u64 core[];					/* struct trafstat_rule_core */
 };
 
 /* account.c */
-struct trafstat_account *trafstat_account_get(struct net *net, u8 nfproto,
-					      const struct xt_trafstat_tginfo *info);
-void trafstat_account_put(struct trafstat_account *account);
-/* Frees what nothing needs any more: in its own time, and now. */
-void trafstat_net_queue_reap(struct trafstat_net *tn);
-void trafstat_net_flush_reap(struct trafstat_net *tn);
+/* Has a rule count into the account that @info names. May sleep, and be killed. */
+int trafstat_account_add_rule(struct net *net, u8 nfproto,
+			      const struct xt_trafstat_tginfo *info,
+			      struct xt_trafstat_rule *rule);
+/* No packet is under way through the rule any more. */
+void trafstat_account_remove_rule(struct xt_trafstat_rule *rule);
+/* Has the reap end the account if it is over. The account may be gone afterwards. */
+void trafstat_account_queue_reap(struct trafstat_account *account);
+/* Closes the open epoch; 0 where the caller is being killed. `reading` is held. */
 u64 trafstat_account_close(struct trafstat_account *account);
 struct trafstat_net *trafstat_net(struct net *net);
 int trafstat_account_init_module(void);
 void trafstat_account_exit_module(void);
 
+/* operation.c */
+/* An operation on a proc file, on the stack of who executes it. */
+struct trafstat_operation {
+	struct list_head list;
+	struct trafstat_account *account;
+	struct task_struct *task;
+	unsigned long began;		/* in jiffies */
+	bool told;
+};
+
+/* False where the module or the account goes: the operation must not begin. */
+bool trafstat_operation_begin(struct trafstat_operation *operation,
+			      struct trafstat_account *account);
+void trafstat_operation_end(struct trafstat_operation *operation);
+/* No operation begins before trafstat_operations_start(). */
+void trafstat_operations_init(struct trafstat_account *account);
+void trafstat_operations_start(struct trafstat_account *account);
+/* Whether no operation was under way; then none begins any more. */
+bool trafstat_operations_stop(struct trafstat_account *account);
+void trafstat_operation_exit(void);
+
 /* memory.c */
-extern struct workqueue_struct *trafstat_workqueue;
-/* Until the payer ends, everything that it paid for is freed. */
-void trafstat_payer_init(struct trafstat_payer *payer, const struct user_namespace *user_ns);
+/* What the host waits for, and what users can make long, each in queues of its own. */
+struct trafstat_queues {
+	struct workqueue_struct *prepare;
+	struct workqueue_struct *reap;
+};
+const struct trafstat_queues *trafstat_queues(bool is_host);
+bool trafstat_payer_is_host(const struct trafstat_payer *payer);
+/* Returns 0, -ENOMEM, or -EPERM where users may not count. */
+int trafstat_payer_init(struct trafstat_payer *payer, struct user_namespace *user_ns);
+/* Gives back what it paid for and was not given back; all of that is freed. */
 void trafstat_payer_exit(struct trafstat_payer *payer);
+/* Pays for what another allocates, if the caps allow it. */
+bool trafstat_payer_charge(struct trafstat_payer *payer, size_t bytes);
 int trafstat_memory_init(void);
 void trafstat_memory_exit(void);
 
@@ -106,6 +183,7 @@ void trafstat_memory_exit(void);
 int trafstat_proc_net_init(struct trafstat_net *tn);
 void trafstat_proc_net_exit(struct trafstat_net *tn);
 int trafstat_proc_account_add(struct trafstat_account *account);
+/* Its operations were stopped. */
 void trafstat_proc_account_remove(struct trafstat_account *account);
 int trafstat_proc_init(void);
 void trafstat_proc_exit(void);

@@ -135,12 +135,13 @@ static u64 trafstat_memory(const struct measurement *m)
 /* Closes an epoch of all flows; the next one's packets come before, while and after it is read. */
 static void trafstat_measure_closing(struct measurement *m, u32 flows)
 {
+	const struct trafstat_timestamp now = {};
 	struct trafstat_cursor cursor = {};
 	u64 epoch, offset = 0, reading = 0;
 	u32 flow = 0;
-	size_t len;
+	ssize_t len;
 
-	epoch = trafstat_close(m->rule.account, 0, m->context);
+	epoch = trafstat_close(m->rule.account, &now, m->context);
 	trafstat_measure_packets(m, CLOSED, flows);
 	memory_bytes[1] = trafstat_memory(m);
 	do {
@@ -150,7 +151,7 @@ static void trafstat_measure_closing(struct measurement *m, u32 flows)
 		len = trafstat_read_snapshot(m->rule.account, &cursor, offset, m->bytes,
 					     READ_BYTES);
 		reading += get_cycles() - began;
-		offset += len;
+		offset += max(len, (ssize_t)0);
 		for (more = 0; more < BETWEEN_READS; more++)
 			trafstat_measure_packet(m, WHILE_READ, flow++ % flows);
 		cond_resched();
@@ -163,7 +164,7 @@ static void trafstat_measure_closing(struct measurement *m, u32 flows)
 
 static int trafstat_measure_account(struct measurement *m, enum phase growth, u32 flows)
 {
-	u8 random[64];
+	u8 random[TRAFSTAT_RANDOM_BYTES];
 	int err;
 
 	get_random_bytes(random, sizeof(random));

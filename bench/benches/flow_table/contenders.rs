@@ -8,7 +8,7 @@ use trafstat_bench::HASH_KEY;
 use trafstat_core::classify::{Direction, FlowKey};
 use trafstat_core::flow_table::record::Record;
 use trafstat_core::flow_table::{Budgets, FlowTable, Observation};
-use trafstat_core::memory::{Memory, StdMemory};
+use trafstat_core::memory::{Blank, Memory, StdMemory};
 use trafstat_core::wire::Volume;
 
 const VOLUME: Volume = Volume {
@@ -41,7 +41,7 @@ impl<M: Memory<Guard = (), Payer = ()>> Contender for Trafstat<M> {
         let budgets = Budgets::new(());
         budgets.flows.set(u32::MAX);
         Self {
-            table: FlowTable::default(),
+            table: FlowTable::BLANK,
             budgets,
         }
     }
@@ -189,7 +189,7 @@ impl Contender for Floor {
             index: (0..index)
                 .map(|at| (spread(at) * records as u64) >> 32)
                 .collect(),
-            records: (0..records).map(|_| Record::default()).collect(),
+            records: (0..records).map(|_| Record::BLANK).collect(),
         }
     }
 

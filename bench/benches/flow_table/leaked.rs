@@ -20,13 +20,10 @@ impl<T> LeakedSlot<T> {
     const EMPTY: &'static Vec<T> = &Vec::new();
 }
 
-impl<T> Default for LeakedSlot<T> {
-    fn default() -> Self {
-        Self(AtomicCell::new(Self::EMPTY))
-    }
-}
-
+#[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
 impl<T: Blank> Blank for LeakedSlot<T> {
+    const BLANK: Self = Self(AtomicCell::new(Self::EMPTY));
+
     fn blank(&self) {
         self.0.store(Self::EMPTY);
     }
@@ -40,13 +37,13 @@ impl<T: Blank> Slot<T, Leaked> for LeakedSlot<T> {
 
     fn fill(&self, len: usize, _: Allocation, (): ()) -> bool {
         if self.0.load().is_empty() {
-            let slice = (0..len).map(|_| T::default()).collect();
+            let slice = (0..len).map(|_| T::BLANK).collect();
             self.0.store(Box::leak(Box::new(slice)));
         }
         true
     }
 
-    fn retire(&self) {
+    fn retire(&self, _: Option<()>) {
         self.blank();
     }
 

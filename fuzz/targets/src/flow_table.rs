@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use trafstat_core::account::{Limits, Place};
-use trafstat_core::rule::Sampling;
-use trafstat_core::synthetic::{self, Alone, Flow, Ipv4Account, account, header, rule};
+use trafstat_core::account::Limits;
+use trafstat_core::sampling::Sampling;
+use trafstat_core::synthetic::{self, Flow, Ipv4Account, account, close_alone, header, rule};
 
 const CPUS: u32 = 3;
 
@@ -76,15 +76,14 @@ fn flow(number: u16) -> Flow {
 
 /// Closes the epoch, compares it with the model and gives it up.
 fn check(account: &Ipv4Account, model: &Model, limits: Limits) {
-    let number = account.close(2, &Alone, &());
+    let number = close_alone(account);
     let epoch = account.closed(&()).expect("just closed");
     let totals = epoch.totals();
     let expected: u64 = model.values().flatten().sum();
     assert_eq!(totals.seen.packets, expected);
     assert!(totals.is_conserved());
-    let mut at = Place::default();
     let (mut records, mut sum) = (0, 0);
-    while let Some(record) = epoch.next(&mut at) {
+    for record in epoch.iter() {
         let key = record.key();
         let packets = record.stats().packets;
         sum += packets[0] + packets[1];
@@ -97,7 +96,6 @@ fn check(account: &Ipv4Account, model: &Model, limits: Limits) {
                 assert_eq!(packets, *exact);
             }
         }
-        at.record += 1;
     }
     assert_eq!((records, sum), (epoch.records(), expected));
     if model.len() as u64 * u64::from(CPUS) + 16 * u64::from(CPUS) <= u64::from(limits.max_entries)

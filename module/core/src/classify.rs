@@ -84,11 +84,11 @@ const PROTOCOL_MASK: u64 = 0xff << PROTOCOL_SHIFT;
 
 /// The last word of a key.
 #[inline]
-pub fn rest_word(local_port: u16, remote_port: u16, protocol: u8, flags: u8) -> u64 {
-    u64::from(local_port)
-        | u64::from(remote_port) << 16
-        | u64::from(protocol) << PROTOCOL_SHIFT
-        | u64::from(flags) << FLAGS_SHIFT
+pub const fn rest_word(local_port: u16, remote_port: u16, protocol: u8, flags: u8) -> u64 {
+    local_port as u64
+        | (remote_port as u64) << 16
+        | (protocol as u64) << PROTOCOL_SHIFT
+        | (flags as u64) << FLAGS_SHIFT
 }
 
 /// IPv4.
@@ -302,6 +302,7 @@ mod tests {
             dst_port: 2,
             protocol: 6,
             syn: false,
+            transport: 20,
         }
     }
 

@@ -26,6 +26,7 @@ pub mod hash;
 pub mod memory;
 pub mod parse;
 pub mod rule;
+pub mod sampling;
 pub mod snapshot;
 pub mod sync;
 #[cfg(any(test, feature = "std"))]

@@ -19,13 +19,22 @@ pub trait Memory: 'static {
     type Slot<T: Blank>: Slot<T, Self> + Blank;
 }
 
-/// What a slot can hold: it starts as its default and can be made so again in place.
-pub trait Blank: Default + Send + Sync + 'static {
-    /// Makes the value equal to its default.
+/// A value that starts blank and can be made blank again in place.
+pub trait Blank: Sized + Send + Sync + 'static {
+    /// The blank value.
+    ///
+    /// A constant, so that it is copied from where constants stand to where it belongs: a
+    /// flow table is larger than a stack frame of the kernel should be.
+    const BLANK: Self;
+
+    /// Makes the value equal to [`Blank::BLANK`].
     fn blank(&self);
 }
 
+#[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
 impl Blank for AtomicU64 {
+    const BLANK: Self = Self::new(0);
+
     fn blank(&self) {
         self.store(0, Ordering::Relaxed);
     }
@@ -57,12 +66,13 @@ pub trait Slot<T, M: Memory + ?Sized> {
         Some(self.slice(guard)).filter(|slice| !slice.is_empty())
     }
 
-    /// Fills an empty slot with `len` default values, at `payer`'s expense, and says
+    /// Fills an empty slot with `len` blank values, at `payer`'s expense, and says
     /// whether it now holds a slice. A slot that was filled stays as it is.
     fn fill(&self, len: usize, how: Allocation, payer: M::Payer) -> bool;
 
-    /// Empties the slot; what it held is freed once no guard is left that saw it.
-    fn retire(&self);
+    /// Empties the slot; what it held is freed once no guard is left that saw it, and given
+    /// back to `payer` then, or with the payer's end where there is none.
+    fn retire(&self, payer: Option<M::Payer>);
 
     /// Bytes that the slot holds.
     fn bytes(&self) -> usize;
@@ -98,18 +108,14 @@ mod std_memory {
         len: AtomicUsize,
     }
 
-    impl<T> Default for StdSlot<T> {
-        fn default() -> Self {
-            Self {
-                slice: OnceLock::new(),
-                len: AtomicUsize::new(0),
-            }
-        }
-    }
-
     impl<T: Blank> Blank for StdSlot<T> {
+        const BLANK: Self = Self {
+            slice: OnceLock::new(),
+            len: AtomicUsize::new(0),
+        };
+
         fn blank(&self) {
-            self.retire();
+            self.retire(None);
         }
     }
 
@@ -125,14 +131,14 @@ mod std_memory {
             if self.len.load(Ordering::Acquire) == 0 {
                 let slice = self
                     .slice
-                    .get_or_init(|| (0..len).map(|_| T::default()).collect());
+                    .get_or_init(|| (0..len).map(|_| T::BLANK).collect());
                 slice.iter().for_each(Blank::blank);
                 self.len.store(slice.len(), Ordering::Release);
             }
             true
         }
 
-        fn retire(&self) {
+        fn retire(&self, _: Option<()>) {
             self.len.store(0, Ordering::Release);
         }
 

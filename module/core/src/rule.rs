@@ -1,9 +1,11 @@
-//! What a rule decides by itself: which ports keep their number, and sampling.
+//! A rule: which ports keep their number, and at which rates packets are sampled.
 
-use trafstat_abi::{PortList, PortRange, RuleInfo};
+use trafstat_abi::{NAME_LEN, POLICY_DROP, PortList, PortRange, RULE_FAST_AGGREGATE, RuleInfo};
 
-use crate::memory::{Allocation, Memory, Slot};
+use crate::classify::{Family, Ipv4, Ipv6};
+use crate::memory::{Allocation, Blank, Memory, Slot};
 use crate::parse::transport::{PortClass, TCP, UDP, port_class};
+use crate::sampling::Sampling;
 use crate::sync::{AtomicU64, Ordering};
 
 /// The two sides of a flow.
@@ -19,52 +21,6 @@ pub enum Side {
 pub trait Ports {
     /// `port`, or 0 where the rule does not tell this port apart.
     fn keep(&self, side: Side, protocol: u8, port: u16) -> u16;
-}
-
-/// Sampling of one packet in so many; 0 and 1 count every packet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sampling {
-    /// TCP packets with SYN and without ACK.
-    pub tcp_syn: u32,
-    /// All TCP packets, SYN ones only where `tcp_syn` is 0.
-    pub tcp_any: u32,
-    /// UDP packets.
-    pub udp_any: u32,
-}
-
-/// What packets are sampled alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SampleClass {
-    /// TCP with SYN and without ACK, under a `tcp_syn` of its own.
-    TcpSyn = 0,
-    /// Other TCP.
-    TcpAny = 1,
-    /// UDP.
-    UdpAny = 2,
-}
-
-impl Sampling {
-    /// The sampling that a rule asks for.
-    pub fn of_rule(info: &RuleInfo) -> Self {
-        Self {
-            tcp_syn: info.sample_tcp_syn,
-            tcp_any: info.sample_tcp_any,
-            udp_any: info.sample_udp_any,
-        }
-    }
-
-    /// One in how many packets counts, with the class that is counted through; `None`
-    /// where all do.
-    #[inline]
-    pub fn one_in(&self, protocol: u8, syn: bool) -> Option<(u32, SampleClass)> {
-        let (one_in, class) = match protocol {
-            TCP if syn && self.tcp_syn != 0 => (self.tcp_syn, SampleClass::TcpSyn),
-            TCP => (self.tcp_any, SampleClass::TcpAny),
-            UDP => (self.udp_any, SampleClass::UdpAny),
-            _ => return None,
-        };
-        (one_in > 1).then_some((one_in, class))
-    }
 }
 
 /// A set of ports: none, all, or a bitmap.
@@ -90,7 +46,7 @@ impl<M: Memory> PortSet<M> {
     ) -> Option<Self> {
         let set = Self {
             mode: list.mode,
-            bitmap: Default::default(),
+            bitmap: Blank::BLANK,
         };
         if list.mode == MODE_LISTED {
             let how = Allocation::Sleeping { cpu: 0 };
@@ -147,7 +103,7 @@ struct ClassPorts<M: Memory> {
 pub struct Rule<M: Memory> {
     /// Of TCP and of UDP, by the lowest bit of their numbers.
     classes: [ClassPorts<M>; 2],
-    /// How many of the packets count.
+    /// The rates at which packets are sampled.
     pub sampling: Sampling,
 }
 
@@ -240,6 +196,32 @@ impl<M: Memory> Ports for GuardedPorts<'_, M> {
         };
         set.keep(port, self.guard)
     }
+}
+
+/// Whether a rule's values are in range, whoever made them. `family` is the `NFPROTO_*` of
+/// the table that the rule is in.
+pub fn is_valid(info: &RuleInfo, family: u8) -> bool {
+    let address_bits = match family {
+        Ipv4::NUMBER => Ipv4::ADDRESS_BITS,
+        Ipv6::NUMBER => Ipv6::ADDRESS_BITS,
+        _ => return false,
+    };
+    name_is_valid(info)
+        && info.prefix_len <= address_bits
+        && u32::from(info.policy) <= POLICY_DROP
+        && u32::from(info.flags) & !RULE_FAST_AGGREGATE == 0
+        && lists_are_valid(&info.lists, &info.ranges)
+}
+
+/// `[A-Za-z0-9_.:-]{1,31}` without a leading dot, padded with NUL: it becomes a file name.
+fn name_is_valid(info: &RuleInfo) -> bool {
+    let bytes: [u8; NAME_LEN as usize] = info.name.map(|byte| byte as u8);
+    let len = bytes.iter().take_while(|byte| **byte != 0).count();
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.:-".contains(byte);
+    (1..bytes.len()).contains(&len)
+        && bytes.first() != Some(&b'.')
+        && bytes.iter().take(len).all(allowed)
+        && bytes.iter().skip(len).all(|byte| *byte == 0)
 }
 
 /// Whether a rule's port lists are well formed: known modes, ranges within the pool and

@@ -5,8 +5,9 @@ use zerocopy::IntoBytes;
 
 use trafstat_abi::SnapshotHeader;
 
-use crate::account::{Epoch, Place};
+use crate::account::{Epoch, Next, Place};
 use crate::flow_table::record::{FlowStats, Record};
+use crate::flow_table::samples::Sample;
 use crate::memory::Memory;
 use crate::wire::Volume;
 
@@ -88,18 +89,28 @@ pub trait Format<const W: usize> {
     fn record(&self, record: &Record<W>) -> Self::Record;
 }
 
-/// Copies what stands at `offset` into `out` and returns the number of bytes: all of
-/// `out`, or less at the end.
+/// A read that copied nothing yet and is to be called again, once others had a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FartherOn;
+
+/// Pieces that one read passes over or copies at most.
+const STEPS: u32 = 1024;
+
+/// Copies what stands at `offset` into `out` and returns the number of bytes, 0 at the end.
 ///
 /// A cursor that stands elsewhere begins again, so any offset works and reading on costs
 /// nothing.
+///
+/// # Errors
+/// [`FartherOn`] where there was so much to pass over that others should have a turn: the
+/// cursor has come nearer, and the same call goes on.
 pub fn read<M: Memory, const W: usize>(
     epoch: &Epoch<'_, M, W>,
     format: &impl Format<W>,
     cursor: &mut Cursor,
     offset: u64,
     out: &mut [u8],
-) -> usize {
+) -> Result<usize, FartherOn> {
     if offset < cursor.offset {
         *cursor = Cursor::default();
     }
@@ -111,15 +122,19 @@ pub fn read<M: Memory, const W: usize>(
     if cursor.past_head == 0 && destination.take(cursor, format.head(epoch).as_ref()) {
         cursor.past_head = 1;
     }
+    let mut steps = 0..STEPS;
     while cursor.past_head != 0 && destination.has_room() {
-        let Some(record) = epoch.next(&mut cursor.place) else {
-            break;
+        let record = match (epoch.next(&mut cursor.place), steps.next()) {
+            (Next::End, _) => break,
+            (Next::Record(record), Some(_)) => record,
+            _ if destination.filled == 0 => return Err(FartherOn),
+            _ => break,
         };
         if destination.take(cursor, format.record(record).as_ref()) {
             cursor.place.record = cursor.place.record.wrapping_add(1);
         }
     }
-    destination.filled
+    Ok(destination.filled)
 }
 
 /// Where a read puts what it finds.
@@ -169,6 +184,18 @@ impl Destination<'_> {
     }
 }
 
+/// `struct xt_trafstat_sample`.
+fn sample(sample: Sample) -> trafstat_abi::Sample {
+    let halves = |sum: u128| [sum as u64, (sum >> 64) as u64];
+    trafstat_abi::Sample {
+        packets: sample.packets,
+        packet_variance: halves(sample.packet_variance),
+        byte_variance: halves(sample.byte_variance),
+        highest_rate: sample.highest_rate,
+        reserved: 0,
+    }
+}
+
 /// `struct xt_trafstat_snapshot_header`, then `struct xt_trafstat_record_ipv4` or
 /// `xt_trafstat_record_ipv6` for each record (`uapi/xt_TRAFSTAT.h`).
 #[derive(Debug)]
@@ -187,7 +214,7 @@ impl<const W: usize> Format<W> for Binary {
 
     fn head<M: Memory>(&self, epoch: &Epoch<'_, M, W>) -> Head {
         let identity = epoch.identity();
-        let (opened_ns, closed_ns) = epoch.span_ns();
+        let (opened, closed) = epoch.span();
         let totals = epoch.totals();
         let limits = epoch.limits();
         let mut magic = [0; 8];
@@ -222,6 +249,10 @@ impl<const W: usize> Format<W> for Binary {
             packets: folded_packets,
             bytes: folded_bytes,
         } = totals.folded;
+        let Volume {
+            packets: unattributed_packets,
+            bytes: unattributed_bytes,
+        } = totals.unattributed;
         let header = SnapshotHeader {
             magic,
             version: trafstat_abi::SNAPSHOT_VERSION as u16,
@@ -232,8 +263,8 @@ impl<const W: usize> Format<W> for Binary {
             account_id: identity.id,
             epoch: epoch.number(),
             records: epoch.records(),
-            opened_ns,
-            closed_ns,
+            opened_ns: opened.wall_ns,
+            closed_ns: closed.wall_ns,
             seen_packets,
             seen_bytes,
             extrapolated_packets,
@@ -253,10 +284,10 @@ impl<const W: usize> Format<W> for Binary {
             flags: if epoch.is_open() { LIVE } else { 0 },
             local_addr: identity.local_addr,
             name: identity.name.map(|byte| byte as core::ffi::c_char),
-            duration_ns: 0,
-            unattributed_packets: 0,
-            unattributed_bytes: 0,
-            sample: [trafstat_abi::Sample::default(); trafstat_abi::SAMPLE_CLASSES as usize],
+            duration_ns: closed.boot_ns.saturating_sub(opened.boot_ns),
+            unattributed_packets,
+            unattributed_bytes,
+            sample: epoch.samples().map(sample),
         };
         let mut piece = Head::EMPTY;
         piece.extend(header.as_bytes());

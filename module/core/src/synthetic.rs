@@ -4,11 +4,12 @@ use std::vec::Vec;
 
 use trafstat_abi::PortList;
 
-use crate::account::{Account, Identity, Limits, Packet, Surroundings};
+use crate::account::{Account, Environment, Identity, Keys, Limits, Packet, Timestamp};
 use crate::classify::Ipv4;
 use crate::hash::HashKey;
 use crate::memory::{Memory, StdMemory};
-use crate::rule::{Rule, Sampling};
+use crate::rule::Rule;
+use crate::sampling::{Sampling, SamplingKey};
 
 /// An IPv4 account.
 pub type Ipv4Account<M = StdMemory> = Account<M, Ipv4, 2>;
@@ -17,9 +18,17 @@ pub type Ipv4Account<M = StdMemory> = Account<M, Ipv4, 2>;
 #[derive(Debug)]
 pub struct Alone;
 
-impl Surroundings for Alone {
+impl Environment for Alone {
     fn wait_for_writers(&self) {}
-    fn reschedule(&self) {}
+    fn go_on(&self) -> bool {
+        true
+    }
+}
+
+/// Closes the open epoch, and returns the one to be read.
+pub fn close_alone<M: Memory<Guard = ()>>(account: &Ipv4Account<M>) -> u64 {
+    let closed = account.close(Timestamp::of_one_clock(2), &Alone, &());
+    closed.unwrap_or_default()
 }
 
 /// A flow by its two sides.
@@ -43,10 +52,18 @@ pub fn account(limits: Limits, cpus: u32) -> Ipv4Account {
     account_on(limits, key, (), cpus, |_| true)
 }
 
-/// The same with this hash key and payer, on those CPUs for which `has_cpu` says so.
+/// The hash key matters; packets are sampled by one and the same key.
+impl From<HashKey> for Keys {
+    fn from(hash: HashKey) -> Self {
+        let sampling = SamplingKey([1, 2]);
+        Self { hash, sampling }
+    }
+}
+
+/// The same with these keys and this payer, on those CPUs for which `has_cpu` says so.
 pub fn account_on<M: Memory<Guard = ()>>(
     limits: Limits,
-    key: HashKey,
+    keys: impl Into<Keys>,
     payer: M::Payer,
     cpus: u32,
     has_cpu: impl Fn(u32) -> bool,
@@ -59,7 +76,13 @@ pub fn account_on<M: Memory<Guard = ()>>(
         local_addr,
         prefix_len: 8,
     };
-    let account = Account::new(identity, key, limits, payer, 1);
+    let account = Account::new(
+        identity,
+        keys.into(),
+        limits,
+        payer,
+        Timestamp::of_one_clock(1),
+    );
     account.allocate(cpus, has_cpu, &());
     account
 }

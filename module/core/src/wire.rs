@@ -5,6 +5,9 @@
 
 use core::num::NonZeroU32;
 
+use crate::parse::Tuple;
+use crate::parse::transport::{SCTP, TCP, UDP};
+
 /// What the kernel knows of a buffer that stands for several packets
 /// (`struct skb_shared_info`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,8 +18,35 @@ pub struct Gso {
     pub size: u16,
     /// Number of packets where `size` does not tell it; 0 unknown.
     pub segs: u16,
-    /// Bytes from the network header to the payload, repeated in each packet.
+    /// Bytes that each packet repeats, from the network header to the payload, where
+    /// another knows them: of a tunnel, whose inner headers count too. 0: they are those of
+    /// the packet's own headers.
     pub header_len: u16,
+    /// Whether each packet has a transport header; fragments do not. 1 or 0.
+    pub has_transport: u16,
+}
+
+/// Bytes of a header that a UDP packet begins with (RFC 768).
+const UDP_HEADER: u16 = 8;
+/// Bytes of the header that an SCTP packet begins with (RFC 9260 section 3.1).
+const SCTP_HEADER: u16 = 12;
+/// RFC 9293 section 3.1: offset of the byte with the header's length, in words of four
+/// bytes, in its upper half.
+const TCP_DATA_OFFSET: usize = 12;
+
+/// Bytes from the start of `bytes`, the network header, to the payload. `transport` is the
+/// offset of the transport header of this protocol; 0 where it is not known.
+fn header_len(bytes: &[u8], protocol: u8, transport: u16) -> u16 {
+    let len = match protocol {
+        _ if transport == 0 => 0,
+        TCP => bytes
+            .get(usize::from(transport) + TCP_DATA_OFFSET)
+            .map_or(0, |byte| u16::from(byte >> 4) * 4),
+        UDP => UDP_HEADER,
+        SCTP => SCTP_HEADER,
+        _ => 0,
+    };
+    transport.saturating_add(len)
 }
 
 /// Bytes of a header that the buffer has and its packets on the wire do not.
@@ -84,6 +114,20 @@ impl Gso {
     /// `GSO_BY_FRAGS` of the kernel.
     pub const BY_FRAGS: u16 = 0xffff;
 
+    /// The same with the length of the headers, which the packet's own tell where it is
+    /// not known yet. `bytes` starts at the network header.
+    pub fn with_headers_of<A>(self, bytes: &[u8], tuple: Option<&Tuple<A>>) -> Self {
+        let header_len = match tuple {
+            _ if self.header_len != 0 => self.header_len,
+            Some(tuple) if self.has_transport != 0 => {
+                header_len(bytes, tuple.protocol, tuple.transport)
+            }
+            Some(tuple) => tuple.transport,
+            None => 0,
+        };
+        Self { header_len, ..self }
+    }
+
     /// What a buffer of `len` layer-3 bytes, `jumbo_len` of them of a header that the wire
     /// does not have ([`jumbo_header_len`]), adds on the wire to one packet of that length.
     ///
@@ -108,12 +152,14 @@ impl Gso {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parse;
 
     #[test]
     fn each_segment_repeats_the_headers() {
         let gso = Gso {
             size: 1448,
             segs: 0,
+            has_transport: 1,
             header_len: 52,
         };
         assert_eq!(
@@ -137,6 +183,7 @@ mod tests {
         let gso = Gso {
             size: 1428,
             segs: 0,
+            has_transport: 1,
             header_len: 40 + 8 + 32,
         };
         let segments = 70_u32;
@@ -168,6 +215,7 @@ mod tests {
                 Gso {
                     size,
                     segs: 1,
+                    has_transport: 1,
                     header_len: 40
                 }
                 .extra(120, 0),
@@ -181,12 +229,14 @@ mod tests {
         let gso = Gso {
             size: 100,
             segs: 60000,
+            has_transport: 1,
             header_len: 20,
         };
         assert_eq!(gso.extra(220, 0).packets, 1);
         let by_frags = Gso {
             size: Gso::BY_FRAGS,
             segs: 5,
+            has_transport: 1,
             header_len: 32,
         };
         assert_eq!(
@@ -199,11 +249,43 @@ mod tests {
     }
 
     #[test]
+    fn headers_behind_ipv6_extensions_are_repeated_too() {
+        const DESTINATION_OPTIONS: u8 = 60;
+        let mut bytes = [0; 40 + 16 + 24];
+        bytes[0] = 0x60;
+        bytes[6] = DESTINATION_OPTIONS;
+        bytes[40] = TCP;
+        bytes[41] = 1;
+        bytes[40 + 16 + TCP_DATA_OFFSET] = 6 << 4;
+        let tuple = parse::ipv6::parse(&bytes, 5000).expect("a packet");
+        let gso = Gso {
+            size: 1000,
+            segs: 0,
+            header_len: 0,
+            has_transport: 1,
+        };
+        let known = gso.with_headers_of(&bytes, Some(&tuple));
+        assert_eq!(known.header_len, 40 + 16 + 24);
+        let fragments = Gso {
+            has_transport: 0,
+            ..gso
+        };
+        let known = fragments.with_headers_of(&bytes, Some(&tuple));
+        assert_eq!(known.header_len, 40 + 16);
+        let tunnel = Gso {
+            header_len: 123,
+            ..gso
+        };
+        assert_eq!(tunnel.with_headers_of(&bytes, Some(&tuple)).header_len, 123);
+    }
+
+    #[test]
     fn header_longer_than_the_buffer_is_cut() {
         assert_eq!(
             Gso {
                 size: 1,
                 segs: 0,
+                has_transport: 1,
                 header_len: 60000
             }
             .extra(40, 0),

@@ -13,16 +13,14 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use loom::sync::atomic::{
-    AtomicUsize as Pointer,
-    Ordering::{AcqRel, Acquire, Release},
-};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use trafstat_core::account::{Epoch, Limits, Place, Surroundings};
+use trafstat_core::account::{Environment, Epoch, Limits, Timestamp};
 use trafstat_core::hash::HashKey;
 use trafstat_core::memory::{Allocation, Blank, Memory, Slot};
-use trafstat_core::rule::{Rule, Sampling};
+use trafstat_core::rule::Rule;
+use trafstat_core::sampling::Sampling;
+use trafstat_core::sync::{AtomicU32, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
 use trafstat_core::synthetic::{self, Alone, Flow, Ipv4Account, account_on, flows, header, rule};
 
 /// Memory behind loom's pointers.
@@ -40,22 +38,19 @@ struct LoomSlot<T> {
     /// The loom runs one thread at a time, so this is no part of the model.
     filled: AtomicUsize,
     /// The slice's number, from 1; 0 for none.
-    current: Pointer,
+    current: AtomicU32,
 }
 
-impl<T> Default for LoomSlot<T> {
-    fn default() -> Self {
-        Self {
-            slices: std::array::from_fn(|_| OnceLock::new()),
-            filled: AtomicUsize::new(0),
-            current: Pointer::new(0),
-        }
-    }
-}
-
+#[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
 impl<T: Blank> Blank for LoomSlot<T> {
+    const BLANK: Self = Self {
+        slices: [const { OnceLock::new() }; 4],
+        filled: AtomicUsize::new(0),
+        current: AtomicU32::new(0),
+    };
+
     fn blank(&self) {
-        self.retire();
+        self.retire(None);
     }
 }
 
@@ -63,7 +58,7 @@ impl<T: Blank> Slot<T, LoomMemory> for LoomSlot<T> {
     fn slice<'a>(&'a self, (): &'a ()) -> &'a [T] {
         match self.current.load(Acquire) {
             0 => &[],
-            number => self.slices[number - 1].get().expect("a slice"),
+            number => self.slices[number as usize - 1].get().expect("a slice"),
         }
     }
 
@@ -72,16 +67,18 @@ impl<T: Blank> Slot<T, LoomMemory> for LoomSlot<T> {
             return true;
         }
         let number = self.filled.fetch_add(1, Relaxed);
-        let slice = (0..len).map(|_| T::default()).collect();
+        let slice: Box<[T]> = (0..len).map(|_| T::BLANK).collect();
+        // Loom's atomics come to be here, and not where two threads first meet them.
+        slice.iter().for_each(Blank::blank);
         assert!(self.slices[number].set(slice).is_ok());
         // Another may have filled it meanwhile.
         let _ = self
             .current
-            .compare_exchange(0, number + 1, AcqRel, Acquire);
+            .compare_exchange(0, number as u32 + 1, AcqRel, Acquire);
         true
     }
 
-    fn retire(&self) {
+    fn retire(&self, _: Option<()>) {
         self.current.store(0, Release);
     }
 
@@ -105,14 +102,16 @@ struct Sections {
     worker: Mutex<()>,
 }
 
-impl Surroundings for Sections {
+impl Environment for Sections {
     fn wait_for_writers(&self) {
         for section in self.cpus.iter().chain([&self.live_reader, &self.worker]) {
             drop(section.lock().unwrap());
         }
     }
 
-    fn reschedule(&self) {}
+    fn go_on(&self) -> bool {
+        true
+    }
 }
 
 impl Host {
@@ -126,7 +125,7 @@ impl Host {
             tcp_any: 0,
             udp_any: 0,
         };
-        Arc::new(Self {
+        let host = Self {
             account: account_on(limits, HashKey([1, 2, 3, 4, 5, 6]), (), cpus, |_| true),
             rule: rule(sampling, ()).expect("memory"),
             sections: Sections {
@@ -135,7 +134,10 @@ impl Host {
                 worker: Mutex::new(()),
             },
             flows: flows(16).collect(),
-        })
+        };
+        // For the account's own atomics and those of its two sides.
+        (0..2).for_each(|_| drop(host.take_epoch(&Alone)));
+        Arc::new(host)
     }
 
     /// Counts one packet of a flow, as the kernel does.
@@ -150,9 +152,15 @@ impl Host {
         assert!(self.account.prepare(&()));
     }
 
+    fn close(&self, environment: &impl Environment) -> u64 {
+        let now = Timestamp::of_one_clock(2);
+        let closed = self.account.close(now, environment, &());
+        closed.expect("nobody gives up")
+    }
+
     /// Closes an epoch, checks that it adds up, and frees it; gives its packets by flow.
-    fn take_epoch(&self, around: &impl Surroundings) -> BTreeMap<usize, u64> {
-        let number = self.account.close(2, around, &());
+    fn take_epoch(&self, environment: &impl Environment) -> BTreeMap<usize, u64> {
+        let number = self.close(environment);
         let closed = self.account.closed(&()).expect("a closed epoch");
         let packets = self.packets(&closed);
         let totals = closed.totals();
@@ -167,9 +175,7 @@ impl Host {
     /// Packets of each flow, which has one record.
     fn packets(&self, epoch: &Epoch<'_, LoomMemory, 2>) -> BTreeMap<usize, u64> {
         let mut packets = BTreeMap::new();
-        let mut at = Place::default();
-        while let Some(record) = epoch.next(&mut at) {
-            at.record += 1;
+        for record in epoch.iter() {
             let flow = self.flow_of(record.key().0);
             let before = packets.insert(flow, record.stats().volume().packets);
             assert_eq!(before, None, "flow {flow} has two records");
@@ -264,7 +270,7 @@ fn account_whose_epoch_is_being_closed_is_not_idle() {
                 assert!(!host.account.is_idle(&()), "a packet was not acknowledged");
             })
         };
-        let number = host.account.close(2, &host.sections, &());
+        let number = host.close(&host.sections);
         reaper.join().unwrap();
         assert_eq!(host.account.acknowledge(number, &()), Ok(()));
         assert!(host.account.is_idle(&()));

@@ -5,28 +5,30 @@
 //! shared, never written by C. The contexts that `glue/ffi.h` states are what makes the
 //! guards true.
 
-use core::ffi::{c_char, c_int, c_void};
+use core::ffi::{c_int, c_void};
 use core::mem::{align_of, offset_of, size_of};
-use core::ptr;
+use core::ptr::{self, NonNull};
 use core::slice;
 
-use trafstat_abi::{NAME_LEN, POLICY_DROP, RULE_FAST_AGGREGATE, RuleInfo};
+use trafstat_abi::RuleInfo;
 use trafstat_core::account::{
-    Account, Further, Identity, Limits, NeedMore, Packet, Plainly, Rest, Stats, Surroundings,
+    Account, Environment, Further, Identity, Keys, Limits, NeedMore, Packet, Plainly, Rest, Stats,
+    Timestamp,
 };
 use trafstat_core::classify::{Family, Ipv4, Ipv6};
 use trafstat_core::csv::Csv;
 use trafstat_core::flow_table::FlowTable;
 use trafstat_core::hash::HashKey;
 use trafstat_core::parse::HEADER_BYTES;
-use trafstat_core::rule::{Rule, Sampling, lists_are_valid};
-use trafstat_core::snapshot::{self, Binary, Cursor, Format};
+use trafstat_core::rule::{self, Rule};
+use trafstat_core::sampling::{Sampling, SamplingKey};
+use trafstat_core::snapshot::{self, Binary, Cursor, FartherOn, Format};
 use trafstat_core::wire::{Gso, Volume};
 
 use crate::glue::{
-    self, sk_buff, trafstat_count_skb, trafstat_cursor, trafstat_gso, trafstat_has_cpu,
-    trafstat_payer, trafstat_queue_prepare, trafstat_reschedule, trafstat_stats, trafstat_tables,
-    trafstat_volume, trafstat_wait_for_writers,
+    self, sk_buff, trafstat_count_skb, trafstat_cursor, trafstat_go_on, trafstat_gso,
+    trafstat_has_cpu, trafstat_limits, trafstat_payer, trafstat_queue_prepare, trafstat_stats,
+    trafstat_tables, trafstat_timestamp, trafstat_volume, trafstat_wait_for_writers,
 };
 use crate::memory::{Guard, KernelMemory, Payer};
 
@@ -40,6 +42,7 @@ const _: () = assert!(offset_of!(Gso, segs) == offset_of!(trafstat_gso, segs));
 const _: () = assert!(size_of::<Tables<'_, Ipv4, 2>>() == size_of::<trafstat_tables>());
 const _: () = assert!(size_of::<Tables<'_, Ipv6, 5>>() == size_of::<trafstat_tables>());
 const _: () = assert!(offset_of!(Gso, header_len) == offset_of!(trafstat_gso, header_len));
+const _: () = assert!(offset_of!(Gso, has_transport) == offset_of!(trafstat_gso, has_transport));
 
 /// `struct trafstat_account_core`: an account of either family.
 pub enum AccountCore {
@@ -92,6 +95,7 @@ pub struct Tables<'a, F: Family<W>, const W: usize> {
 }
 
 const ENOMEM: c_int = 12;
+const EAGAIN: isize = 11;
 const ESTALE: isize = 116;
 
 /// Bytes of `struct trafstat_account_core`.
@@ -109,46 +113,43 @@ pub extern "C" fn trafstat_rule_size() -> usize {
 /// Whether a rule's values are in range.
 #[unsafe(no_mangle)]
 pub extern "C" fn trafstat_rule_is_valid(info: &RuleInfo, family: u8) -> bool {
-    let address_bits = match family {
-        Ipv4::NUMBER => Ipv4::ADDRESS_BITS,
-        Ipv6::NUMBER => Ipv6::ADDRESS_BITS,
-        _ => return false,
-    };
-    name_is_valid(&info.name)
-        && info.prefix_len <= address_bits
-        && u32::from(info.policy) <= POLICY_DROP
-        && u32::from(info.flags) & !RULE_FAST_AGGREGATE == 0
-        && lists_are_valid(&info.lists, &info.ranges)
+    rule::is_valid(info, family)
 }
 
 /// Makes an account in C's memory.
 ///
 /// # Safety
 /// `account` is aligned memory of [`trafstat_account_size`] bytes that nobody else uses.
+/// `payer` stays as long as the account.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trafstat_account_init(
     account: *mut AccountCore,
     info: &RuleInfo,
     family: u8,
-    payer: &'static trafstat_payer,
-    random: &[u8; 64],
-    now_ns: u64,
+    payer: NonNull<trafstat_payer>,
+    random: &[u8; glue::RANDOM_BYTES as usize],
+    now: &trafstat_timestamp,
     cpu_ids: u32,
 ) -> c_int {
-    let (id, rest) = random.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
-    let mut words = rest.chunks_exact(8);
-    let key = HashKey(core::array::from_fn(|_| {
-        let word = words.next().and_then(|word| word.first_chunk::<8>());
+    let (id, keys) = random.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
+    let mut words = keys.chunks_exact(8).map(|word| {
+        let word = word.first_chunk::<8>();
         u64::from_ne_bytes(*word.unwrap_or(&[0; 8]))
-    }));
+    });
+    let mut word = |_| words.next().unwrap_or_default();
+    let keys = Keys {
+        hash: HashKey(core::array::from_fn(&mut word)),
+        sampling: SamplingKey(core::array::from_fn(&mut word)),
+    };
     let identity = Identity::of_rule(info, *id);
     let limits = Limits::of_rule(info);
-    // SAFETY: C keeps the payer as it is as long as the account.
+    let now = timestamp(now);
+    // SAFETY: the caller says so.
     let payer = unsafe { Payer::new(payer) };
     let made = if family == Ipv6::NUMBER {
-        AccountCore::Ipv6(Account::new(identity, key, limits, payer, now_ns))
+        AccountCore::Ipv6(Account::new(identity, keys, limits, payer, now))
     } else {
-        AccountCore::Ipv4(Account::new(identity, key, limits, payer, now_ns))
+        AccountCore::Ipv4(Account::new(identity, keys, limits, payer, now))
     };
     // SAFETY: the caller gives this memory for the account.
     unsafe { account.write(made) };
@@ -162,21 +163,28 @@ pub unsafe extern "C" fn trafstat_account_init(
     if allocated { 0 } else { -ENOMEM }
 }
 
+fn timestamp(&trafstat_timestamp { wall_ns, boot_ns }: &trafstat_timestamp) -> Timestamp {
+    Timestamp { wall_ns, boot_ns }
+}
+
 /// Makes a rule in C's memory; the account outlives it.
 ///
 /// # Safety
-/// `rule` is aligned memory of [`trafstat_rule_size`] bytes that nobody else uses.
+/// `rule` is aligned memory of [`trafstat_rule_size`] bytes that nobody else uses. `payer`
+/// stays as long as the rule.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trafstat_rule_init(
     rule: *mut RuleCore,
     account: &'static AccountCore,
     info: &RuleInfo,
+    payer: NonNull<trafstat_payer>,
     verdict: u32,
 ) -> c_int {
     let sampling = Sampling::of_rule(info);
     // SAFETY: the port sets are being built and nobody else knows them.
     let guard = unsafe { Guard::new() };
-    let payer = with_account!(account, account => account.payer());
+    // SAFETY: the caller says so.
+    let payer = unsafe { Payer::new(payer) };
     let Some(made) = Rule::new(&info.lists, &info.ranges, sampling, payer, &guard) else {
         return -ENOMEM;
     };
@@ -235,11 +243,18 @@ pub extern "C" fn trafstat_account_has_net(account: &AccountCore, info: &RuleInf
 
 /// Sets the limits of the next epoch.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_account_set_limits(account: &AccountCore, info: &RuleInfo) {
-    with_account!(account, account => account.set_limits(Limits::of_rule(info)));
+pub extern "C" fn trafstat_account_set_limits(account: &AccountCore, limits: &trafstat_limits) {
+    let limits = Limits::of_options(limits.max_entries, limits.min_pkt_spoof);
+    with_account!(account, account => account.set_limits(limits));
 }
 
-/// Whether the account has nothing to be read.
+/// Whether the account has nothing that was seen and not acknowledged.
+#[unsafe(no_mangle)]
+pub extern "C" fn trafstat_account_is_empty(account: &AccountCore) -> bool {
+    with_account!(account, account => account.is_empty(&reading()))
+}
+
+/// Whether the account is empty and has no closed epoch either.
 #[unsafe(no_mangle)]
 pub extern "C" fn trafstat_account_is_idle(account: &AccountCore) -> bool {
     with_account!(account, account => account.is_idle(&reading()))
@@ -267,6 +282,7 @@ pub extern "C" fn trafstat_account_stats(account: &AccountCore, out: &mut trafst
         skipped: volume(totals.skipped),
         gso_extra: volume(totals.gso_extra),
         folded: volume(totals.folded),
+        unattributed: volume(totals.unattributed),
         records,
         max_entries,
         memory_bytes,
@@ -410,11 +426,17 @@ pub extern "C" fn trafstat_prepare(account: &AccountCore) -> bool {
     with_account!(account, account => account.prepare(&guard))
 }
 
-/// Closes the open epoch and returns the one to be read.
+/// Closes the open epoch and returns the one to be read; 0 where that was given up.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_close(account: &AccountCore, now_ns: u64, context: *mut c_void) -> u64 {
+pub extern "C" fn trafstat_close(
+    account: &AccountCore,
+    now: &trafstat_timestamp,
+    context: *mut c_void,
+) -> u64 {
     let kernel = Kernel { context };
-    with_account!(account, account => account.close(now_ns, &kernel, &reading()))
+    let now = timestamp(now);
+    let closed = with_account!(account, account => account.close(now, &kernel, &reading()));
+    closed.unwrap_or(0)
 }
 
 /// The epoch that waits to be acknowledged, 0 for none.
@@ -440,7 +462,7 @@ pub unsafe extern "C" fn trafstat_read_snapshot(
     offset: u64,
     out: *mut u8,
     len: usize,
-) -> usize {
+) -> isize {
     // SAFETY: the caller says so.
     let out = unsafe { slice::from_raw_parts_mut(out, len) };
     with_account!(account, account => read(account, &Binary, cursor, offset, out))
@@ -457,7 +479,7 @@ pub unsafe extern "C" fn trafstat_read_csv(
     offset: u64,
     out: *mut u8,
     len: usize,
-) -> usize {
+) -> isize {
     // SAFETY: the caller says so.
     let out = unsafe { slice::from_raw_parts_mut(out, len) };
     with_account!(account, account => read(account, &Csv, cursor, offset, out))
@@ -469,15 +491,21 @@ fn read<F: Family<W>, const W: usize>(
     cursor: &mut Cursor,
     offset: u64,
     out: &mut [u8],
-) -> usize {
+) -> isize {
     let guard = reading();
     let closed = account.closed(&guard);
     closed.map_or(0, |closed| {
-        snapshot::read(&closed, format, cursor, offset, out)
+        read_len(snapshot::read(&closed, format, cursor, offset, out))
     })
 }
 
-/// Reads the open epoch as header and records; -`ESTALE` where it is no longer `epoch`.
+/// What C has for the outcome of a read.
+fn read_len(read: Result<usize, FartherOn>) -> isize {
+    read.map_or(-EAGAIN, |len| len as isize)
+}
+
+/// Reads the open epoch as header and records; -`ESTALE` where it is no longer `epoch`, and
+/// as with the closed one.
 ///
 /// # Safety
 /// `out` has `len` writable bytes. The caller is in an RCU read-side section.
@@ -498,7 +526,7 @@ pub unsafe extern "C" fn trafstat_read_live(
     with_account!(account, account => {
         let live = account.live(&guard);
         if live.number() == epoch {
-            snapshot::read(&live, &Binary, cursor, offset, out) as isize
+            read_len(snapshot::read(&live, &Binary, cursor, offset, out))
         } else {
             -ESTALE
         }
@@ -523,25 +551,14 @@ struct Kernel {
     context: *mut c_void,
 }
 
-impl Surroundings for Kernel {
+impl Environment for Kernel {
     fn wait_for_writers(&self) {
         // SAFETY: the context is what C gave for this call.
         unsafe { trafstat_wait_for_writers(self.context) };
     }
 
-    fn reschedule(&self) {
+    fn go_on(&self) -> bool {
         // SAFETY: readers are in process context and hold no spinlock.
-        unsafe { trafstat_reschedule() };
+        unsafe { trafstat_go_on() }
     }
-}
-
-/// `[A-Za-z0-9_.:-]{1,31}` without a leading dot, padded with NUL: it becomes a file name.
-fn name_is_valid(name: &[c_char; NAME_LEN as usize]) -> bool {
-    let bytes = name.map(|byte| byte as u8);
-    let len = bytes.iter().take_while(|byte| **byte != 0).count();
-    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.:-".contains(byte);
-    (1..bytes.len()).contains(&len)
-        && bytes.first() != Some(&b'.')
-        && bytes.iter().take(len).all(allowed)
-        && bytes.iter().skip(len).all(|byte| *byte == 0)
 }

@@ -3,7 +3,7 @@
 use core::hint::assert_unchecked;
 use core::marker::PhantomData;
 use core::mem::{needs_drop, size_of};
-use core::ptr;
+use core::ptr::{self, NonNull};
 use core::slice;
 use core::sync::atomic::{
     AtomicPtr, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
@@ -12,27 +12,26 @@ use core::sync::atomic::{
 use trafstat_core::memory::{Allocation, Blank, Memory, Slot};
 
 use crate::glue::{
-    ATOMIC, SHARE_HOST, SHARE_USERS, trafstat_alloc, trafstat_free, trafstat_free_deferred,
+    ATOMIC, trafstat_alloc, trafstat_free, trafstat_free_deferred, trafstat_free_with_payer,
     trafstat_payer,
 };
 
 /// The kernel's memory.
 pub struct KernelMemory;
 
-/// Who pays for an account's memory.
+/// Who pays for the memory of an account or rule.
 #[derive(Clone, Copy)]
-pub struct Payer(&'static trafstat_payer);
+pub struct Payer(NonNull<trafstat_payer>);
 
-// SAFETY: nobody writes a payer after it was handed over, and whose memory cgroup it
-// points to is a matter for C, which holds a reference to that.
+// SAFETY: the pointer is only handed to C, whose functions take a payer in any context.
 unsafe impl Send for Payer {}
 // SAFETY: as above.
 unsafe impl Sync for Payer {}
 
 impl Payer {
     /// # Safety
-    /// Nobody writes `payer` any more, and its memory cgroup stays as long as it does.
-    pub unsafe fn new(payer: &'static trafstat_payer) -> Self {
+    /// `payer` stays a payer as long as the account or rule whose memory it pays for.
+    pub unsafe fn new(payer: NonNull<trafstat_payer>) -> Self {
         Self(payer)
     }
 }
@@ -67,34 +66,26 @@ impl Memory for KernelMemory {
 pub struct KernelSlot<T> {
     first: AtomicPtr<T>,
     len: AtomicU32,
-    /// The length and, as [`OF_USERS`], the share of all its slices, once there was one, and
-    /// [`CLAIMED`].
+    /// The length of all its slices, once there was one, and [`CLAIMED`].
     claim: AtomicU32,
     owns: PhantomData<T>,
 }
 
 /// There is a slice, or one is about to be published.
 const CLAIMED: u32 = 1 << 31;
-/// Taken from `SHARE_USERS`, not from `SHARE_HOST`.
-const OF_USERS: u32 = 1 << 30;
-const LEN: u32 = OF_USERS - 1;
-const _: () = assert!(SHARE_HOST == 0 && SHARE_USERS == 1);
+const LEN: u32 = CLAIMED - 1;
 
-impl<T> Default for KernelSlot<T> {
-    #[inline]
-    fn default() -> Self {
-        Self {
-            first: AtomicPtr::new(ptr::dangling_mut()),
-            len: AtomicU32::new(0),
-            claim: AtomicU32::new(0),
-            owns: PhantomData,
-        }
-    }
-}
-
+#[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
 impl<T: Blank> Blank for KernelSlot<T> {
+    const BLANK: Self = Self {
+        first: AtomicPtr::new(ptr::dangling_mut()),
+        len: AtomicU32::new(0),
+        claim: AtomicU32::new(0),
+        owns: PhantomData,
+    };
+
     fn blank(&self) {
-        self.retire();
+        self.retire(None);
     }
 }
 
@@ -121,11 +112,9 @@ impl<T: Blank> Slot<T, KernelMemory> for KernelSlot<T> {
         let Ok(wanted) = u32::try_from(len) else {
             return false;
         };
-        let share = payer.0.share;
-        let wanted_claim = wanted | if share == SHARE_USERS { OF_USERS } else { 0 };
         let claim = self.claim.load(Relaxed);
-        let known = claim & !CLAIMED;
-        if wanted > LEN || (known != 0 && known != wanted_claim) {
+        let known = claim & LEN;
+        if wanted > LEN || (known != 0 && known != wanted) {
             return false;
         }
         let Some(first) = allocate::<T>(len, how, payer) else {
@@ -134,20 +123,20 @@ impl<T: Blank> Slot<T, KernelMemory> for KernelSlot<T> {
         let is_claimed = claim & CLAIMED == 0
             && self
                 .claim
-                .compare_exchange(claim, wanted_claim | CLAIMED, Acquire, Relaxed)
+                .compare_exchange(claim, wanted | CLAIMED, Acquire, Relaxed)
                 .is_ok();
         if is_claimed {
             self.first.store(first, Release);
             self.len.store(wanted, Release);
         } else {
-            // SAFETY: `first` comes from `allocate` with this length and nobody else
-            // knows it.
-            unsafe { free(first, len, share) };
+            // SAFETY: `first` comes from `allocate` with this length and payer, and nobody
+            // else knows it. What it holds is blank, which needs no drop.
+            unsafe { trafstat_free(first.cast(), bytes_of::<T>(len), payer.0.as_ptr()) };
         }
         true
     }
 
-    fn retire(&self) {
+    fn retire(&self, payer: Option<Payer>) {
         // What a retired slice owns would have to wait for the grace period too.
         const { assert!(!needs_drop::<T>()) };
         let len = self.len.swap(0, Acquire) as usize;
@@ -156,39 +145,46 @@ impl<T: Blank> Slot<T, KernelMemory> for KernelSlot<T> {
         }
         let first = self.first.load(Relaxed);
         let claim = self.claim.load(Relaxed);
-        let size = len.wrapping_mul(size_of::<T>());
-        // SAFETY: `first` comes from `trafstat_alloc` with this size, and after the swap
-        // only readers with a guard know it, for whom the kernel waits.
-        unsafe { trafstat_free_deferred(first.cast(), size, share(claim)) };
-        self.claim.store(claim & !CLAIMED, Release);
+        let payer = payer.map_or(ptr::null_mut(), |payer| payer.0.as_ptr());
+        // SAFETY: `first` comes from `trafstat_alloc` with this size, at this payer's expense
+        // if there is one, and after the swap only readers with a guard know it, for whom
+        // the kernel waits.
+        unsafe { trafstat_free_deferred(first.cast(), bytes_of::<T>(len), payer) };
+        self.claim.store(claim & LEN, Release);
     }
 
     fn bytes(&self) -> usize {
-        (self.len.load(Relaxed) as usize).wrapping_mul(size_of::<T>())
+        bytes_of::<T>(self.len.load(Relaxed) as usize)
     }
 }
 
 impl<T> Drop for KernelSlot<T> {
     fn drop(&mut self) {
         let len = *self.len.get_mut() as usize;
+        let first = *self.first.get_mut();
+        if needs_drop::<T>() {
+            for at in 0..len {
+                // SAFETY: `at` is below the length of the allocation.
+                let place = unsafe { first.add(at) };
+                // SAFETY: `allocate` wrote a value there, and `&mut self` says that nobody
+                // else uses it any more.
+                unsafe { place.drop_in_place() };
+            }
+        }
         if len != 0 {
-            let share = share(*self.claim.get_mut());
-            // SAFETY: `first` comes from `allocate` with this length, and `&mut self`
-            // says that nobody reads it any more.
-            unsafe { free(*self.first.get_mut(), len, share) };
+            // SAFETY: `first` comes from `trafstat_alloc`, nobody reads it any more, and the
+            // payer ends after the account or rule that this slot is in.
+            unsafe { trafstat_free_with_payer(first.cast()) };
         }
     }
 }
 
-fn share(claim: u32) -> u32 {
-    if claim & OF_USERS == 0 {
-        SHARE_HOST
-    } else {
-        SHARE_USERS
-    }
+/// Bytes of `len` values.
+fn bytes_of<T>(len: usize) -> usize {
+    len.wrapping_mul(size_of::<T>())
 }
 
-/// Memory for `len` values, each made its default.
+/// Memory for `len` blank values.
 fn allocate<T: Blank>(len: usize, how: Allocation, payer: Payer) -> Option<*mut T> {
     let size = len.checked_mul(size_of::<T>()).filter(|size| *size != 0)?;
     let cpu = match how {
@@ -197,39 +193,21 @@ fn allocate<T: Blank>(len: usize, how: Allocation, payer: Payer) -> Option<*mut 
     };
     // SAFETY: any size and any CPU id may be asked for; `how` says whether the caller may
     // sleep.
-    let memory = unsafe { trafstat_alloc(size, cpu, payer.0) };
+    let memory = unsafe { trafstat_alloc(size, cpu, payer.0.as_ptr()) };
     if memory.is_null() {
         return None;
     }
     let first: *mut T = memory.cast();
     if !first.is_aligned() {
         // SAFETY: `memory` was allocated above with this size.
-        unsafe { trafstat_free(memory, size, payer.0.share) };
+        unsafe { trafstat_free(memory, size, payer.0.as_ptr()) };
         return None;
     }
     for at in 0..len {
         // SAFETY: `at` is below `len`, so the place is within the allocation.
         let place = unsafe { first.add(at) };
         // SAFETY: `place` is aligned, within the allocation, and nobody else's yet.
-        unsafe { place.write(T::default()) };
+        unsafe { place.write(T::BLANK) };
     }
     Some(first)
-}
-
-/// Drops `len` values and frees their memory.
-///
-/// # Safety
-/// `first` comes from [`allocate`] with this `len` and a payer of this `share`, and
-/// nobody else uses it any more.
-unsafe fn free<T>(first: *mut T, len: usize, share: u32) {
-    if needs_drop::<T>() {
-        for at in 0..len {
-            // SAFETY: `at` is below the `len` of the allocation.
-            let place = unsafe { first.add(at) };
-            // SAFETY: `allocate` wrote a value there, and the caller owns it.
-            unsafe { place.drop_in_place() };
-        }
-    }
-    // SAFETY: the allocation has this size, and the caller owns it.
-    unsafe { trafstat_free(first.cast(), len.wrapping_mul(size_of::<T>()), share) };
 }

@@ -106,13 +106,12 @@ fn uapi(builder: bindgen::Builder) -> bindgen::Builder {
 fn glue(builder: bindgen::Builder) -> bindgen::Builder {
     builder
         .allowlist_var("TRAFSTAT_.*")
-        .allowlist_type("trafstat_(cursor|payer|volume|stats|gso|tables)")
+        .allowlist_type("trafstat_(cursor|payer|timestamp|limits|volume|stats|gso|tables)")
         .allowlist_function(
-            "trafstat_(alloc|free|free_deferred|has_cpu|wait_for_writers|reschedule\
+            "trafstat_(alloc|free|free_deferred|free_with_payer|has_cpu|wait_for_writers|go_on\
              |count_skb|queue_prepare)",
         )
-        .no_default("trafstat_(payer|tables)")
-        .no_copy("trafstat_payer")
+        .no_default("trafstat_tables")
         // What the kernel's own linux/types.h has and user space's has not.
         .clang_args(["u8", "u16", "u32", "u64"].map(|name| format!("-D{name}=__{name}")))
         .clang_args(["-include", "stdbool.h", "-include", "sys/types.h"])
@@ -145,11 +144,10 @@ impl ParseCallbacks for RustNames {
 
     fn add_derives(&self, item: &DeriveInfo<'_>) -> Vec<String> {
         match item.name {
-            "PortRange" | "PortList" | "Sample" | "SnapshotHeader" | "RecordIpv4" | "RecordIpv6" => {
-                ["FromBytes", "IntoBytes", "Immutable", "KnownLayout"]
-                    .map(|name| format!("zerocopy::{name}"))
-                    .to_vec()
-            }
+            "PortRange" | "PortList" | "Sample" | "SnapshotHeader" | "RecordIpv4"
+            | "RecordIpv6" => ["FromBytes", "IntoBytes", "Immutable", "KnownLayout"]
+                .map(|name| format!("zerocopy::{name}"))
+                .to_vec(),
             _ => Vec::new(),
         }
     }

@@ -9,11 +9,15 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use trafstat_abi::RuleInfo;
-use trafstat_core::account::{self, Account, Identity, Limits, Surroundings, WrongEpoch};
+pub use trafstat_core::account::Timestamp;
+use trafstat_core::account::{
+    self, Account, Environment, GaveUp, Identity, Keys, Limits, WrongEpoch,
+};
 use trafstat_core::classify::{Family, Ipv4, Ipv6};
 use trafstat_core::hash::HashKey;
 use trafstat_core::memory::StdMemory;
-use trafstat_core::rule::{Rule, Sampling};
+use trafstat_core::rule::Rule;
+use trafstat_core::sampling::{Sampling, SamplingKey};
 use trafstat_core::snapshot::{self, Binary, Cursor};
 use trafstat_core::wire::Gso;
 
@@ -93,9 +97,11 @@ const CPU: u32 = 0;
 /// The caller counts and closes, one after the other.
 struct OneThread;
 
-impl Surroundings for OneThread {
+impl Environment for OneThread {
     fn wait_for_writers(&self) {}
-    fn reschedule(&self) {}
+    fn go_on(&self) -> bool {
+        true
+    }
 }
 
 impl Engine {
@@ -115,13 +121,12 @@ impl Engine {
         }
     }
 
-    /// An engine whose accounts are there from `now_ns` on, in nanoseconds since 1970, before
-    /// any frame is; their owner closes their epochs. Their ids are drawn at random, as in
+    /// An engine whose accounts are there from `now` on, before any frame is; their owner closes their epochs. Their ids are drawn at random, as in
     /// the kernel: no other engine sees these frames.
-    pub fn started(rules: Rules<'_>, now_ns: u64) -> Self {
+    pub fn started(rules: Rules<'_>, now: Timestamp) -> Self {
         let mut engine = Self::new(rules, None);
         engine.is_of_first = false;
-        engine.begin(None, now_ns);
+        engine.begin(None, now);
         engine
     }
 
@@ -150,7 +155,8 @@ impl Engine {
     #[inline]
     pub fn count(&mut self, frame: &Frame<'_>) {
         if self.tally.frames == 0 && self.is_of_first {
-            self.begin(Some(frame), frame.time_ns.unwrap_or_default());
+            let first_ns = frame.time_ns.unwrap_or_default();
+            self.begin(Some(frame), Timestamp::of_one_clock(first_ns));
         }
         self.clock.see(frame.time_ns);
         let tally = &mut self.tally;
@@ -192,11 +198,12 @@ impl Engine {
     }
 
     fn close_at(&mut self, now_ns: u64) {
+        let now = Timestamp::of_one_clock(now_ns);
         if let Some(counter) = &mut self.ipv4 {
-            counter.close(now_ns);
+            counter.close(now);
         }
         if let Some(counter) = &mut self.ipv6 {
-            counter.close(now_ns);
+            counter.close(now);
         }
     }
 
@@ -211,13 +218,13 @@ impl Engine {
     }
 
     #[cold]
-    fn begin(&mut self, first: Option<&Frame<'_>>, now_ns: u64) {
-        self.clock.begin(now_ns);
+    fn begin(&mut self, first: Option<&Frame<'_>>, now: Timestamp) {
+        self.clock.begin(now.wall_ns);
         if let Some(counter) = &mut self.ipv4 {
-            counter.begin(first, now_ns);
+            counter.begin(first, now);
         }
         if let Some(counter) = &mut self.ipv6 {
-            counter.begin(first, now_ns);
+            counter.begin(first, now);
         }
     }
 }
@@ -235,14 +242,17 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
         }
     }
 
-    fn begin(&mut self, first: Option<&Frame<'_>>, now_ns: u64) {
+    fn begin(&mut self, first: Option<&Frame<'_>>, now: Timestamp) {
         let id = first.map_or_else(random, |frame| self.id_of(frame));
         let identity = Identity {
             id,
             ..self.identity.clone()
         };
-        let key = HashKey(std::array::from_fn(|_| u64::from_ne_bytes(random())));
-        let account = Account::new(identity, key, self.limits, (), now_ns);
+        let keys = Keys {
+            hash: HashKey(std::array::from_fn(|_| u64::from_ne_bytes(random()))),
+            sampling: SamplingKey::of_account(&id),
+        };
+        let account = Account::new(identity, keys, self.limits, (), now);
         account.allocate(1, |_| true, &());
         self.account = Some(Arc::new(account));
     }
@@ -281,6 +291,7 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
                 size: segments.size,
                 segs: 0,
                 header_len: segments.header_len.saturating_sub(packet.offset as u16),
+                has_transport: 1,
             });
             let packet = account::Packet { bytes, len, gso };
             account.count_tuple(&self.rule, CPU, tuple, packet, &())
@@ -290,9 +301,10 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
         }
     }
 
-    fn close(&mut self, now_ns: u64) {
+    fn close(&mut self, now: Timestamp) {
         if let (Some(account), true) = (&self.account, self.saw) {
-            account.close(now_ns, &OneThread, &());
+            // One that goes on to its end does not give up.
+            let _ = account.close(now, &OneThread, &());
             self.saw = false;
         }
     }
@@ -309,13 +321,16 @@ impl Counted {
         self.0.family()
     }
 
-    /// Closes the open epoch at `now_ns`, unless one waits to be acknowledged. Called by one
+    /// Closes the open epoch at `now`, unless one waits to be acknowledged. Called by one
     /// reader at a time.
-    pub fn close(&self, now_ns: u64, around: &impl Surroundings) {
+    ///
+    /// # Errors
+    /// [`GaveUp`] where the environment says so.
+    pub fn close(&self, now: Timestamp, environment: &impl Environment) -> Result<u64, GaveUp> {
         match &self.0 {
-            AnyAccount::Ipv4(account) => account.close(now_ns, around, &()),
-            AnyAccount::Ipv6(account) => account.close(now_ns, around, &()),
-        };
+            AnyAccount::Ipv4(account) => account.close(now, environment, &()),
+            AnyAccount::Ipv6(account) => account.close(now, environment, &()),
+        }
     }
 
     /// The closed epoch that waits to be acknowledged.
@@ -385,7 +400,11 @@ impl Served {
     ) -> usize {
         account.closed(&()).map_or(0, |epoch| {
             let offset = cursor.offset();
-            snapshot::read(&epoch, &Binary, cursor, offset, out)
+            loop {
+                if let Ok(len) = snapshot::read(&epoch, &Binary, cursor, offset, out) {
+                    break len;
+                }
+            }
         })
     }
 }

@@ -2,8 +2,8 @@
 
 use std::io::{self, Read};
 
-use jiff::Timestamp;
-use trafstat_capture::engine::{Counted, Served};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+use trafstat_capture::engine::{Counted, Served, Timestamp};
 pub use trafstat_capture::live::{Ended, Interface, Live, LiveError, Seen};
 
 use super::capture::{OwnedRules, account_named};
@@ -29,7 +29,7 @@ pub fn start(
     rules: &OwnedRules,
     ended: impl FnOnce() + Send + 'static,
 ) -> Result<Live, LiveError> {
-    Live::start(interface, rules.as_rules(), now_ns(), ended)
+    Live::start(interface, rules.as_rules(), now(), ended)
 }
 
 impl<'a> LiveSource<'a> {
@@ -55,7 +55,7 @@ impl Source for LiveSource<'_> {
     fn open(&mut self, account: &Account) -> Result<Option<LiveEpoch>, SourceError> {
         let found = self.named().find(|(named, _)| named == account);
         Ok(found.and_then(|(account, counted)| {
-            counted.close(now_ns(), self.0);
+            counted.close(now(), self.0).ok()?;
             let served = counted.closed()?;
             Some(LiveEpoch { account, served })
         }))
@@ -79,6 +79,15 @@ impl ClosedEpoch for LiveEpoch {
     }
 }
 
-fn now_ns() -> u64 {
-    u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or_default()
+/// Now, by both of the host's clocks.
+fn now() -> Timestamp {
+    let nanoseconds = |id| {
+        let Timespec { tv_sec, tv_nsec } = clock_gettime(id);
+        let nanoseconds = i128::from(tv_sec) * 1_000_000_000 + i128::from(tv_nsec);
+        u64::try_from(nanoseconds).unwrap_or_default()
+    };
+    Timestamp {
+        wall_ns: nanoseconds(ClockId::Realtime),
+        boot_ns: nanoseconds(ClockId::Boottime),
+    }
 }

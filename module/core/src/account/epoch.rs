@@ -1,10 +1,13 @@
 //! An epoch as it is served: closed to its reader, or still open to whoever looks.
 
-use super::side::{Place, Side};
-use super::{Identity, Limits};
+use super::side::{Next, Place, Side};
+use super::{Identity, Limits, Timestamp};
+#[cfg(any(test, feature = "std", loom))]
 use crate::flow_table::record::Record;
+use crate::flow_table::samples::Sample;
 use crate::flow_table::totals::TotalsSum;
 use crate::memory::Memory;
+use crate::sampling::SampleClass;
 use crate::sync::Ordering::Relaxed;
 
 /// One epoch of an account. In a closed one nothing changes any more.
@@ -38,12 +41,9 @@ impl<'a, M: Memory, const W: usize> Epoch<'a, M, W> {
         self.is_open
     }
 
-    /// When it was opened and closed, in nanoseconds since 1970; 0 while it is open.
-    pub fn span_ns(&self) -> (u64, u64) {
-        (
-            self.side.opened_ns.load(Relaxed),
-            self.side.closed_ns.load(Relaxed),
-        )
+    /// When it opened and when it closed; the latter is 0 while it is open.
+    pub fn span(&self) -> (Timestamp, Timestamp) {
+        self.side.span()
     }
 
     /// The limits that were in force.
@@ -56,13 +56,36 @@ impl<'a, M: Memory, const W: usize> Epoch<'a, M, W> {
         self.side.totals(self.guard)
     }
 
+    /// What sampling took of each class, on all CPUs.
+    pub fn samples(&self) -> [Sample; SampleClass::COUNT] {
+        self.side.samples(self.guard)
+    }
+
     /// Number of records, 0 while it is open.
     pub fn records(&self) -> u64 {
         self.side.records.load(Relaxed)
     }
 
+    /// All records, in the order in which they are served.
+    #[cfg(any(test, feature = "std", loom))]
+    pub fn iter(&self) -> impl Iterator<Item = &'a Record<W>> + '_ {
+        let mut at = Place::default();
+        core::iter::from_fn(move || {
+            loop {
+                match self.next(&mut at) {
+                    Next::Record(record) => {
+                        at.record = at.record.wrapping_add(1);
+                        return Some(record);
+                    }
+                    Next::FartherOn => {}
+                    Next::End => return None,
+                }
+            }
+        })
+    }
+
     /// The record at `at`, or the next behind it; `at` is moved there.
-    pub fn next(&self, at: &mut Place) -> Option<&'a Record<W>> {
+    pub fn next(&self, at: &mut Place) -> Next<'a, W> {
         self.side.next(at, self.guard)
     }
 }

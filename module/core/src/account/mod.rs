@@ -11,10 +11,11 @@
 //! | --- | --- | --- |
 //! | packets, one at a time on a CPU | `count` | anything |
 //! | the worker, one | `prepare` | anything but a second worker |
-//! | the reader, one | `close`, `read`, `acknowledge` | packets; `wait_for_writers` ends the worker's run |
+//! | the reader, one | `close`, `closed`, `acknowledge` | packets; `wait_for_writers` ends the worker's run |
 //! | anyone | `stats`, `set_limits` | anything |
 
 mod epoch;
+mod merge;
 mod plainly;
 mod side;
 
@@ -27,13 +28,16 @@ use crate::hash::HashKey;
 use crate::memory::{Allocation, Memory, Slot};
 use crate::parse::{HEADER_BYTES, ParseError, Plain, Tuple, transport};
 use crate::rule::Rule;
+use crate::sampling::{PacketNumber, SamplingKey};
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use crate::wire::{Gso, Volume, jumbo_header_len};
 
 pub use epoch::Epoch;
+pub use merge::GaveUp;
+use merge::Scratch;
 pub use plainly::{Further, Plainly, Rest};
-pub use side::Place;
 use side::Side;
+pub use side::{Next, Place};
 
 /// What an account is, from its creation on.
 #[derive(Clone, Debug)]
@@ -72,24 +76,58 @@ impl Identity {
 impl Limits {
     /// The limits that a rule gives, or the defaults.
     pub fn of_rule(info: &RuleInfo) -> Self {
-        let max_entries = match info.max_entries {
+        Self::of_options(info.max_entries, info.min_pkt_spoof)
+    }
+
+    /// The same with the values of the options: thousands of records, 0 for the default, and
+    /// packets.
+    pub fn of_options(max_entries: u32, min_pkt_spoof: u32) -> Self {
+        let max_entries = match max_entries {
             0 => trafstat_abi::DEFAULT_MAX_ENTRIES,
             thousands => thousands.saturating_mul(1000),
         };
         Self {
             max_entries,
-            min_pkt_spoof: info.min_pkt_spoof,
+            min_pkt_spoof,
         }
     }
 }
 
-/// What closing an epoch asks of its surroundings.
-pub trait Surroundings {
+/// A moment, by two clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timestamp {
+    /// Nanoseconds since 1970, by a clock that may be set.
+    pub wall_ns: u64,
+    /// Nanoseconds by a clock that nobody sets and that goes on while the host sleeps.
+    pub boot_ns: u64,
+}
+
+impl Timestamp {
+    /// A moment of which one clock knows.
+    pub fn of_one_clock(ns: u64) -> Self {
+        Self {
+            wall_ns: ns,
+            boot_ns: ns,
+        }
+    }
+}
+
+/// The random keys of an account.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys {
+    /// Of its flows' hashes.
+    pub hash: HashKey,
+    /// Of its sampling.
+    pub sampling: SamplingKey,
+}
+
+/// What closing an epoch asks of the place it runs in.
+pub trait Environment {
     /// Returns once no packet and no worker is under way that began before the call.
     fn wait_for_writers(&self);
 
-    /// Called every now and then during long work.
-    fn reschedule(&self);
+    /// Lets others run during long work; false where the work should be given up.
+    fn go_on(&self) -> bool;
 }
 
 /// A packet as the rules see it.
@@ -132,12 +170,15 @@ pub struct Stats {
 /// An account of one address family.
 pub struct Account<M: Memory, F: Family<W>, const W: usize> {
     net: F::Net,
-    hash_key: HashKey,
+    keys: Keys,
     /// The open epoch, from 1; its lowest bit is its side.
     epoch: AtomicU64,
     sides: [Side<M, W>; 2],
-    /// The closed epoch that is not acknowledged; 0 for none.
+    /// The epoch that is closed but not ready to be read; 0 for none.
+    closing: AtomicU64,
+    /// The closed epoch that is ready and not acknowledged; 0 for none.
     unread: AtomicU64,
+    scratch: Scratch<M>,
     max_entries: AtomicU32,
     min_pkt_spoof: AtomicU32,
     acknowledged: AcknowledgedTotals,
@@ -149,36 +190,47 @@ pub struct Account<M: Memory, F: Family<W>, const W: usize> {
 struct AcknowledgedTotals {
     totals: Totals,
     recorded: VolumeCounter,
+    unattributed: VolumeCounter,
 }
 
+/// Fold records are a sixteenth of the flows', or enough for the four protocols that an
+/// address has mostly (TCP, UDP, ICMP and one more), whichever is more.
+const FOLD_SHARE: u32 = 16;
+const FOLDS_PER_ADDRESS: u32 = 4;
+
 impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
-    /// An account whose first epoch opened at `now_ns`. It counts once
+    /// An account whose first epoch opened at `now`. It counts once
     /// [`Account::allocate`] has succeeded. `payer` pays for all its memory.
     pub fn new(
         identity: Identity,
-        hash_key: HashKey,
+        keys: Keys,
         limits: Limits,
         payer: M::Payer,
-        now_ns: u64,
+        now: Timestamp,
     ) -> Self {
         let account = Self {
             net: F::net(&identity.local_addr, identity.prefix_len),
-            hash_key,
+            keys,
             epoch: AtomicU64::new(1),
             sides: [Side::new(payer), Side::new(payer)],
+            closing: AtomicU64::new(0),
             unread: AtomicU64::new(0),
+            scratch: Scratch::new(),
             max_entries: AtomicU32::new(limits.max_entries),
             min_pkt_spoof: AtomicU32::new(limits.min_pkt_spoof),
             acknowledged: AcknowledgedTotals::default(),
             identity,
         };
-        account.side(1).open(limits, now_ns);
+        account.open(1, limits, now);
         account
     }
 
     /// Allocates the flow tables of CPUs 0 to `cpus` - 1, empty, where `has_cpu` says that
     /// there is such a CPU. Returns whether there was memory.
     pub fn allocate(&self, cpus: u32, has_cpu: impl Fn(u32) -> bool, guard: &M::Guard) -> bool {
+        if !self.scratch.allocate(cpus, self.payer()) {
+            return false;
+        }
         self.sides.iter().zip(0..).all(|(side, parity)| {
             let payer = side.budgets.payer;
             let how = Allocation::Sleeping { cpu: 0 };
@@ -244,7 +296,8 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         packet: Packet<'_>,
         guard: &M::Guard,
     ) -> bool {
-        let side = self.side(self.epoch.load(Acquire));
+        let epoch = self.epoch.load(Acquire);
+        let side = self.side(epoch);
         let Some(table) = side.table(cpu, guard) else {
             return false;
         };
@@ -253,6 +306,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             bytes: u64::from(packet.len),
         };
         if let Some(gso) = packet.gso {
+            let gso = gso.with_headers_of(packet.bytes, tuple.as_ref());
             let extra = gso.extra(packet.len, jumbo_header_len(packet.bytes));
             table.totals.gso_extra.add(extra);
             volume = volume.plus(extra);
@@ -266,15 +320,22 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             table.totals.outside.add(volume);
             return false;
         };
-        if let Some((one_in, class)) = rule.sampling.one_in(tuple.protocol, tuple.syn) {
-            if !table.is_sampled(class, one_in) {
+        if let Some((rate, class)) = rule.sampling.rate(tuple.protocol, tuple.syn) {
+            let number = PacketNumber {
+                epoch,
+                cpu,
+                packet: table.totals.seen.load().packets,
+            };
+            let is_taken = self.keys.sampling.takes(number, rate);
+            table.samples.add(class, rate, volume, is_taken);
+            if !is_taken {
                 table.totals.skipped.add(volume);
                 return false;
             }
-            table.totals.extrapolated.add(volume.times(one_in - 1));
-            volume = volume.times(one_in);
+            table.totals.extrapolated.add(volume.times(rate - 1));
+            volume = volume.times(rate);
         }
-        let hash = self.hash_key.hash(&key);
+        let hash = self.keys.hash.hash(&key);
         let seen = Observation {
             key,
             hash,
@@ -362,7 +423,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             return Plainly::Other;
         };
         let key = F::key(addresses, direction, rest_of_ports(ports, protocol));
-        let hash = self.hash_key.hash(&key);
+        let hash = self.keys.hash.hash(&key);
         let [even, odd] = tables;
         let table = if self.epoch.load(Acquire) & 1 == 0 {
             even
@@ -411,7 +472,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         let key = table.under_way();
         let seen = Observation {
             key,
-            hash: self.hash_key.hash(&key),
+            hash: self.keys.hash.hash(&key),
             direction: rest.direction(),
             volume: Volume {
                 packets: 1,
@@ -427,7 +488,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     /// The key that a flow is folded into, and what hashes it.
     fn folded(&self, key: FlowKey<W>) -> (FlowKey<W>, impl FnOnce() -> u64 + '_) {
         let folded = F::folded(key);
-        (folded, move || self.hash_key.hash(&folded))
+        (folded, move || self.keys.hash.hash(&folded))
     }
 
     /// Allocates ahead what the open epoch's flow tables will need; says whether there was
@@ -443,21 +504,49 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         had_memory
     }
 
-    /// Closes the open epoch at `now_ns` and merges what its CPUs counted, unless an
-    /// earlier one still waits to be acknowledged. Returns the epoch to be read.
-    pub fn close(&self, now_ns: u64, around: &impl Surroundings, guard: &M::Guard) -> u64 {
+    /// Closes the open epoch at `now` and merges what its CPUs counted, unless an earlier
+    /// one still waits to be acknowledged. Returns the epoch to be read.
+    ///
+    /// # Errors
+    /// [`GaveUp`] where the environment says so. The epoch is closed then, and the next
+    /// call makes it ready.
+    pub fn close(
+        &self,
+        now: Timestamp,
+        environment: &impl Environment,
+        guard: &M::Guard,
+    ) -> Result<u64, GaveUp> {
         let unread = self.unread.load(Acquire);
         if unread != 0 {
-            return unread;
+            return Ok(unread);
         }
-        let epoch = self.epoch.load(Relaxed);
-        self.side(epoch.wrapping_add(1)).open(self.limits(), now_ns);
-        self.epoch.store(epoch.wrapping_add(1), Release);
-        around.wait_for_writers();
-        self.side(epoch)
-            .close::<F>(now_ns, &self.hash_key, around, guard);
-        self.unread.store(epoch, Release);
-        epoch
+        let mut closing = self.closing.load(Relaxed);
+        if closing == 0 {
+            closing = self.epoch.load(Relaxed);
+            let next = closing.wrapping_add(1);
+            self.open(next, self.limits(), now);
+            self.epoch.store(next, Release);
+            environment.wait_for_writers();
+            self.side(closing).end(now);
+            self.closing.store(closing, Relaxed);
+        }
+        let Self { keys, scratch, .. } = self;
+        self.side(closing)
+            .make_ready::<F>(&keys.hash, scratch, environment, guard)?;
+        self.closing.store(0, Relaxed);
+        self.unread.store(closing, Release);
+        Ok(closing)
+    }
+
+    /// Makes the side of an epoch ready to count.
+    fn open(&self, epoch: u64, limits: Limits, now: Timestamp) {
+        let host_bits = F::ADDRESS_BITS.saturating_sub(self.identity.prefix_len);
+        let addresses = 1_u32.checked_shl(host_bits.into()).unwrap_or(u32::MAX);
+        let folds = addresses
+            .saturating_mul(FOLDS_PER_ADDRESS)
+            .min(limits.max_entries)
+            .max(limits.max_entries / FOLD_SHARE);
+        self.side(epoch).open(limits, folds, now);
     }
 
     /// The closed epoch that waits to be acknowledged.
@@ -497,6 +586,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         let sum = closed.totals();
         self.acknowledged.totals.add(&sum);
         self.acknowledged.recorded.add(sum.recorded);
+        self.acknowledged.unattributed.add(sum.unattributed);
         closed.side.clear(guard);
         self.unread.store(0, Release);
         Ok(())
@@ -504,13 +594,15 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
 
     /// Whether nothing waits to be read and nothing was seen since.
     pub fn is_idle(&self, guard: &M::Guard) -> bool {
-        // An epoch that is just being closed is neither open nor waiting; one that is acknowledged
+        self.unread.load(Acquire) == 0 && self.is_empty(guard)
+    }
+
+    /// Whether nothing was seen that was not acknowledged.
+    pub fn is_empty(&self, guard: &M::Guard) -> bool {
+        // An epoch that is being closed is neither open nor waiting; one that is acknowledged
         // is empty.
-        self.unread.load(Acquire) == 0
-            && self
-                .sides
-                .iter()
-                .all(|side| side.totals(guard).seen.packets == 0)
+        let mut sides = self.sides.iter();
+        sides.all(|side| side.totals(guard).seen.packets == 0)
     }
 
     /// What monitoring shows.
@@ -520,6 +612,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         let mut totals = TotalsSum::default();
         totals.add(&self.acknowledged.totals);
         totals.recorded = self.acknowledged.recorded.load();
+        totals.unattributed = self.acknowledged.unattributed.load();
         for side in &self.sides {
             totals.merge(&side.totals(guard));
         }

@@ -1,19 +1,20 @@
 //! One of the two places that an account's epochs take turns in.
 
-use super::{Limits, Surroundings};
-use crate::classify::Family;
+use super::merge::{GaveUp, Scratch, merge};
+use super::{Environment, Limits, Timestamp};
+use crate::classify::{Family, FlowKey};
 use crate::flow_table::record::Record;
+use crate::flow_table::samples::Sample;
 use crate::flow_table::totals::{TotalsSum, VolumeCounter};
 use crate::flow_table::{Budgets, FlowTable};
 use crate::hash::HashKey;
-use crate::memory::{Allocation, Memory, Slot};
+use crate::memory::{Allocation, Blank, Memory, Slot};
+use crate::sampling::SampleClass;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use crate::wire::Volume;
 
-/// Fold records may be so many times fewer than flows.
-const FOLD_SHARE: u32 = 16;
-/// Records between two offers to let others run.
-const RESCHEDULE_EVERY: u32 = 1024;
+/// Records that are looked at between two offers to let others run.
+const STEPS: u32 = 1024;
 
 /// The flow tables of all CPUs for one epoch.
 pub(super) struct Side<M: Memory, const W: usize> {
@@ -24,11 +25,38 @@ pub(super) struct Side<M: Memory, const W: usize> {
     pub budgets: Budgets<M>,
     max_entries: AtomicU32,
     min_pkt_spoof: AtomicU32,
-    pub opened_ns: AtomicU64,
-    pub closed_ns: AtomicU64,
+    opened: Clocks,
+    closed: Clocks,
     /// Records to be served, and their sum; known once closed.
     pub records: AtomicU64,
     recorded: VolumeCounter,
+}
+
+/// When something happened, by both clocks; 0 for never.
+struct Clocks {
+    wall_ns: AtomicU64,
+    boot_ns: AtomicU64,
+}
+
+impl Clocks {
+    const fn never() -> Self {
+        Self {
+            wall_ns: AtomicU64::new(0),
+            boot_ns: AtomicU64::new(0),
+        }
+    }
+
+    fn store(&self, Timestamp { wall_ns, boot_ns }: Timestamp) {
+        self.wall_ns.store(wall_ns, Relaxed);
+        self.boot_ns.store(boot_ns, Relaxed);
+    }
+
+    fn load(&self) -> Timestamp {
+        Timestamp {
+            wall_ns: self.wall_ns.load(Relaxed),
+            boot_ns: self.boot_ns.load(Relaxed),
+        }
+    }
 }
 
 /// A record's place on a side: the table's number and the record's within.
@@ -45,47 +73,56 @@ impl<M: Memory, const W: usize> Side<M, W> {
     /// A side without flow tables, whose memory `payer` pays for.
     pub fn new(payer: M::Payer) -> Self {
         Self {
-            tables: Default::default(),
-            spoofed: Default::default(),
+            tables: Blank::BLANK,
+            spoofed: Blank::BLANK,
             budgets: Budgets::new(payer),
             max_entries: Default::default(),
             min_pkt_spoof: Default::default(),
-            opened_ns: Default::default(),
-            closed_ns: Default::default(),
+            opened: Clocks::never(),
+            closed: Clocks::never(),
             records: Default::default(),
             recorded: Default::default(),
         }
     }
 
-    /// Makes the side, which is empty, ready to count.
-    pub fn open(&self, limits: Limits, now_ns: u64) {
+    /// Makes the side, which is empty, ready to count. `folds` records may be taken for
+    /// flows that find no room.
+    pub fn open(&self, limits: Limits, folds: u32, now: Timestamp) {
         self.max_entries.store(limits.max_entries, Relaxed);
         self.min_pkt_spoof.store(limits.min_pkt_spoof, Relaxed);
         self.budgets.flows.set(limits.max_entries);
-        self.budgets.folds.set(limits.max_entries / FOLD_SHARE);
-        self.opened_ns.store(now_ns, Relaxed);
-        self.closed_ns.store(0, Relaxed);
+        self.budgets.folds.set(folds);
+        self.opened.store(now);
+        self.closed.store(Timestamp::default());
     }
 
-    /// Merges what the CPUs counted. No writer is left.
-    pub fn close<F: Family<W>>(
+    /// Notes when the epoch ended. No packet counts in it any more.
+    pub fn end(&self, now: Timestamp) {
+        self.closed.store(now);
+    }
+
+    /// Makes what the CPUs counted ready to be read. No writer is left.
+    ///
+    /// # Errors
+    /// [`GaveUp`] where the environment says so; called again, it goes on to the same end.
+    pub fn make_ready<F: Family<W>>(
         &self,
-        now_ns: u64,
         hash_key: &HashKey,
-        around: &impl Surroundings,
+        scratch: &Scratch<M>,
+        environment: &impl Environment,
         guard: &M::Guard,
-    ) {
-        self.closed_ns.store(now_ns, Relaxed);
-        self.merge(around, guard);
-        self.spoof::<F>(hash_key, around, guard);
-        self.sum_up(around, guard);
+    ) -> Result<(), GaveUp> {
+        merge(self, scratch, environment, guard)?;
+        self.spoof::<F>(hash_key, environment, guard)?;
+        self.sum_up(environment, guard)
     }
 
     /// Makes the side empty and frees its memory.
     pub fn clear(&self, guard: &M::Guard) {
-        self.tables(guard).for_each(FlowTable::clear);
+        let payer = Some(self.budgets.payer);
+        self.tables(guard).for_each(|table| table.clear(payer));
         if let Some([spoofed]) = self.spoofed.get(guard) {
-            spoofed.clear();
+            spoofed.clear(payer);
         }
         self.records.store(0, Relaxed);
         self.recorded.clear();
@@ -117,53 +154,71 @@ impl<M: Memory, const W: usize> Side<M, W> {
         tables.iter().filter_map(|table| table.get(guard)?.first())
     }
 
-    /// The totals of all CPUs; `recorded` is 0 before the epoch is closed.
+    /// The flow tables in which something was recorded, each with its CPU's id.
+    pub fn tables_by_cpu<'a>(
+        &'a self,
+        guard: &'a M::Guard,
+    ) -> impl Iterator<Item = (u32, &'a FlowTable<M, W>)> {
+        let tables = self.tables.get(guard).unwrap_or_default();
+        let tables = (0..).zip(tables);
+        tables
+            .filter_map(|(cpu, table)| Some((cpu, table.get(guard)?.first()?)))
+            .filter(|(_, table)| !table.is_empty())
+    }
+
+    /// When the epoch opened and when it closed.
+    pub fn span(&self) -> (Timestamp, Timestamp) {
+        (self.opened.load(), self.closed.load())
+    }
+
+    /// The totals of all CPUs; `recorded` is 0 before the epoch can be read.
     pub fn totals(&self, guard: &M::Guard) -> TotalsSum {
         let mut sum = TotalsSum {
             recorded: self.recorded.load(),
             ..Default::default()
         };
-        self.tables(guard).for_each(|table| sum.add(&table.totals));
+        for table in self.tables(guard) {
+            sum.add(&table.totals);
+            let last = table.last();
+            if !last.is_moved() {
+                sum.unattributed = sum.unattributed.plus(last.stats().volume());
+            }
+        }
+        sum
+    }
+
+    /// What sampling took of each class, on all CPUs.
+    pub fn samples(&self, guard: &M::Guard) -> [Sample; SampleClass::COUNT] {
+        let mut sum = [Sample::default(); SampleClass::COUNT];
+        for table in self.tables(guard) {
+            let samples = table.samples.load();
+            let pairs = sum.iter_mut().zip(&samples);
+            pairs.for_each(|(sum, sample)| sum.merge(sample));
+        }
         sum
     }
 
     /// The first record at `at` or behind it that is to be served; `at` is moved there.
-    pub fn next<'a>(&'a self, at: &mut Place, guard: &'a M::Guard) -> Option<&'a Record<W>> {
-        let cpus = self.tables.get(guard)?;
+    pub fn next<'a>(&'a self, at: &mut Place, guard: &'a M::Guard) -> Next<'a, W> {
+        let Some(cpus) = self.tables.get(guard) else {
+            return Next::End;
+        };
+        let mut steps = STEPS;
         while let Some(slot) = cpus.get(at.table as usize) {
-            if let Some(record) = slot.get(guard).and_then(|table| served(table, at, guard)) {
-                return Some(record);
-            }
-            *at = Place {
-                table: at.table.wrapping_add(1),
-                record: 0,
-            };
-        }
-        let is_spoofed = at.table as usize == cpus.len();
-        self.spoofed
-            .get(guard)
-            .filter(|_| is_spoofed)
-            .and_then(|table| served(table, at, guard))
-    }
-
-    /// Moves what several CPUs counted for one flow into the first CPU's record.
-    fn merge(&self, around: &impl Surroundings, guard: &M::Guard) {
-        let filled = self.tables(guard).filter(|table| !table.is_empty());
-        for (before, table) in filled.clone().enumerate() {
-            for (record, number) in table.records(guard).zip(0_u32..) {
-                if number % RESCHEDULE_EVERY == 0 {
-                    around.reschedule();
+            match served(slot.slice(guard), at, &mut steps, guard) {
+                Next::End => {
+                    *at = Place {
+                        table: at.table.wrapping_add(1),
+                        record: 0,
+                    };
                 }
-                let mut earlier = filled.clone().take(before);
-                let target = earlier.find_map(|t| t.find(&record.key(), record.hash(), guard));
-                if let Some(target) = target {
-                    target.take_from(record);
-                }
+                found => return found,
             }
         }
-        let mut tables = self.tables(guard);
-        if let Some(first) = tables.next() {
-            tables.for_each(|table| first.last().take_from(table.last()));
+        if at.table as usize == cpus.len() {
+            served(self.spoofed.slice(guard), at, &mut steps, guard)
+        } else {
+            Next::End
         }
     }
 
@@ -171,75 +226,140 @@ impl<M: Memory, const W: usize> Side<M, W> {
     fn spoof<F: Family<W>>(
         &self,
         hash_key: &HashKey,
-        around: &impl Surroundings,
+        environment: &impl Environment,
         guard: &M::Guard,
-    ) {
+    ) -> Result<(), GaveUp> {
         let min_packets = u64::from(self.min_pkt_spoof.load(Relaxed));
-        let payer = self.budgets.payer;
         let how = Allocation::Sleeping { cpu: 0 };
-        if min_packets == 0 || !self.spoofed.fill(1, how, payer) {
-            return;
+        if min_packets == 0 || !self.spoofed.fill(1, how, self.budgets.payer) {
+            return Ok(());
         }
         let Some([spoofed]) = self.spoofed.get(guard) else {
-            return;
+            return Ok(());
         };
-        for table in self.tables(guard) {
-            for (record, number) in table.records(guard).zip(0_u32..) {
-                if number % RESCHEDULE_EVERY == 0 {
-                    around.reschedule();
-                }
+        // A flow may have such a key by itself, with remote address and port 0. These come
+        // first, so that those without their remote side find them in one place.
+        let mut has_memory = true;
+        for takes_all in [false, true] {
+            self.each_record(environment, guard, |record| {
                 let key = record.key();
                 let local = F::local_side(key);
                 let [_, received] = record.stats().packets;
-                if record.is_moved() || key.is_folded() || key == local || received >= min_packets {
-                    continue;
+                let is_taken = key == local || takes_all && received < min_packets;
+                if has_memory && is_taken && !key.is_folded() {
+                    has_memory = self.spoof_record(spoofed, record, &local, hash_key, guard);
                 }
-                // A flow may have this key by itself, with remote address and port 0.
-                let hash = hash_key.hash(&local);
-                let present = self
-                    .tables(guard)
-                    .chain([spoofed])
-                    .find_map(|table| table.find(&local, hash, guard));
-                let target =
-                    present.or_else(|| spoofed.insert_sleeping(&local, hash, payer, guard));
-                if let Some(target) = target {
-                    target.take_from(record);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Adds a record to that of its local side; false without memory for it.
+    fn spoof_record(
+        &self,
+        spoofed: &FlowTable<M, W>,
+        record: &Record<W>,
+        local: &FlowKey<W>,
+        hash_key: &HashKey,
+        guard: &M::Guard,
+    ) -> bool {
+        let hash = hash_key.hash(local);
+        let payer = self.budgets.payer;
+        let target = spoofed
+            .find(local, hash, guard)
+            .or_else(|| spoofed.insert_sleeping(local, hash, payer, guard));
+        if let Some(target) = target {
+            target.take_from(record);
+        }
+        target.is_some()
+    }
+
+    /// Calls `visit` with every record of the CPUs that was not moved.
+    fn each_record(
+        &self,
+        environment: &impl Environment,
+        guard: &M::Guard,
+        mut visit: impl FnMut(&Record<W>),
+    ) -> Result<(), GaveUp> {
+        for table in self.tables(guard) {
+            for (record, number) in table.records(guard).zip(0_u32..) {
+                if number % STEPS == 0 && !environment.go_on() {
+                    return Err(GaveUp);
+                }
+                if !record.is_moved() {
+                    visit(record);
                 }
             }
         }
+        Ok(())
     }
 
     /// Counts the records to be served and their volume.
-    fn sum_up(&self, around: &impl Surroundings, guard: &M::Guard) {
+    fn sum_up(&self, environment: &impl Environment, guard: &M::Guard) -> Result<(), GaveUp> {
         let mut records = 0_u64;
         let mut volume = Volume::default();
         let mut at = Place::default();
-        while let Some(record) = self.next(&mut at, guard) {
-            if records % u64::from(RESCHEDULE_EVERY) == 0 {
-                around.reschedule();
+        loop {
+            match self.next(&mut at, guard) {
+                Next::Record(record) => {
+                    volume = volume.plus(record.stats().volume());
+                    records = records.wrapping_add(1);
+                    at.record = at.record.wrapping_add(1);
+                    if records % u64::from(STEPS) != 0 {
+                        continue;
+                    }
+                }
+                Next::FartherOn => {}
+                Next::End => break,
             }
-            volume = volume.plus(record.stats().volume());
-            records = records.wrapping_add(1);
-            at.record = at.record.wrapping_add(1);
+            if !environment.go_on() {
+                return Err(GaveUp);
+            }
         }
         self.records.store(records, Relaxed);
+        self.recorded.clear();
         self.recorded.add(volume);
+        Ok(())
     }
 }
 
+/// What comes at a place.
+#[derive(Debug)]
+pub enum Next<'a, const W: usize> {
+    /// This record, at the place.
+    Record(&'a Record<W>),
+    /// Records that were moved, so many that others should have a turn before more are
+    /// looked at.
+    FartherOn,
+    /// No more records.
+    End,
+}
+
+/// The first record of one table at `at` or behind it that is to be served, within `steps`.
 fn served<'a, M: Memory, const W: usize>(
     table: &'a [FlowTable<M, W>],
     at: &mut Place,
+    steps: &mut u32,
     guard: &'a M::Guard,
-) -> Option<&'a Record<W>> {
-    let table = table.first()?;
+) -> Next<'a, W> {
+    let Some(table) = table.first() else {
+        return Next::End;
+    };
     while let Some(record) = table.record(at.record, guard) {
         if !record.is_moved() {
-            return Some(record);
+            return Next::Record(record);
         }
+        let Some(left) = steps.checked_sub(1) else {
+            return Next::FartherOn;
+        };
+        *steps = left;
         at.record = at.record.wrapping_add(1);
     }
     let last = table.last();
     let is_served = at.record == table.len() && !last.is_moved();
-    (is_served && last.stats().volume().packets != 0).then_some(last)
+    if is_served && last.stats().volume().packets != 0 {
+        Next::Record(last)
+    } else {
+        Next::End
+    }
 }

@@ -5,7 +5,7 @@
 //! position of the highest bit and the two bits below tell the chunk, the rest the record
 //! within; its [`Place`] has that worked out for the packet path.
 
-use crate::memory::{Allocation, Memory, Slot};
+use crate::memory::{Allocation, Blank, Memory, Slot};
 
 use super::record::Record;
 
@@ -71,14 +71,6 @@ pub struct Chunks<M: Memory, const W: usize> {
     slots: [M::Slot<Record<W>>; SLOTS + 1],
 }
 
-impl<M: Memory, const W: usize> Default for Chunks<M, W> {
-    fn default() -> Self {
-        Self {
-            slots: core::array::from_fn(|_| Default::default()),
-        }
-    }
-}
-
 #[inline]
 fn locate(place: u32) -> (usize, usize) {
     let log2 = (place | 1).ilog2();
@@ -103,6 +95,12 @@ const fn chunk_len(chunk: usize) -> usize {
 }
 
 impl<M: Memory, const W: usize> Chunks<M, W> {
+    /// No chunks.
+    #[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
+    pub(super) const BLANK: Self = Self {
+        slots: [const { Blank::BLANK }; SLOTS + 1],
+    };
+
     /// The record at a place, where its chunk exists.
     #[inline]
     pub fn get<'a>(&'a self, place: Place, guard: &'a M::Guard) -> Option<&'a Record<W>> {
@@ -157,10 +155,10 @@ impl<M: Memory, const W: usize> Chunks<M, W> {
         chunks
     }
 
-    /// Frees all.
-    pub fn clear(&self) {
+    /// Frees all, as [`Slot::retire`] does.
+    pub fn clear(&self, payer: Option<M::Payer>) {
         for slot in &self.slots {
-            slot.retire();
+            slot.retire(payer);
         }
     }
 

@@ -20,7 +20,7 @@
 //! next level late has it begin in the same way: flows that are all known insert nothing.
 
 use super::chunks::Place;
-use crate::memory::{Allocation, Memory, Slot};
+use crate::memory::{Allocation, Blank, Memory, Slot};
 use crate::sync::{
     AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
@@ -42,6 +42,77 @@ const MOVED_HOMES: u32 = 8;
 /// The largest level that is asked for in the packet path: 32 KiB, beyond which contiguous
 /// memory is hard to come by.
 const MAX_ATOMIC_BUCKETS: u32 = 4096;
+
+/// The hashes whose uppermost bits are one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// How many bits, fewer than 64.
+    bits: u32,
+    number: u64,
+}
+
+impl Part {
+    /// All hashes.
+    pub fn all() -> Self {
+        Self { bits: 0, number: 0 }
+    }
+
+    /// The first part of those into which this one is cut so that each has `most` of its
+    /// `hashes` at most, on average.
+    pub fn cut_to(self, hashes: u64, most: u64) -> Self {
+        let mut part = self;
+        while hashes >> (part.bits - self.bits) > most.max(1) && part.bits < u64::BITS / 2 {
+            part = part.first_half();
+        }
+        part
+    }
+
+    /// The number of bits that all its hashes share.
+    pub fn bits(self) -> u32 {
+        self.bits
+    }
+
+    /// The lower half.
+    pub fn first_half(self) -> Self {
+        Self {
+            bits: (self.bits + 1).min(u64::BITS - 1),
+            number: self.number << 1,
+        }
+    }
+
+    /// The part behind it, as large as may be while all its hashes share `least_bits` at
+    /// least; `None` behind the last.
+    pub fn next(self, least_bits: u32) -> Option<Self> {
+        let Self {
+            mut bits,
+            mut number,
+        } = self;
+        number += 1;
+        while bits > least_bits && number & 1 == 0 {
+            bits -= 1;
+            number >>= 1;
+        }
+        (number >> bits == 0).then_some(Self { bits, number })
+    }
+
+    /// Whether it has this hash.
+    fn has(self, hash: u64) -> bool {
+        // A shift by all 64 bits is none.
+        self.bits == 0 || hash >> (u64::BITS - self.bits) == self.number
+    }
+
+    /// The homes of its hashes among 2^`log2` of them: the first and the one behind the last.
+    fn homes(self, log2: u32) -> (usize, usize) {
+        let (first, end) = match log2.checked_sub(self.bits) {
+            Some(finer) => (self.number << finer, (self.number + 1) << finer),
+            None => {
+                let home = self.number >> (self.bits - log2);
+                (home, home + 1)
+            }
+        };
+        (first as usize, end as usize)
+    }
+}
 
 /// Two entries, read and written as one; the first is filled first.
 #[derive(Clone, Copy, Debug)]
@@ -77,26 +148,13 @@ pub struct Index<M: Memory> {
     levels: [M::Slot<AtomicU64>; LEVELS],
 }
 
-impl<M: Memory> Default for Index<M> {
-    fn default() -> Self {
-        Self {
-            level: AtomicU32::new(0),
-            first_level: AtomicU32::new(0),
-            shift: AtomicU32::new(shift(0)),
-            cursor: AtomicU32::new(0),
-            is_stuck: AtomicBool::new(false),
-            levels: core::array::from_fn(|_| Default::default()),
-        }
-    }
-}
-
 #[inline]
 fn buckets(level: u32) -> u32 {
     MIN_BUCKETS.wrapping_shl(level)
 }
 
 #[inline]
-fn shift(level: u32) -> u32 {
+const fn shift(level: u32) -> u32 {
     (u64::BITS - MIN_BUCKETS_LOG2).wrapping_sub(level)
 }
 
@@ -125,6 +183,17 @@ fn select_unpredictable(condition: bool, a: u32, b: u32) -> u32 {
 }
 
 impl<M: Memory> Index<M> {
+    /// An index without entries.
+    #[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
+    pub(super) const BLANK: Self = Self {
+        level: AtomicU32::new(0),
+        first_level: AtomicU32::new(0),
+        shift: AtomicU32::new(shift(0)),
+        cursor: AtomicU32::new(0),
+        is_stuck: AtomicBool::new(false),
+        levels: [const { Blank::BLANK }; LEVELS],
+    };
+
     /// The buckets that the entry of this hash may stand in.
     #[inline]
     fn probe<'a>(&'a self, hash: u64, guard: &'a M::Guard) -> impl Iterator<Item = &'a AtomicU64> {
@@ -220,7 +289,7 @@ impl<M: Memory> Index<M> {
         let mut is_there = true;
         for (at, slot) in (0..GROWING).zip(&self.levels) {
             if at < level {
-                slot.retire();
+                slot.retire(Some(payer));
             } else if at <= wanted {
                 is_there &= slot.fill(buckets(at) as usize, how, payer);
             }
@@ -290,6 +359,60 @@ impl<M: Memory> Index<M> {
         }
     }
 
+    /// Calls `visit` with the place of each entry whose hash is in this part, until it says
+    /// false; returns what it said last, or true. `hash_of` tells the hash of the record at
+    /// a place. No writer is left.
+    pub fn each_of(
+        &self,
+        part: Part,
+        guard: &M::Guard,
+        hash_of: impl Fn(Place) -> Option<u64>,
+        mut visit: impl FnMut(Place) -> bool,
+    ) -> bool {
+        let level = self.level.load(Relaxed);
+        let cursor = self.cursor.load(Relaxed) as usize;
+        let buckets = |level: u32| {
+            self.levels
+                .get(level as usize)
+                .map(|slot| slot.slice(guard))
+        };
+        let (first, end) = part.homes(MIN_BUCKETS_LOG2 + level);
+        // Homes below the cursor were moved to the next level, where each is two; copies
+        // stay behind, and some may stand there that were moved too early.
+        let moved = buckets(level + 1).unwrap_or_default();
+        let rest = buckets(level).unwrap_or_default();
+        let ways = [
+            (moved, first * 2, end.min(cursor) * 2, true),
+            (rest, first.max(cursor), end, false),
+        ];
+        for (buckets, first, end, is_moved) in ways {
+            let mut at = first;
+            let mut goes_on = first < end;
+            while goes_on {
+                let Some(bucket) = buckets.get(at & buckets.len().wrapping_sub(1)) else {
+                    break;
+                };
+                for entry in Bucket(bucket.load(Relaxed)).entries() {
+                    if entry == 0 {
+                        break;
+                    }
+                    let place = Place::of_entry(entry);
+                    let is_here = hash_of(place).is_some_and(|hash| {
+                        part.has(hash) && (home(hash, shift(level)) < cursor) == is_moved
+                    });
+                    if is_here && !visit(place) {
+                        return false;
+                    }
+                }
+                at += 1;
+                // Entries of the last homes stand behind them, before any empty one.
+                let is_behind = at < end + PROBE_BUCKETS && !has_room(bucket);
+                goes_on = (at < end || is_behind) && at < first + buckets.len();
+            }
+        }
+        true
+    }
+
     /// Whether entries are on their way to the next level, or should be.
     pub fn is_growing(&self) -> bool {
         self.first_level.load(Relaxed) == GROWING
@@ -303,10 +426,10 @@ impl<M: Memory> Index<M> {
             .fold(0, usize::wrapping_add)
     }
 
-    /// Frees all. No writer is left.
-    pub fn clear(&self) {
+    /// Frees all, as [`Slot::retire`] does. No writer is left.
+    pub fn clear(&self, payer: Option<M::Payer>) {
         for slot in &self.levels {
-            slot.retire();
+            slot.retire(payer);
         }
         self.set_level(0);
     }
@@ -410,7 +533,7 @@ mod tests {
 
     #[test]
     fn home_without_room_in_the_next_level_stays_and_is_found() {
-        let index = Index::<StdMemory>::default();
+        let index = Index::<StdMemory>::BLANK;
         index.allocate_late(0, ());
         let hash = |number: u32| u64::from(number) << 56;
         let number_at = |place| (0..MAX_NUMBER).find(|number| Place::of(*number) == place);

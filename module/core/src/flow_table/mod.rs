@@ -11,19 +11,22 @@
 pub mod chunks;
 pub mod index;
 pub mod record;
+pub mod samples;
 pub mod totals;
 
 use crate::classify::{Direction, FlowKey};
+#[cfg(doc)]
+use crate::memory::Slot;
 use crate::memory::{Blank, Memory};
-use crate::rule::SampleClass;
 use crate::sync::{
     AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, zeros,
 };
 use crate::wire::Volume;
 
 use chunks::{Chunks, MAX_RECORDS, Place};
-use index::Index;
+use index::{Index, Part};
 use record::Record;
+use samples::Samples;
 use totals::Totals;
 
 /// Records that a table takes from its account's budget at a time.
@@ -110,36 +113,34 @@ pub struct FlowTable<M: Memory, const W: usize> {
     fold_credit: AtomicU32,
     /// The place of the record that was folded into last; any other's or none's does no harm.
     last_fold: AtomicU32,
-    sampled: [AtomicU32; 3],
     index: Index<M>,
     chunks: Chunks<M, W>,
     last: Record<W>,
     /// The key of the writer's packet, between two calls.
     under_way: [AtomicU64; W],
+    /// What sampling took.
+    pub samples: Samples,
 }
 
-impl<M: Memory, const W: usize> Default for FlowTable<M, W> {
-    fn default() -> Self {
-        Self {
-            totals: Totals::default(),
-            side: AtomicU32::new(0),
-            len: AtomicU32::new(0),
-            watermark: AtomicU32::new(0),
-            flow_credit: AtomicU32::new(0),
-            fold_credit: AtomicU32::new(0),
-            last_fold: AtomicU32::new(0),
-            sampled: Default::default(),
-            index: Index::default(),
-            chunks: Chunks::default(),
-            last: Record::folded_last(),
-            under_way: zeros(),
-        }
-    }
-}
-
+#[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
 impl<M: Memory, const W: usize> Blank for FlowTable<M, W> {
+    const BLANK: Self = Self {
+        totals: Totals::BLANK,
+        side: AtomicU32::new(0),
+        len: AtomicU32::new(0),
+        watermark: AtomicU32::new(0),
+        flow_credit: AtomicU32::new(0),
+        fold_credit: AtomicU32::new(0),
+        last_fold: AtomicU32::new(0),
+        index: Index::BLANK,
+        chunks: Chunks::BLANK,
+        last: Record::LAST,
+        under_way: zeros(),
+        samples: Samples::BLANK,
+    };
+
     fn blank(&self) {
-        self.clear();
+        self.clear(None);
     }
 }
 
@@ -329,17 +330,6 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         self.insert(key, hash, (&plenty, &AtomicU32::new(0)), payer, guard)
     }
 
-    /// Whether this packet of its class is the one in `one_in` that counts.
-    pub fn is_sampled(&self, class: SampleClass, one_in: u32) -> bool {
-        let Some(counter) = self.sampled.get(class as usize) else {
-            return true;
-        };
-        let next = counter.load(Relaxed) + 1;
-        let sampled = next >= one_in;
-        counter.store(if sampled { 0 } else { next }, Relaxed);
-        sampled
-    }
-
     /// Allocates ahead what the table will need soon and frees what growth left behind;
     /// says whether there was memory. Called in process context, by one caller at a time,
     /// while the writer goes on.
@@ -402,20 +392,47 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         }
     }
 
+    /// The record at a place.
+    pub fn at<'a>(&'a self, place: Place, guard: &'a M::Guard) -> Option<&'a Record<W>> {
+        self.chunks.get(place, guard)
+    }
+
+    /// Calls `visit` with each record whose hash is in this part and that was not moved,
+    /// until it says false; returns what it said last, or true. No writer is left.
+    pub fn each_record_of(
+        &self,
+        part: Part,
+        guard: &M::Guard,
+        mut visit: impl FnMut(Place, &Record<W>) -> bool,
+    ) -> bool {
+        let record = |place| self.chunks.get(place, guard);
+        self.index.each_of(
+            part,
+            guard,
+            |place| record(place).map(Record::hash),
+            |place| match record(place) {
+                Some(record) if !record.is_moved() => visit(place, record),
+                _ => true,
+            },
+        )
+    }
+
     /// The record that takes what found no room elsewhere.
     pub fn last(&self) -> &Record<W> {
         &self.last
     }
 
-    /// Makes the table empty and frees its memory. No writer is left.
-    pub fn clear(&self) {
+    /// Makes the table empty and frees its memory, as [`Slot::retire`] does. No writer is
+    /// left.
+    pub fn clear(&self, payer: Option<M::Payer>) {
         self.len.store(0, Release);
         for number in [&self.watermark, &self.flow_credit, &self.fold_credit] {
             number.store(0, Relaxed);
         }
         self.totals.clear();
-        self.index.clear();
-        self.chunks.clear();
+        self.samples.clear();
+        self.index.clear(payer);
+        self.chunks.clear(payer);
         self.last.blank();
         self.last.set_folded();
     }

@@ -55,22 +55,18 @@ const _: () = assert!(FOLDED as u64 != MOVED >> 40);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Record<2>>() == 64);
 
-impl<const W: usize> Default for Record<W> {
-    #[inline]
-    fn default() -> Self {
-        Self {
-            key: zeros(),
-            sent_packets: AtomicU64::new(0),
-            received_packets: AtomicU64::new(0),
-            sent_bytes: AtomicU64::new(0),
-            received_bytes: AtomicU64::new(0),
-            syn_packets: AtomicU64::new(0),
-            hash: AtomicU64::new(0),
-        }
-    }
-}
-
+#[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
 impl<const W: usize> Blank for Record<W> {
+    const BLANK: Self = Self {
+        key: zeros(),
+        sent_packets: AtomicU64::new(0),
+        received_packets: AtomicU64::new(0),
+        sent_bytes: AtomicU64::new(0),
+        received_bytes: AtomicU64::new(0),
+        syn_packets: AtomicU64::new(0),
+        hash: AtomicU64::new(0),
+    };
+
     fn blank(&self) {
         self.set_key(&FlowKey([0; W]), 0);
         let Self {
@@ -143,11 +139,14 @@ impl<const W: usize> Record<W> {
 
     /// The record that takes what found no room elsewhere: its key has nothing but the
     /// FOLDED flag.
-    pub(super) fn folded_last() -> Self {
-        let record = Self::default();
-        record.set_folded();
+    #[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
+    pub(super) const LAST: Self = {
+        let mut record = Self::BLANK;
+        let rest = AtomicU64::new(rest_word(0, 0, 0, FOLDED));
+        // Loom's atomics have destructors, which constants cannot run.
+        core::mem::forget(core::mem::replace(&mut record.key[W - 1], rest));
         record
-    }
+    };
 
     pub(super) fn set_folded(&self) {
         if let Some(word) = self.key.last() {

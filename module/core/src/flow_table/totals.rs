@@ -13,6 +13,13 @@ pub struct VolumeCounter {
 }
 
 impl VolumeCounter {
+    /// Zero packets and bytes.
+    #[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
+    pub const BLANK: Self = Self {
+        packets: AtomicU64::BLANK,
+        bytes: AtomicU64::BLANK,
+    };
+
     /// Adds to both.
     #[inline]
     pub fn add(&self, volume: Volume) {
@@ -48,6 +55,17 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Nothing was seen.
+    #[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
+    pub(super) const BLANK: Self = Self {
+        seen: VolumeCounter::BLANK,
+        extrapolated: VolumeCounter::BLANK,
+        outside: VolumeCounter::BLANK,
+        skipped: VolumeCounter::BLANK,
+        gso_extra: VolumeCounter::BLANK,
+        folded: VolumeCounter::BLANK,
+    };
+
     pub(super) fn clear(&self) {
         let Self {
             seen,
@@ -91,10 +109,12 @@ pub struct TotalsSum {
     pub gso_extra: Volume,
     /// The part of `recorded` that was folded.
     pub folded: Volume,
+    /// The part of `folded` that lost its local address too.
+    pub unattributed: Volume,
 }
 
 impl TotalsSum {
-    /// Adds one table's totals, which do not know `recorded`.
+    /// Adds one table's totals, which know neither `recorded` nor `unattributed`.
     pub fn add(&mut self, totals: &Totals) {
         self.merge(&Self {
             seen: totals.seen.load(),
@@ -104,6 +124,7 @@ impl TotalsSum {
             skipped: totals.skipped.load(),
             gso_extra: totals.gso_extra.load(),
             folded: totals.folded.load(),
+            unattributed: Volume::default(),
         });
     }
 
@@ -116,6 +137,7 @@ impl TotalsSum {
         self.skipped = self.skipped.plus(other.skipped);
         self.gso_extra = self.gso_extra.plus(other.gso_extra);
         self.folded = self.folded.plus(other.folded);
+        self.unattributed = self.unattributed.plus(other.unattributed);
     }
 
     /// Whether nothing that was seen is missing from the sum.

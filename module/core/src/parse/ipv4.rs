@@ -72,15 +72,17 @@ pub fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<[u8; 4]>, ParseErr
     }
     let header_len = usize::from(version_ihl & 0xf) * 4;
     let later_fragment = u16::from_be_bytes([frag_hi, frag_lo]) & FRAGMENT_OFFSET != 0;
+    let (transport, ports) = if later_fragment || header_len < MIN_HEADER {
+        (0, Ports::NONE)
+    } else {
+        let ports = transport::parse(protocol, bytes, header_len, packet_len)?;
+        (header_len as u16, ports)
+    };
     let Ports {
         src_port,
         dst_port,
         syn,
-    } = if later_fragment || header_len < MIN_HEADER {
-        Ports::NONE
-    } else {
-        transport::parse(protocol, bytes, header_len, packet_len)?
-    };
+    } = ports;
     Ok(Tuple {
         src: [s0, s1, s2, s3],
         dst: [d0, d1, d2, d3],
@@ -88,6 +90,7 @@ pub fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<[u8; 4]>, ParseErr
         dst_port,
         protocol,
         syn,
+        transport,
     })
 }
 

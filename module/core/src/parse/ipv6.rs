@@ -110,6 +110,7 @@ pub fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<[u8; 16]>, ParseEr
         dst_port,
         protocol: reached.protocol,
         syn,
+        transport: reached.transport.unwrap_or(0) as u16,
     })
 }
 

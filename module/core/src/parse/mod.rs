@@ -25,6 +25,9 @@ pub struct Tuple<A> {
     pub protocol: u8,
     /// TCP with SYN and without ACK.
     pub syn: bool,
+    /// Bytes from the network header to the transport header; 0 where this packet has none
+    /// or it is too far to be looked for.
+    pub transport: u16,
 }
 
 /// What most packets are, if the protocol is TCP or UDP: nothing but the IP header before it, and

@@ -2,7 +2,7 @@
 
 use trafstat_core::account::Limits;
 use trafstat_core::hash::HashKey;
-use trafstat_core::rule::Sampling;
+use trafstat_core::sampling::Sampling;
 use trafstat_core::synthetic::{Ipv4Account, account_on, flows, header, packet, rule};
 
 use crate::support::Snapshot;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use trafstat_core::classify::{Direction, FlowKey};
 use trafstat_core::flow_table::{Budgets, FlowTable, Observation};
 use trafstat_core::hash::HashKey;
-use trafstat_core::memory::StdMemory;
+use trafstat_core::memory::{Blank, StdMemory};
 use trafstat_core::wire::Volume;
 
 const KEY: HashKey = HashKey([11, 22, 33, 44, 55, 66]);
@@ -55,7 +55,7 @@ fn budgets(flows: u32) -> Budgets<StdMemory> {
 
 #[test]
 fn packets_of_known_flows_let_the_index_grow() {
-    let (table, budgets) = (Table::default(), budgets(10_000));
+    let (table, budgets) = (Table::BLANK, budgets(10_000));
     count(&table, &budgets, 0..CROWD);
     let crowded = crowded_out(&table, OTHERS);
     assert!(table.prepare(0, ()));
@@ -74,7 +74,7 @@ fn packets_of_known_flows_let_the_index_grow() {
 
 #[test]
 fn folded_packets_let_the_index_grow() {
-    let (table, budgets) = (Table::default(), budgets(CROWD as u32));
+    let (table, budgets) = (Table::BLANK, budgets(CROWD as u32));
     count(&table, &budgets, 0..CROWD);
     let crowded = crowded_out(&table, OTHERS);
     assert!(table.prepare(0, ()));

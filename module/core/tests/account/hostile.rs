@@ -5,8 +5,8 @@ use trafstat_core::classify::{Direction, FlowKey};
 use trafstat_core::flow_table::index::PROBE;
 use trafstat_core::flow_table::{Budgets, FlowTable, Observation};
 use trafstat_core::hash::HashKey;
-use trafstat_core::memory::StdMemory;
-use trafstat_core::rule::Sampling;
+use trafstat_core::memory::{Blank, StdMemory};
+use trafstat_core::sampling::Sampling;
 use trafstat_core::synthetic::{Flow, Ipv4Account, account_on, header, packet, rule};
 use trafstat_core::wire::Volume;
 
@@ -36,7 +36,7 @@ struct Probes {
 
 /// Counts a packet of each key, and how many index entries searching for it looks at.
 fn probes<const W: usize>(key: &HashKey, keys: impl Iterator<Item = FlowKey<W>> + Clone) -> Probes {
-    let table = FlowTable::<StdMemory, W>::default();
+    let table = FlowTable::<StdMemory, W>::BLANK;
     let budgets = Budgets::new(());
     budgets.flows.set(u32::MAX);
     budgets.folds.set(u32::MAX);

@@ -2,9 +2,12 @@
 
 mod cpus;
 mod csv;
+mod folding;
 mod growth;
 mod hostile;
 mod memory;
+mod merging;
 mod model;
+mod sampling;
 mod scarce;
 mod support;

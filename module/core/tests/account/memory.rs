@@ -1,7 +1,7 @@
 //! What memory flows take that several CPUs see.
 
 use trafstat_core::account::Limits;
-use trafstat_core::rule::Sampling;
+use trafstat_core::sampling::Sampling;
 use trafstat_core::synthetic::{account, count, flows, header, rule};
 
 const FLOWS: u32 = 1_000_000;

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use trafstat_core::account::Limits;
+use trafstat_core::account::{Limits, Timestamp};
 use trafstat_core::memory::StdMemory;
-use trafstat_core::rule::{Rule, Sampling};
+use trafstat_core::rule::Rule;
+use trafstat_core::sampling::{SampleClass, Sampling};
 use trafstat_core::synthetic::{self, Alone, Flow, account, flows, header};
 
 use crate::support::{Counts, Snapshot, read_all};
@@ -279,10 +280,11 @@ fn an_epoch_is_served_again_until_acknowledged() {
         }
     };
     count(100);
-    assert_eq!(account.close(5, &Alone, &()), 1);
+    let close_at = |ns| account.close(Timestamp::of_one_clock(ns), &Alone, &());
+    assert_eq!(close_at(5), Ok(1));
     let first = read_all(&account, 1000);
     count(101);
-    assert_eq!(account.close(6, &Alone, &()), 1, "the same epoch again");
+    assert_eq!(close_at(6), Ok(1), "the same epoch again");
     for step in [1, 7, 240, 241, 4096] {
         assert_eq!(read_all(&account, step), first, "by {step} bytes");
     }
@@ -322,12 +324,21 @@ fn sampled_packets_count_for_the_skipped_ones() {
     let snapshot = Snapshot::close_and_read(&account);
     snapshot.assert_conserved();
     let header = snapshot.header;
-    assert_eq!((header.seen_packets, header.skipped_packets), (95, 86));
+    let sample = header.sample[SampleClass::UdpAny as usize];
+    let taken = sample.packets;
+    assert!((1..30).contains(&taken), "{taken} of 95, one in 10");
+    assert_eq!(
+        (header.seen_packets, header.skipped_packets),
+        (95, 95 - taken)
+    );
     assert_eq!(
         (header.recorded_packets, header.extrapolated_packets),
-        (90, 81)
+        (10 * taken, 9 * taken)
     );
-    assert_eq!(header.recorded_bytes, 9000);
+    assert_eq!(header.recorded_bytes, 1000 * taken);
+    assert_eq!(sample.packet_variance, [90 * taken, 0]);
+    assert_eq!(sample.byte_variance, [90 * 100 * 100 * taken, 0]);
+    assert_eq!(sample.highest_rate, 10);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use trafstat_core::account::Limits;
 use trafstat_core::hash::HashKey;
 use trafstat_core::memory::{Allocation, Blank, Memory, Slot, StdMemory, StdSlot};
-use trafstat_core::rule::{Rule, Sampling};
+use trafstat_core::rule::Rule;
+use trafstat_core::sampling::Sampling;
 use trafstat_core::synthetic::{self, Ipv4Account, account_on, flows, header, packet};
 
 use crate::support::Snapshot;
@@ -32,18 +33,15 @@ impl Memory for ScarceMemory {
     type Slot<T: Blank> = ScarceSlot<T>;
 }
 
-impl<T> Default for ScarceSlot<T> {
-    fn default() -> Self {
-        Self {
-            slot: StdSlot::default(),
-            payer: OnceLock::new(),
-        }
-    }
-}
-
+#[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
 impl<T: Blank> Blank for ScarceSlot<T> {
+    const BLANK: Self = Self {
+        slot: StdSlot::BLANK,
+        payer: OnceLock::new(),
+    };
+
     fn blank(&self) {
-        self.retire();
+        self.retire(None);
     }
 }
 
@@ -68,12 +66,12 @@ impl<T: Blank> Slot<T, ScarceMemory> for ScarceSlot<T> {
         self.slot.fill(len, how, ())
     }
 
-    fn retire(&self) {
+    fn retire(&self, _: Option<&'static Purse>) {
         if let Some(payer) = self.payer.get() {
             let bytes = Slot::<T, StdMemory>::bytes(&self.slot);
             payer.bytes_left.fetch_add(bytes, Relaxed);
         }
-        self.slot.retire();
+        self.slot.retire(None);
     }
 
     fn bytes(&self) -> usize {

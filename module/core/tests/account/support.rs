@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use trafstat_abi::{RecordIpv4, SnapshotHeader};
 use trafstat_core::memory::Memory;
 use trafstat_core::snapshot::{self, Binary, Cursor};
-use trafstat_core::synthetic::{Alone, Flow, Ipv4Account};
+use trafstat_core::synthetic::{Flow, Ipv4Account, close_alone};
 use zerocopy::FromBytes;
 
 /// Sent and received packets, sent and received bytes, SYN packets.
@@ -19,7 +19,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub fn close_and_read<M: Memory<Guard = ()>>(account: &Ipv4Account<M>) -> Self {
-        account.close(2, &Alone, &());
+        close_alone(account);
         Self::decode(&read_all(account, 4096))
     }
 
@@ -88,7 +88,9 @@ pub fn read_all<M: Memory<Guard = ()>>(account: &Ipv4Account<M>, step: usize) ->
     let mut buffer = vec![0; step];
     loop {
         let offset = bytes.len() as u64;
-        let n = snapshot::read(&closed, &Binary, &mut cursor, offset, &mut buffer);
+        let Ok(n) = snapshot::read(&closed, &Binary, &mut cursor, offset, &mut buffer) else {
+            continue;
+        };
         if n == 0 {
             return bytes;
         }

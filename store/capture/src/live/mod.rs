@@ -19,7 +19,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{netdevice, sockopt};
 use thiserror::Error;
-use trafstat_core::account::Surroundings;
+use trafstat_core::account::{Environment, Timestamp};
 
 use crate::engine::{Counted, Engine, Rules, Tally};
 use frames::Frames;
@@ -129,15 +129,14 @@ impl Interface {
 }
 
 impl Live {
-    /// Counts an interface from `now_ns` on, in nanoseconds since 1970. `ended` is called
-    /// when the counting ends by itself.
+    /// Counts an interface from `now` on. `ended` is called when the counting ends by itself.
     ///
     /// # Errors
     /// The system's.
     pub fn start(
         interface: Interface,
         rules: Rules<'_>,
-        now_ns: u64,
+        now: Timestamp,
         ended: impl FnOnce() + Send + 'static,
     ) -> Result<Self, LiveError> {
         let Interface {
@@ -149,7 +148,7 @@ impl Live {
             interface: name.clone(),
             source,
         };
-        let engine = Engine::started(rules, now_ns);
+        let engine = Engine::started(rules, now);
         let accounts = engine.accounts().collect();
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let wake = Arc::new(wake.map_err(|error| of_system(error.into()))?);
@@ -217,12 +216,14 @@ impl Live {
     }
 }
 
-impl Surroundings for Live {
+impl Environment for Live {
     fn wait_for_writers(&self) {
         self.seen();
     }
 
-    fn reschedule(&self) {}
+    fn go_on(&self) -> bool {
+        true
+    }
 }
 
 impl Drop for Live {

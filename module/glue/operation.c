@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Operations on proc files under way: counted, so that nothing has to wait for them, and
+ * told of in the log where they last, so that an administrator finds who keeps the module.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/jiffies.h>
+#include <linux/module.h>
+#include <linux/sched.h>
+
+#include "trafstat.h"
+
+/* An operation that lasts longer is told of in the log. */
+#define LONG_OPERATION	(2 * HZ)
+
+/* The count of an account whose operations were stopped. */
+#define STOPPED		INT_MIN
+
+static LIST_HEAD(operations);
+static DEFINE_SPINLOCK(operations_lock);
+
+static void trafstat_operations_watch(struct work_struct *work);
+static DECLARE_DELAYED_WORK(watch, trafstat_operations_watch);
+
+static void trafstat_operation_tell(struct trafstat_operation *operation)
+{
+	const struct trafstat_account *account = operation->account;
+
+	operation->told = true;
+	pr_info_ratelimited("process %s (%d) is blocked while it uses %s%s below /proc/net/trafstat: the module cannot be unloaded until it goes on or is killed\n",
+			    operation->task->comm, task_pid_nr(operation->task),
+			    account ? "account " : "the list of accounts",
+			    account ? account->name : "");
+}
+
+static void trafstat_operations_watch(struct work_struct *work)
+{
+	struct trafstat_operation *operation;
+	bool is_any;
+
+	spin_lock(&operations_lock);
+	is_any = !list_empty(&operations);
+	list_for_each_entry(operation, &operations, list)
+		if (!operation->told &&
+		    time_after_eq(jiffies, operation->began + LONG_OPERATION))
+			trafstat_operation_tell(operation);
+	spin_unlock(&operations_lock);
+	if (is_any)
+		schedule_delayed_work(&watch, LONG_OPERATION / 2);
+}
+
+bool trafstat_operation_begin(struct trafstat_operation *operation,
+			      struct trafstat_account *account)
+{
+	bool is_first;
+
+	/* The kernel keeps the code until the proc file's operation has returned. */
+	if (!try_module_get(THIS_MODULE))
+		return false;
+	if (account && !atomic_inc_unless_negative(&account->operations)) {
+		module_put(THIS_MODULE);
+		return false;
+	}
+	*operation = (struct trafstat_operation) {
+		.account	= account,
+		.task		= current,
+		.began		= jiffies,
+	};
+	spin_lock(&operations_lock);
+	is_first = list_empty(&operations);
+	list_add_tail(&operation->list, &operations);
+	spin_unlock(&operations_lock);
+	if (is_first)
+		schedule_delayed_work(&watch, LONG_OPERATION);
+	return true;
+}
+
+void trafstat_operation_end(struct trafstat_operation *operation)
+{
+	struct trafstat_account *account = operation->account;
+
+	spin_lock(&operations_lock);
+	list_del(&operation->list);
+	spin_unlock(&operations_lock);
+	/*
+	 * Ordered before the look at the rules: either the reap that the last rule queued
+	 * finds no operation, or this one finds no rule. The account's file, which this
+	 * operation is on, keeps it until the operation has returned.
+	 */
+	if (account && atomic_dec_and_test(&account->operations) &&
+	    !READ_ONCE(account->rule_count))
+		trafstat_account_queue_reap(account);
+	module_put(THIS_MODULE);
+}
+
+bool trafstat_operations_stop(struct trafstat_account *account)
+{
+	/* Pairs with the end of an operation, which looks at the rules afterwards. */
+	smp_mb();
+	return atomic_cmpxchg(&account->operations, 0, STOPPED) == 0;
+}
+
+void trafstat_operations_init(struct trafstat_account *account)
+{
+	atomic_set(&account->operations, STOPPED);
+}
+
+void trafstat_operations_start(struct trafstat_account *account)
+{
+	atomic_set(&account->operations, 0);
+}
+
+void trafstat_operation_exit(void)
+{
+	cancel_delayed_work_sync(&watch);
+}
