@@ -31,7 +31,7 @@ const char *const trafstat_family_names[TRAFSTAT_FAMILIES] = {
 /* How long a rule waits for the files of an account of its name to go. */
 #define ENDED_TIMEOUT	(2 * HZ)
 
-/* What an account takes besides its own allocations: entries of proc files, mainly. */
+/* What an account's entries in /proc take. */
 #define PROC_BYTES	1024
 
 static unsigned int trafstat_net_id;
@@ -235,7 +235,7 @@ static int trafstat_account_fill(struct trafstat_account *account, u8 nfproto,
 	memzero_explicit(random, sizeof(random));
 	if (!err)
 		err = trafstat_account_spread(account);
-	if (!err && !trafstat_payer_charge(&account->payer, PROC_BYTES))
+	if (!err && !trafstat_payer_charge(&account->payer, PROC_BYTES + trafstat_reader_bytes()))
 		err = -ENOMEM;
 	return err ?: trafstat_proc_account_add(account);
 }

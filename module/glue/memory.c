@@ -176,7 +176,7 @@ bool trafstat_payer_charge(struct trafstat_payer *payer, size_t bytes)
 	return true;
 }
 
-static void trafstat_payer_give_back(struct trafstat_payer *payer, long bytes)
+void trafstat_payer_give_back(struct trafstat_payer *payer, long bytes)
 {
 	atomic_long_sub(bytes, &payer->bytes);
 	trafstat_give_back(bytes, payer->tenant);

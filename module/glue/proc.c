@@ -35,6 +35,12 @@ static struct proc_dir_entry *original_dir;
 /* One read takes no more, so that one reader does not keep others waiting. */
 #define READ_BYTES	(16 * PAGE_SIZE)
 
+enum trafstat_reader_kind {
+	TRAFSTAT_EXCLUSIVE,		/* of snapshot or csv: the account's one reader */
+	TRAFSTAT_GIVES_WAY,		/* the same, until one with CAP_NET_ADMIN comes */
+	TRAFSTAT_LIVE,
+};
+
 /* An open snapshot, csv or live file. */
 struct trafstat_reader {
 	struct mutex lock;			/* operations on a shared descriptor */
@@ -42,7 +48,7 @@ struct trafstat_reader {
 	struct trafstat_account *account;
 	struct trafstat_cursor cursor;
 	u64 epoch;				/* the one that is served */
-	bool gives_way;				/* to one with CAP_NET_ADMIN */
+	enum trafstat_reader_kind kind;
 	u8 *page;
 };
 
@@ -57,41 +63,57 @@ static struct net *trafstat_keep_net(const struct trafstat_net *tn)
 	return maybe_get_net(tn->net);
 }
 
-static struct trafstat_reader *trafstat_reader_alloc(struct trafstat_account *account)
+size_t trafstat_reader_bytes(void)
 {
-	struct trafstat_payer *payer = &account->payer;
+	return kmalloc_size_roundup(sizeof(struct trafstat_reader)) + PAGE_SIZE;
+}
+
+static struct trafstat_reader *trafstat_reader_alloc(struct trafstat_account *account,
+						     enum trafstat_reader_kind kind)
+{
 	struct trafstat_reader *reader;
 	struct net *net;
+	int err = -ENOMEM;
 
 	net = trafstat_keep_net(account->tn);
 	if (!net)
 		return ERR_PTR(-ENXIO);
-	reader = trafstat_alloc(sizeof(*reader), 0, payer);
-	if (!reader)
+	/* The account has paid for its one reader, who must get in when memory is short. */
+	if (kind != TRAFSTAT_EXCLUSIVE &&
+	    !trafstat_payer_charge(&account->payer, trafstat_reader_bytes()))
 		goto put_net;
-	memset(reader, 0, sizeof(*reader));
-	reader->page = trafstat_alloc(PAGE_SIZE, 0, payer);
+	reader = kzalloc(sizeof(*reader), GFP_KERNEL_ACCOUNT);
+	if (!reader)
+		goto give_back;
+	reader->page = kmalloc(PAGE_SIZE, GFP_KERNEL_ACCOUNT);
 	if (!reader->page)
 		goto free_reader;
 	mutex_init(&reader->lock);
+	reader->kind = kind;
 	reader->net = net;
 	reader->account = account;
 	return reader;
 
 free_reader:
-	trafstat_free(reader, sizeof(*reader), payer);
+	kfree(reader);
+give_back:
+	if (kind != TRAFSTAT_EXCLUSIVE)
+		trafstat_payer_give_back(&account->payer, trafstat_reader_bytes());
 put_net:
 	put_net(net);
-	return ERR_PTR(-ENOMEM);
+	return ERR_PTR(err);
 }
 
 static void trafstat_reader_free(struct trafstat_reader *reader)
 {
 	struct trafstat_payer *payer = &reader->account->payer;
+	bool was_charged = reader->kind != TRAFSTAT_EXCLUSIVE;
 	struct net *net = reader->net;
 
-	trafstat_free(reader->page, PAGE_SIZE, payer);
-	trafstat_free(reader, sizeof(*reader), payer);
+	kfree(reader->page);
+	kfree(reader);
+	if (was_charged)
+		trafstat_payer_give_back(payer, trafstat_reader_bytes());
 	put_net(net);
 }
 
@@ -102,7 +124,8 @@ static bool trafstat_reader_take(struct trafstat_reader *reader)
 	bool is_taken;
 
 	spin_lock(&account->reader_lock);
-	is_taken = !account->reader || (account->reader->gives_way && !reader->gives_way);
+	is_taken = !account->reader || (account->reader->kind == TRAFSTAT_GIVES_WAY &&
+					reader->kind == TRAFSTAT_EXCLUSIVE);
 	if (is_taken)
 		WRITE_ONCE(account->reader, reader);
 	spin_unlock(&account->reader_lock);
@@ -153,14 +176,13 @@ static int trafstat_reader_close_epoch(struct trafstat_reader *reader)
 }
 
 static int trafstat_reader_open(struct trafstat_account *account, struct file *file,
-				bool gives_way)
+				enum trafstat_reader_kind kind)
 {
-	struct trafstat_reader *reader = trafstat_reader_alloc(account);
+	struct trafstat_reader *reader = trafstat_reader_alloc(account, kind);
 	int err = -EBUSY;
 
 	if (IS_ERR(reader))
 		return PTR_ERR(reader);
-	reader->gives_way = gives_way;
 	if (!trafstat_reader_take(reader))
 		goto free;
 	err = file->f_mode & FMODE_READ ? trafstat_reader_close_epoch(reader) : 0;
@@ -319,8 +341,9 @@ static int trafstat_file_open(struct inode *inode, struct file *file,
 
 static int trafstat_snapshot_take(struct trafstat_account *account, struct file *file)
 {
-	return trafstat_may_read(account->tn) ? trafstat_reader_open(account, file, false)
-					      : -EPERM;
+	if (!trafstat_may_read(account->tn))
+		return -EPERM;
+	return trafstat_reader_open(account, file, TRAFSTAT_EXCLUSIVE);
 }
 
 static int trafstat_snapshot_open(struct inode *inode, struct file *file)
@@ -400,7 +423,8 @@ static int trafstat_csv_take(struct trafstat_account *account, struct file *file
 
 	if (!may_read && !(csv_mode & 0044))
 		return -EPERM;
-	return trafstat_reader_open(account, file, !may_read);
+	return trafstat_reader_open(account, file,
+				    may_read ? TRAFSTAT_EXCLUSIVE : TRAFSTAT_GIVES_WAY);
 }
 
 /* The end acknowledges, so the only way there is through all of it. */
@@ -427,7 +451,7 @@ static int trafstat_live_take(struct trafstat_account *account, struct file *fil
 
 	if (!trafstat_may_read(account->tn))
 		return -EPERM;
-	reader = trafstat_reader_alloc(account);
+	reader = trafstat_reader_alloc(account, TRAFSTAT_LIVE);
 	if (IS_ERR(reader))
 		return PTR_ERR(reader);
 	reader->epoch = trafstat_open_epoch(account->core);

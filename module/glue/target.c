@@ -170,7 +170,7 @@ static bool trafstat_is_of_iptables(const struct xt_tgchk_param *par)
 static void trafstat_tell_of_refusal(int err, const struct xt_trafstat_tginfo *info)
 {
 	if (err == -ENOMEM)
-		pr_info_ratelimited("no memory for a rule of account %s: delete other accounts' rules, or raise max_memory, max_user_memory, max_tenant_memory or the memory cgroup's limit\n",
+		pr_info_ratelimited("no memory for account %s: delete other accounts' rules, or raise max_memory, max_user_memory, max_tenant_memory or the memory cgroup's limit\n",
 				    info->name);
 	else if (err == -EPERM)
 		pr_info_ratelimited("account %s is of a namespace that a user made, and the module's parameter max_user_memory is 0: such namespaces may not count\n",

@@ -176,10 +176,13 @@ int trafstat_payer_init(struct trafstat_payer *payer, struct user_namespace *use
 void trafstat_payer_exit(struct trafstat_payer *payer);
 /* Pays for what another allocates, if the caps allow it. */
 bool trafstat_payer_charge(struct trafstat_payer *payer, size_t bytes);
+void trafstat_payer_give_back(struct trafstat_payer *payer, long bytes);
 int trafstat_memory_init(void);
 void trafstat_memory_exit(void);
 
 /* proc.c */
+/* What an open file takes besides what every open file of /proc takes. */
+size_t trafstat_reader_bytes(void);
 int trafstat_proc_net_init(struct trafstat_net *tn);
 void trafstat_proc_net_exit(struct trafstat_net *tn);
 int trafstat_proc_account_add(struct trafstat_account *account);

@@ -18,7 +18,7 @@ use crate::process::{self, Ended};
 use crate::topology::{Netns, Topology};
 use crate::traffic;
 
-/// Half of it is for users.
+/// Half of it is for users, and for any one of them.
 const MAX_MEMORY: u64 = 8 << 20;
 
 /// What the user's flows would take twenty times the room for.
@@ -41,7 +41,11 @@ const SCANNED_AT_ONCE: u16 = 100;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn run(guest: &Guest) -> Result<()> {
-    module::load_with(guest, &[&format!("max_memory={MAX_MEMORY}")])?;
+    let parameters = [
+        format!("max_memory={MAX_MEMORY}"),
+        format!("max_tenant_memory={}", MAX_MEMORY / 2),
+    ];
+    module::load_with(guest, &parameters.each_ref().map(String::as_str))?;
     let topology = Topology::new(Family::Ipv4)?;
     let iptables = Iptables::new(guest, &topology.local, topology.family);
     iptables.count_local(ALL_PORTS)?;
