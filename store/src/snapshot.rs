@@ -51,6 +51,46 @@ pub struct Header {
     pub max_entries: u64,
     /// Flows of fewer packets lost their remote side; 0: off.
     pub min_pkt_spoof: u32,
+    /// What modules report since 0.2.0; unknown from an older one.
+    pub growth: Option<Growth>,
+}
+
+/// The fields that headers of 408 bytes have and those of 240 have not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Growth {
+    /// How long the epoch was open, in nanoseconds of CLOCK_BOOTTIME, which cannot be set.
+    pub duration_ns: u64,
+    /// The part of `folded` that lost its local side too.
+    pub unattributed: Volume,
+    /// What sampling took of each class, in the order of [`SampleClass::ALL`].
+    pub samples: [Sample; SampleClass::ALL.len()],
+}
+
+/// A kind of packets that is sampled at a rate of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SampleClass {
+    /// TCP packets with SYN and without ACK, under `--sample-tcp-syn`.
+    TcpSyn,
+    /// Other TCP packets; SYN ones too without that option.
+    TcpAny,
+    /// UDP packets.
+    UdpAny,
+}
+
+/// What sampling took of one class.
+///
+/// The variances are unbiased estimates of those of the class's packets and bytes, as the
+/// records have them; their square roots are the standard errors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// Packets that were taken, before multiplication.
+    pub packets: u64,
+    /// The sum of N * (N - 1) * packets^2 over the buffers that were taken.
+    pub packet_variance: u128,
+    /// The sum of N * (N - 1) * bytes^2 over the buffers that were taken.
+    pub byte_variance: u128,
+    /// The largest N that a packet met; 0: none met one.
+    pub highest_rate: u32,
 }
 
 /// The sums over an epoch: `seen + extrapolated = recorded + outside + skipped`.
@@ -118,6 +158,56 @@ pub struct Counters {
     pub received_bytes: u64,
     /// TCP packets with SYN and without ACK, both directions.
     pub syn_packets: u64,
+}
+
+impl SampleClass {
+    /// The classes in the header's order.
+    pub const ALL: [Self; trafstat_abi::SAMPLE_CLASSES as usize] =
+        [Self::TcpSyn, Self::TcpAny, Self::UdpAny];
+
+    /// The class's name in CSV and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TcpSyn => "tcp_syn",
+            Self::TcpAny => "tcp_any",
+            Self::UdpAny => "udp_any",
+        }
+    }
+
+    /// The IANA number of the protocol whose packets it has.
+    pub fn protocol(self) -> u8 {
+        match self {
+            Self::TcpSyn | Self::TcpAny => 6,
+            Self::UdpAny => 17,
+        }
+    }
+}
+
+const _: () = {
+    assert!(SampleClass::TcpSyn as u32 == trafstat_abi::SAMPLE_TCP_SYN);
+    assert!(SampleClass::TcpAny as u32 == trafstat_abi::SAMPLE_TCP_ANY);
+    assert!(SampleClass::UdpAny as u32 == trafstat_abi::SAMPLE_UDP_ANY);
+};
+
+impl Growth {
+    /// The names of its figures in the database and in files of records.
+    pub const COLUMNS: [&'static str; 15] = [
+        "duration_ns",
+        "unattributed_packets",
+        "unattributed_bytes",
+        "tcp_syn_sampled_packets",
+        "tcp_syn_packet_variance",
+        "tcp_syn_byte_variance",
+        "tcp_syn_highest_rate",
+        "tcp_any_sampled_packets",
+        "tcp_any_packet_variance",
+        "tcp_any_byte_variance",
+        "tcp_any_highest_rate",
+        "udp_any_sampled_packets",
+        "udp_any_packet_variance",
+        "udp_any_byte_variance",
+        "udp_any_highest_rate",
+    ];
 }
 
 /// Stays at what 64 bits hold.
@@ -257,10 +347,7 @@ impl OpenEpoch {
     /// The source's, ESTALE among them where the epoch was closed meanwhile, and every way in
     /// which a header or a record can be wrong.
     pub fn read(mut reader: impl Read) -> Result<Self, SnapshotError> {
-        let raw = read_header(&mut reader)?;
-        let header = decode_header(&raw)?;
-        skip_header_growth(&mut reader, &raw)?;
-        let record_size = usize::from(raw.record_size);
+        let (header, record_size) = read_header(&mut reader)?;
         let mut bytes = vec![0; (BATCH_BYTES / record_size).max(1) * record_size];
         let mut records = Vec::new();
         loop {
@@ -289,13 +376,11 @@ impl<R: Read> Snapshot<R> {
     /// The source's, and every way in which a header can be wrong, conservation
     /// included.
     pub fn open(mut reader: R) -> Result<Self, SnapshotError> {
-        let raw = read_header(&mut reader)?;
-        let header = decode_header(&raw)?;
+        let (header, record_size) = read_header(&mut reader)?;
         check_conservation(&header.totals)?;
-        skip_header_growth(&mut reader, &raw)?;
         Ok(Self {
             reader,
-            record_size: usize::from(raw.record_size),
+            record_size,
             unread_records: header.records,
             header,
             summed: Sum::default(),
@@ -392,16 +477,44 @@ impl Sum {
     }
 }
 
-fn read_header(reader: &mut impl Read) -> Result<SnapshotHeader, SnapshotError> {
+/// The size of the header that every module has had.
+const LEAST_HEADER: usize = trafstat_abi::SNAPSHOT_HEADER_MIN as usize;
+
+/// Reads the header up to the first record; gives the size of a record too.
+///
+/// What an older module's header lacks is zero in the bytes and unknown in the header; what a
+/// newer module appended is skipped.
+fn read_header(reader: &mut impl Read) -> Result<(Header, usize), SnapshotError> {
     let mut bytes = [0; size_of::<SnapshotHeader>()];
-    let found = read_full(reader, &mut bytes)?;
-    if found < bytes.len() {
+    read_header_bytes(reader, &mut bytes[..LEAST_HEADER], (0, LEAST_HEADER))?;
+    let raw: SnapshotHeader = zerocopy::transmute!(bytes);
+    check_format(&raw)?;
+    let size = usize::from(raw.header_size);
+    let known = size.min(bytes.len());
+    read_header_bytes(
+        reader,
+        &mut bytes[LEAST_HEADER..known],
+        (LEAST_HEADER, size),
+    )?;
+    read_header_bytes(reader, &mut vec![0; size - known], (known, size))?;
+    let header = decode_header(&zerocopy::transmute!(bytes))?;
+    Ok((header, usize::from(raw.record_size)))
+}
+
+/// Reads a part of a header that has `size` bytes, behind the first `before`.
+fn read_header_bytes(
+    reader: &mut impl Read,
+    part: &mut [u8],
+    (before, size): (usize, usize),
+) -> Result<(), SnapshotError> {
+    let found = read_full(reader, part)?;
+    if found < part.len() {
         return Err(SnapshotError::HeaderTruncated {
-            found,
-            expected: bytes.len(),
+            found: before + found,
+            expected: size,
         });
     }
-    Ok(zerocopy::transmute!(bytes))
+    Ok(())
 }
 
 /// Reads until `bytes` is full or the source ends; gives how much was read.
@@ -418,22 +531,8 @@ fn read_full(reader: &mut impl Read, bytes: &mut [u8]) -> Result<usize, Snapshot
     Ok(filled)
 }
 
-/// Passes over what a later version appended to the header.
-fn skip_header_growth(reader: &mut impl Read, raw: &SnapshotHeader) -> Result<(), SnapshotError> {
-    let known = size_of::<SnapshotHeader>();
-    let expected = usize::from(raw.header_size);
-    let mut growth = vec![0; expected - known];
-    let found = read_full(reader, &mut growth)?;
-    if found < growth.len() {
-        return Err(SnapshotError::HeaderTruncated {
-            found: known + found,
-            expected,
-        });
-    }
-    Ok(())
-}
-
-fn decode_header(raw: &SnapshotHeader) -> Result<Header, SnapshotError> {
+/// Refuses what is no snapshot, or one whose layout is not known.
+fn check_format(raw: &SnapshotHeader) -> Result<(), SnapshotError> {
     // The generated constant has a NUL that the field has not.
     if raw.magic[..] != trafstat_abi::SNAPSHOT_MAGIC[..raw.magic.len()] {
         return Err(SnapshotError::Magic);
@@ -444,13 +543,21 @@ fn decode_header(raw: &SnapshotHeader) -> Result<Header, SnapshotError> {
             known: trafstat_abi::SNAPSHOT_VERSION,
         });
     }
-    let family = match u32::from(raw.family) {
-        trafstat_abi::FAMILY_IPV4 => Family::Ipv4,
-        trafstat_abi::FAMILY_IPV6 => Family::Ipv6,
-        _ => return Err(SnapshotError::Family(raw.family)),
-    };
-    check_size("header", raw.header_size, size_of::<SnapshotHeader>())?;
-    check_size("record", raw.record_size, record_size(family))?;
+    let family = family(raw)?;
+    check_size("header", raw.header_size, LEAST_HEADER)?;
+    check_size("record", raw.record_size, record_size(family))
+}
+
+fn family(raw: &SnapshotHeader) -> Result<Family, SnapshotError> {
+    match u32::from(raw.family) {
+        trafstat_abi::FAMILY_IPV4 => Ok(Family::Ipv4),
+        trafstat_abi::FAMILY_IPV6 => Ok(Family::Ipv6),
+        _ => Err(SnapshotError::Family(raw.family)),
+    }
+}
+
+fn decode_header(raw: &SnapshotHeader) -> Result<Header, SnapshotError> {
+    let family = family(raw)?;
     if raw.epoch == 0 {
         return Err(SnapshotError::Epoch);
     }
@@ -479,8 +586,27 @@ fn decode_header(raw: &SnapshotHeader) -> Result<Header, SnapshotError> {
         totals: decode_totals(raw),
         max_entries: raw.max_entries,
         min_pkt_spoof: raw.min_pkt_spoof,
+        growth: decode_growth(raw),
     };
     Ok(header)
+}
+
+/// The later fields, where the header has all of them.
+fn decode_growth(raw: &SnapshotHeader) -> Option<Growth> {
+    let wide = |[low, high]: [u64; 2]| u128::from(high) << 64 | u128::from(low);
+    (usize::from(raw.header_size) >= size_of::<SnapshotHeader>()).then(|| Growth {
+        duration_ns: raw.duration_ns,
+        unattributed: Volume {
+            packets: raw.unattributed_packets,
+            bytes: raw.unattributed_bytes,
+        },
+        samples: raw.sample.map(|sample| Sample {
+            packets: sample.packets,
+            packet_variance: wide(sample.packet_variance),
+            byte_variance: wide(sample.byte_variance),
+            highest_rate: sample.highest_rate,
+        }),
+    })
 }
 
 fn decode_totals(raw: &SnapshotHeader) -> Totals {

@@ -6,8 +6,8 @@ use std::net::Ipv6Addr;
 
 use common::{SnapshotBuilder, record};
 use proptest::prelude::*;
-use trafstat_abi::{RecordIpv4, RecordIpv6};
-use trafstat_store::snapshot::{Record, Snapshot, SnapshotError};
+use trafstat_abi::{RecordIpv4, RecordIpv6, SAMPLE_TCP_ANY, Sample};
+use trafstat_store::snapshot::{Header, Record, Snapshot, SnapshotError, Volume};
 use zerocopy::IntoBytes;
 
 fn lan() -> SnapshotBuilder {
@@ -88,15 +88,99 @@ fn ipv6_records_have_their_own_size() {
     assert_eq!(records[1].counters.syn_packets, 2);
 }
 
+/// [`lan`] as a module counts it that samples and lacks room.
+fn sampled() -> SnapshotBuilder {
+    let mut snapshot = lan();
+    let header = &mut snapshot.header;
+    header.duration_ns = 300_000_000_000;
+    header.unattributed_packets = 4;
+    header.unattributed_bytes = 400;
+    header.sample[SAMPLE_TCP_ANY as usize] = Sample {
+        packets: 3,
+        packet_variance: [270, 0],
+        byte_variance: [7, 1],
+        highest_rate: 10,
+        reserved: 0,
+    };
+    snapshot
+}
+
+fn header(snapshot: &SnapshotBuilder) -> Header {
+    Snapshot::open(&snapshot.bytes()[..])
+        .unwrap()
+        .header()
+        .clone()
+}
+
 #[test]
-fn what_a_later_version_appends_is_passed_over() {
-    let expected = read(&lan().bytes()).unwrap();
+fn later_fields_of_the_header_are_decoded() {
+    let growth = header(&sampled()).growth.unwrap();
+    assert_eq!(growth.duration_ns, 300_000_000_000);
+    assert_eq!(
+        growth.unattributed,
+        Volume {
+            packets: 4,
+            bytes: 400
+        }
+    );
+    let [syn, tcp, udp] = growth.samples;
+    assert_eq!(tcp.packets, 3);
+    assert_eq!((tcp.packet_variance, tcp.highest_rate), (270, 10));
+    // The lower 64 bits come first.
+    assert_eq!(tcp.byte_variance, (1 << 64) + 7);
+    assert_eq!((syn, udp), Default::default());
+}
+
+#[test]
+fn header_of_an_old_module_leaves_the_later_fields_unknown() {
+    let old = sampled().with_header_size(240);
+    assert_eq!(old.bytes().len(), 240 + 2 * size_of::<RecordIpv4>());
+    assert_eq!(read(&old.bytes()).unwrap(), read(&lan().bytes()).unwrap());
+    let expected = Header {
+        growth: None,
+        ..header(&sampled())
+    };
+    assert_eq!(header(&old), expected);
+    // A size that no release has: a part of the fields is none.
+    let between = sampled().with_header_size(264);
+    assert_eq!(read(&between.bytes()).unwrap().len(), 2);
+    assert_eq!(header(&between), expected);
+}
+
+#[test]
+fn what_a_newer_module_appends_is_skipped() {
     let grown = SnapshotBuilder {
         header_growth: vec![0xff; 24],
         record_growth: vec![0xff; 8],
-        ..lan()
+        ..sampled()
     };
-    assert_eq!(read(&grown.bytes()).unwrap(), expected);
+    assert_eq!(read(&grown.bytes()).unwrap(), read(&lan().bytes()).unwrap());
+    assert_eq!(header(&grown), header(&sampled()));
+}
+
+#[test]
+fn reader_that_knows_240_bytes_finds_the_same_records() {
+    let bytes = sampled().bytes();
+    // As trafstat-store 0.1.0 reads: what it knows, then on to header_size.
+    let header_size = usize::from(u16::from_ne_bytes([bytes[10], bytes[11]]));
+    assert_eq!(header_size, 408);
+    let mut seen_by_it = bytes[..240].to_vec();
+    seen_by_it[10..12].copy_from_slice(&240_u16.to_ne_bytes());
+    seen_by_it.extend(&bytes[header_size..]);
+    assert_eq!(seen_by_it, sampled().with_header_size(240).bytes());
+    assert_eq!(read(&seen_by_it).unwrap(), read(&bytes).unwrap());
+}
+
+#[test]
+fn header_that_ends_early_says_how_much_was_there() {
+    let bytes = lan().bytes();
+    for (end, expected) in [(0, 240), (239, 240), (240, 408), (407, 408)] {
+        let error = read(&bytes[..end]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("the snapshot ends inside its header, after {end} of {expected} bytes")
+        );
+    }
 }
 
 #[test]
@@ -214,7 +298,7 @@ fn wrong_header_fields_are_refused() {
         (|s| s.header.magic[0] = b't', "does not begin with"),
         (|s| s.header.version = 2, "format version 2"),
         (|s| s.header.family = 3, "address family 3"),
-        (|s| s.header.header_size -= 1, "header has 239 bytes"),
+        (|s| s.header.header_size = 239, "header has 239 bytes"),
         (|s| s.header.record_size -= 1, "record has 55 bytes"),
         (|s| s.header.prefix_len = 33, "prefix length 33"),
         (|s| s.header.epoch = 0, "epoch 0"),
@@ -243,12 +327,12 @@ proptest! {
 
     #[test]
     fn any_change_of_a_snapshot_is_decoded_or_refused(
-        at in 0_usize..352,
+        at in 0_usize..520,
         value in any::<u8>(),
-        end in 0_usize..=352,
+        end in 0_usize..=520,
     ) {
         let mut bytes = lan().bytes();
-        prop_assert_eq!(bytes.len(), 352);
+        prop_assert_eq!(bytes.len(), 520);
         bytes[at] = value;
         let whole = bytes.len();
         if let Ok(records) = read(&bytes[..end]) {

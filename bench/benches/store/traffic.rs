@@ -7,7 +7,7 @@ use fastrand::Rng;
 use trafstat_bench::{random, zipf};
 use trafstat_store::account::{Account, Family};
 use trafstat_store::origin::Origin;
-use trafstat_store::snapshot::{Counters, Endpoint, Header, Record, Totals, Volume};
+use trafstat_store::snapshot::{Counters, Endpoint, Growth, Header, Record, Totals, Volume};
 
 /// 2026-01-01T00:00:00Z in nanoseconds since 1970.
 pub const JANUARY_NS: u64 = 1_767_225_600_000_000_000;
@@ -167,6 +167,10 @@ impl Traffic {
             },
             max_entries: 1_000_000,
             min_pkt_spoof: 0,
+            growth: Some(Growth {
+                duration_ns: self.interval_ns,
+                ..Growth::default()
+            }),
         }
     }
 }

@@ -2,7 +2,9 @@
 //! and is the same however it is read.
 
 use std::io::{self, Read};
+use std::mem::offset_of;
 
+use trafstat_abi::SnapshotHeader;
 use trafstat_store::snapshot::{OpenEpoch, Snapshot};
 
 /// Runs one input.
@@ -18,6 +20,27 @@ pub fn run(bytes: &[u8]) {
         step: usize::from(step) + 1,
     });
     assert_eq!(whole, in_steps);
+    if whole.is_some() {
+        check_header_sizes(bytes, whole);
+    }
+}
+
+/// The later fields are known exactly where the header has them, and without them the rest is
+/// the same.
+fn check_header_sizes(bytes: &[u8], whole: Option<(u128, u128, u64)>) {
+    let known = size_of::<SnapshotHeader>();
+    let least = trafstat_abi::SNAPSHOT_HEADER_MIN as usize;
+    let size_at = offset_of!(SnapshotHeader, header_size);
+    let size = usize::from(u16::from_ne_bytes([bytes[size_at], bytes[size_at + 1]]));
+    let growth_of = |bytes: &[u8]| {
+        let snapshot = Snapshot::open(bytes).expect("it was read to its end");
+        snapshot.header().growth
+    };
+    assert_eq!(growth_of(bytes).is_some(), size >= known);
+    let mut old = [&bytes[..least], &bytes[size..]].concat();
+    old[size_at..size_at + 2].copy_from_slice(&(least as u16).to_ne_bytes());
+    assert_eq!(growth_of(&old), None);
+    assert_eq!(taken(&old[..]), whole);
 }
 
 /// Packets and bytes of a snapshot, and its records; none where it is refused.

@@ -381,6 +381,7 @@ fn read_epoch(fields: &StringRecord) -> Result<(Origin, Header), String> {
         },
         max_entries: line.value()?,
         min_pkt_spoof: line.value()?,
+        growth: None,
     };
     if machine_id.is_empty() || header.epoch == 0 {
         return Err("no epoch without a machine_id and a number from 1".to_owned());
@@ -489,6 +490,7 @@ mod tests {
                     },
                     max_entries: numbers[3],
                     min_pkt_spoof,
+                    growth: None,
                 }
             })
     }

@@ -225,7 +225,8 @@ impl Group {
         let mut header = SnapshotHeader {
             magic: first(trafstat_abi::SNAPSHOT_MAGIC),
             version: trafstat_abi::SNAPSHOT_VERSION as u16,
-            header_size: size_of::<SnapshotHeader>() as u16,
+            // The original tells nothing of what the later fields are about.
+            header_size: HEADER_SIZE as u16,
             record_size: size_of::<RecordIpv4>() as u16,
             family: trafstat_abi::FAMILY_IPV4 as u8,
             prefix_len: account.local_net.prefix_len(),
@@ -246,9 +247,12 @@ impl Group {
         for (character, byte) in header.name.iter_mut().zip(account.name.as_str().bytes()) {
             *character = byte as _;
         }
-        [header.as_bytes(), records].concat()
+        [&header.as_bytes()[..HEADER_SIZE], records].concat()
     }
 }
+
+/// The size of a header without the fields that came later.
+const HEADER_SIZE: usize = trafstat_abi::SNAPSHOT_HEADER_MIN as usize;
 
 /// The first bytes of a longer text or hash.
 fn first<const N: usize>(longer: &[u8]) -> [u8; N] {

@@ -64,6 +64,7 @@ impl SnapshotBuilder {
             seen_bytes: bytes + 240,
             max_entries: 1_000_000,
             local_addr: [192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            duration_ns: HOUR_NS,
             ..SnapshotHeader::new_zeroed()
         };
         for (character, byte) in header.name.iter_mut().zip(name.bytes()) {
@@ -77,12 +78,19 @@ impl SnapshotBuilder {
         }
     }
 
+    /// The snapshot as a module from before 0.2.0 has it, or with a header of another size.
+    pub fn with_header_size(mut self, size: u16) -> Self {
+        self.header.header_size = size;
+        self
+    }
+
     /// The snapshot as it reads from the kernel.
     pub fn bytes(&self) -> Vec<u8> {
         let mut header = self.header;
         header.header_size += self.header_growth.len() as u16;
         header.record_size += self.record_growth.len() as u16;
-        let mut bytes = header.as_bytes().to_vec();
+        let known = usize::from(self.header.header_size);
+        let mut bytes = header.as_bytes()[..known].to_vec();
         bytes.extend(&self.header_growth);
         for record in &self.records {
             bytes.extend(record.as_bytes());

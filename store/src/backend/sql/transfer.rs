@@ -399,6 +399,7 @@ impl StoredSnapshot {
                 },
                 max_entries: figure(17)?,
                 min_pkt_spoof: row[10 + 18].small()?,
+                growth: None,
             },
             first_record: match &row[9] {
                 Value::Null => None,
@@ -755,6 +756,7 @@ mod tests {
             },
             max_entries: 1000,
             min_pkt_spoof: 0,
+            growth: None,
         };
         let origin = Origin {
             machine_id: "1".repeat(32),
