@@ -23,6 +23,7 @@ use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use mysql::prelude::Queryable;
 use proptest::prelude::*;
 use tempfile::TempDir;
+use trafstat_abi::SnapshotHeader;
 use trafstat_store::backend::{
     Archive, ArchiveForm, Begun, Mysql, Retention, Sqlite, Store, StoreError,
 };
@@ -250,6 +251,8 @@ macro_rules! contracts {
                 empty_store_has_nothing_to_show,
                 stored_snapshot_is_not_stored_again,
                 same_identity_with_other_totals_is_refused,
+                later_fields_are_compared_where_both_know_them,
+                later_fields_go_wherever_the_epoch_goes,
                 snapshot_that_does_not_add_up_leaves_nothing,
                 transaction_dropped_leaves_nothing,
                 accounts_do_not_mix,
@@ -348,6 +351,89 @@ fn same_identity_with_other_totals_is_refused<D: Database>() {
         "{error}"
     );
     assert_eq!(total(&mut *store), before);
+}
+
+fn later_fields_are_compared_where_both_know_them<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    let known = |epoch| lan(epoch).sampled(10);
+    let unknown = |epoch| lan(epoch).with_header_size(240);
+    stored(&mut *store, &known(1)).unwrap();
+    stored(&mut *store, &unknown(2)).unwrap();
+    for snapshot in [known(1), unknown(1), known(2), unknown(2)] {
+        assert_eq!(
+            stored(&mut *store, &snapshot).unwrap(),
+            State::AlreadyStored
+        );
+    }
+    for (spoil, expected) in [
+        (
+            (|header| header.duration_ns += 1) as fn(&mut SnapshotHeader),
+            "duration_ns",
+        ),
+        (|header| header.unattributed_bytes = 1, "unattributed_bytes"),
+        (
+            |header| header.sample[2].byte_variance = [0, 1],
+            "udp_any_byte_variance",
+        ),
+    ] {
+        let mut other = known(1);
+        spoil(&mut other.header);
+        let error = stored(&mut *store, &other).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+fn later_fields_go_wherever_the_epoch_goes<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    let mut wide = lan(1).sampled(100);
+    wide.header.sample[1].highest_rate = u32::MAX;
+    // Past what 64 bits and a double hold.
+    wide.header.sample[0].byte_variance = [u64::MAX, 77];
+    wide.header.unattributed_packets = 3;
+    for snapshot in [wide, lan(2).sampled(10), lan(3).with_header_size(240)] {
+        stored(&mut *store, &snapshot).unwrap();
+    }
+    let text = exported(&mut *store, Form::Restorable);
+    assert!(text.contains(",4294967295,"), "{text}");
+    let same = |store: &mut dyn Store| assert_eq!(exported(store, Form::Restorable), text);
+
+    let folder = tempfile::tempdir().unwrap();
+    let [csv, backup] = ["export", "backup"].map(|name| folder.path().join(name));
+    std::fs::write(&csv, &text).unwrap();
+    store.back_up(&backup).unwrap();
+    for file in [&csv, &backup] {
+        // Into an empty store, and into one that has an epoch.
+        for there in [0, 1] {
+            let other = D::create();
+            let mut other = other.open();
+            for _ in 0..there {
+                stored(&mut *other, &lan(2).sampled(10)).unwrap();
+            }
+            other.restore(file).unwrap();
+            same(&mut *other);
+        }
+    }
+    for form in [ArchiveForm::Sqlite, ArchiveForm::Csv] {
+        let retention = Retention {
+            records_before: Some(time(NOON_NS + 4 * HOUR_NS)),
+            ..Retention::default()
+        };
+        let archive = Archive {
+            folder: folder.path(),
+            form,
+        };
+        let rotated = store.rotate(&retention, Some(archive)).unwrap();
+        let other = D::create();
+        let mut other = other.open();
+        for file in &rotated.archives {
+            store.restore(file).unwrap();
+            other.restore(file).unwrap();
+        }
+        same(&mut *store);
+        same(&mut *other);
+    }
 }
 
 fn snapshot_that_does_not_add_up_leaves_nothing<D: Database>() {

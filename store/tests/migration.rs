@@ -9,6 +9,7 @@ mod program;
 
 use std::path::Path;
 
+use common::SnapshotBuilder;
 use mysql::prelude::Queryable;
 use program::lan;
 use rusqlite::Connection;
@@ -22,12 +23,18 @@ use trafstat_store::snapshot::Snapshot;
 /// What [`lan`] counts in one epoch.
 const SENT_PACKETS: u64 = 30;
 
-const SQLITE_1: &str = include_str!("../src/backend/sqlite/0001_initial.sql");
+/// What came with each version.
+const SQLITE: [&str; 3] = [
+    include_str!("../src/backend/sqlite/0001_initial.sql"),
+    include_str!("../src/backend/sqlite/0002_host_boot.sql"),
+    include_str!("../src/backend/sqlite/0003_sampling.sql"),
+];
 
-/// Version 1, and what came with version 2.
-const MYSQL: [&str; 2] = [
+/// The same of MySQL's.
+const MYSQL: [&str; 3] = [
     include_str!("../src/backend/mysql/0001_initial.sql"),
     include_str!("../src/backend/mysql/0002_host_boot.sql"),
+    include_str!("../src/backend/mysql/0003_sampling.sql"),
 ];
 
 /// The tables of version 1 that rows can be in.
@@ -44,7 +51,17 @@ const TABLES_1: [&str; 10] = [
     "remote_part",
 ];
 
+/// Stores an epoch of a module of this release.
 fn store_epoch(store: &mut dyn Store, epoch: u64) {
+    store_snapshot(store, &lan(epoch));
+}
+
+/// Stores an epoch as the releases had it that the old databases are of.
+fn store_old_epoch(store: &mut dyn Store, epoch: u64) {
+    store_snapshot(store, &lan(epoch).with_header_size(240));
+}
+
+fn store_snapshot(store: &mut dyn Store, snapshot: &SnapshotBuilder) {
     let origin = Origin {
         machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
         hostname: "gateway".to_owned(),
@@ -53,7 +70,7 @@ fn store_epoch(store: &mut dyn Store, epoch: u64) {
     append(
         store,
         &origin,
-        &mut Snapshot::open(&lan(epoch).bytes()[..]).unwrap(),
+        &mut Snapshot::open(&snapshot.bytes()[..]).unwrap(),
     )
     .unwrap();
 }
@@ -102,25 +119,34 @@ fn assert_goes_on(store: &mut dyn Store, before: &[Answer]) {
     );
 }
 
-/// A database of version 1 with three epochs, and what it answers.
-fn sqlite_of_version_1(folder: &TempDir) -> (std::path::PathBuf, Vec<Answer>) {
+/// A database of an earlier version with three epochs, and what it answers.
+fn sqlite_of_version(version: usize, folder: &TempDir) -> (std::path::PathBuf, Vec<Answer>) {
     let (new, old) = (folder.path().join("new.db"), folder.path().join("old.db"));
     let mut store = Sqlite::open(&new).unwrap();
     store.migrate().unwrap();
     for epoch in 1..=3 {
-        store_epoch(&mut store, epoch);
+        store_old_epoch(&mut store, epoch);
     }
     let answers = answers(&mut store);
     drop(store);
     let connection = Connection::open(&old).unwrap();
-    connection.execute_batch(SQLITE_1).unwrap();
+    connection
+        .execute_batch(&SQLITE[..version].concat())
+        .unwrap();
     connection
         .execute("ATTACH ?1 AS new", [new.to_str().unwrap()])
         .unwrap();
     for table in TABLES_1 {
+        let columns: String = connection
+            .query_row(
+                "SELECT group_concat(name) FROM pragma_table_info(?1, 'main')",
+                [table],
+                |row| row.get(0),
+            )
+            .unwrap();
         connection
             .execute_batch(&format!(
-                "INSERT INTO main.{table} SELECT * FROM new.{table}"
+                "INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}"
             ))
             .unwrap();
     }
@@ -131,29 +157,40 @@ fn sqlite_of_version_1(folder: &TempDir) -> (std::path::PathBuf, Vec<Answer>) {
         .pragma_update(Some("main"), "application_id", id)
         .unwrap();
     connection
-        .pragma_update(Some("main"), "user_version", 1)
+        .pragma_update(Some("main"), "user_version", version as i64)
         .unwrap();
     (old, answers)
 }
 
 #[test]
-fn sqlite_of_version_1_keeps_its_figures() {
-    let folder = tempfile::tempdir().unwrap();
-    let (path, before) = sqlite_of_version_1(&folder);
-    let error = Sqlite::open_read_only(&path).unwrap_err();
+fn sqlite_of_an_earlier_version_keeps_its_figures() {
+    for version in 1..SQLITE.len() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, before) = sqlite_of_version(version, &folder);
+        assert_is_too_old(Sqlite::open_read_only(&path).unwrap_err(), version);
+        let mut store = Sqlite::open(&path).unwrap();
+        store.migrate().unwrap();
+        assert_goes_on(&mut store, &before);
+    }
+}
+
+fn assert_is_too_old(error: StoreError, version: usize) {
     assert!(
-        matches!(error, StoreError::TooOld { found: 1, .. }),
+        matches!(error, StoreError::TooOld { found, .. } if found == version as i64),
         "{error}"
     );
-    let mut store = Sqlite::open(&path).unwrap();
-    store.migrate().unwrap();
-    assert_goes_on(&mut store, &before);
 }
 
 #[test]
-fn backup_of_version_1_can_be_restored() {
+fn backup_of_an_earlier_version_can_be_restored() {
+    for version in 1..SQLITE.len() {
+        backup_can_be_restored(version);
+    }
+}
+
+fn backup_can_be_restored(version: usize) {
     let folder = tempfile::tempdir().unwrap();
-    let (path, before) = sqlite_of_version_1(&folder);
+    let (path, before) = sqlite_of_version(version, &folder);
     let mut store = Sqlite::open(&folder.path().join("restored.db")).unwrap();
     store.migrate().unwrap();
     store.restore(&path).unwrap();
@@ -164,7 +201,7 @@ fn backup_of_version_1_can_be_restored() {
     let mut store = Mysql::open(&mariadb_server::login(socket, &database)).unwrap();
     store.migrate().unwrap();
     // Into one that has something already.
-    store_epoch(&mut store, 1);
+    store_old_epoch(&mut store, 1);
     store.restore(&path).unwrap();
     assert_goes_on(&mut store, &before);
 }
@@ -195,37 +232,52 @@ fn begun(socket: &Path, statements: &[&str], version: Option<i64>) -> String {
     database
 }
 
-fn database_of_version_1_keeps_its_figures(socket: &Path) {
+fn database_of_an_earlier_version_keeps_its_figures(socket: &Path) {
     let new = mariadb_server::create_database(socket);
     let mut store = Mysql::open(&mariadb_server::login(socket, &new)).unwrap();
     store.migrate().unwrap();
     for epoch in 1..=3 {
-        store_epoch(&mut store, epoch);
+        store_old_epoch(&mut store, epoch);
     }
     let before = answers(&mut store);
-    let later: Vec<&str> = statements(MYSQL[1]).collect();
-    // However much of version 2 an earlier attempt came to.
-    for come_to in 0..=later.len() {
-        let all: Vec<&str> = statements(MYSQL[0])
-            .chain(later[..come_to].iter().copied())
-            .collect();
-        let old = begun(socket, &all, Some(1));
-        let mut connection = mariadb_server::connect(socket, Some(&old));
-        for table in TABLES_1 {
-            connection
-                .query_drop(format!("INSERT INTO {table} SELECT * FROM {new}.{table}"))
-                .unwrap();
+    for version in 1..MYSQL.len() {
+        let (earlier, later) = MYSQL.split_at(version);
+        let later: Vec<&str> = later.iter().flat_map(|later| statements(later)).collect();
+        // However much of the later versions an earlier attempt came to.
+        for come_to in 0..=later.len() {
+            let all: Vec<&str> = earlier
+                .iter()
+                .flat_map(|earlier| statements(earlier))
+                .chain(later[..come_to].iter().copied())
+                .collect();
+            let old = begun(socket, &all, Some(version as i64));
+            copy_tables(socket, &new, &old);
+            let login = mariadb_server::login(socket, &old);
+            assert_is_too_old(Mysql::open_read_only(&login).unwrap_err(), version);
+            let mut store = Mysql::open(&login).unwrap();
+            store.migrate().unwrap();
+            assert_goes_on(&mut store, &before);
+            Mysql::open_read_only(&login).unwrap();
         }
-        let login = mariadb_server::login(socket, &old);
-        let error = Mysql::open_read_only(&login).unwrap_err();
-        assert!(
-            matches!(error, StoreError::TooOld { found: 1, .. }),
-            "{error}"
-        );
-        let mut store = Mysql::open(&login).unwrap();
-        store.migrate().unwrap();
-        assert_goes_on(&mut store, &before);
-        Mysql::open_read_only(&login).unwrap();
+    }
+}
+
+/// Copies the columns that the older database has.
+fn copy_tables(socket: &Path, new: &str, old: &str) {
+    let mut connection = mariadb_server::connect(socket, Some(old));
+    for table in TABLES_1 {
+        let columns: Vec<String> = connection
+            .query(format!(
+                "SELECT column_name FROM information_schema.columns
+                 WHERE table_schema = DATABASE() AND table_name = '{table}'"
+            ))
+            .unwrap();
+        let columns = columns.join(", ");
+        connection
+            .query_drop(format!(
+                "INSERT INTO {table} ({columns}) SELECT {columns} FROM {new}.{table}"
+            ))
+            .unwrap();
     }
 }
 
@@ -245,8 +297,8 @@ fn interrupted_creation_can_be_repeated(socket: &Path) {
 }
 
 #[test]
-fn mariadb_of_version_1_keeps_its_figures() {
-    database_of_version_1_keeps_its_figures(mariadb_server::socket());
+fn mariadb_of_an_earlier_version_keeps_its_figures() {
+    database_of_an_earlier_version_keeps_its_figures(mariadb_server::socket());
 }
 
 #[test]
@@ -256,8 +308,8 @@ fn interrupted_creation_on_mariadb_can_be_repeated() {
 
 #[test]
 #[ignore = "needs MySQL's own server: cargo xtask test --all"]
-fn mysql_of_version_1_keeps_its_figures() {
-    database_of_version_1_keeps_its_figures(mysql_server::socket());
+fn mysql_of_an_earlier_version_keeps_its_figures() {
+    database_of_an_earlier_version_keeps_its_figures(mysql_server::socket());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Output;
 
-use common::{SnapshotBuilder, record};
+use common::{HOUR_NS, SnapshotBuilder, record};
 use program::{Host, Tmpfs, code, lan, program, sent_packets, stderr, stdout};
 use proptest::prelude::*;
 use rusqlite::Connection;
@@ -75,6 +75,38 @@ fn epochs_of_an_outage_are_stored_when_it_is_over() {
     assert!(stderr(&output).contains("3 epochs that waited in the spool are stored"));
     assert_eq!(host.sent_packets(), 5 * SENT_PACKETS);
     assert_eq!(waiting(&host), 0);
+}
+
+#[test]
+fn later_fields_of_the_header_come_through_an_outage() {
+    let host = host();
+    let version = set_version(&host.db(), 1 << 30);
+    // A spool of an earlier release has what the kernel served, too.
+    for snapshot in [lan(2).sampled(10), lan(3).with_header_size(240)] {
+        host.proc.serve(&[("lan", &snapshot)]);
+        assert_eq!(code(&host.run(&[])), SPOOLED);
+    }
+    set_version(&host.db(), version);
+    assert_eq!(code(&collect(&host, 4)), Some(0));
+    let connection = Connection::open(host.db()).unwrap();
+    let mut select = connection
+        .prepare("SELECT duration_ns, tcp_any_highest_rate FROM snapshot ORDER BY epoch")
+        .unwrap();
+    let stored: Vec<(Option<i64>, Option<i64>)> = select
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let hour = Some(HOUR_NS as i64);
+    assert_eq!(
+        stored,
+        [
+            (hour, Some(0)),
+            (hour, Some(10)),
+            (None, None),
+            (hour, Some(0))
+        ]
+    );
 }
 
 #[test]

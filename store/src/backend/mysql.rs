@@ -233,7 +233,7 @@ impl Mysql {
             if number > version {
                 for statement in migration.split(";\n").map(str::trim) {
                     if !statement.is_empty() {
-                        self.run_text(statement)?;
+                        self.run(|connection| define(connection, statement))?;
                     }
                 }
             }
@@ -508,9 +508,10 @@ const SESSION: [&str; 4] = [
 const MIGRATION_LOCK: &str = "CONCAT('trafstat.', LEFT(SHA2(DATABASE(), 256), 40))";
 
 /// What brings the schema from each version to the next.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("mysql/0001_initial.sql"),
     include_str!("mysql/0002_host_boot.sql"),
+    include_str!("mysql/0003_sampling.sql"),
 ];
 
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
@@ -547,6 +548,20 @@ const VIEW_WORDS: schema::ViewWords = schema::ViewWords {
     records_of_snapshot: RECORDS_OF_SNAPSHOT,
     seconds: |nanoseconds| format!("{nanoseconds} DIV 1000000000"),
 };
+
+/// Runs a statement of a migration, which may have been run before.
+///
+/// Tables are made unless they exist. MySQL has no such words for columns; all that a version
+/// adds to a table come in one statement, which is run as a whole or not at all.
+fn define(connection: &mut Conn, statement: &str) -> Result<(), StoreError> {
+    match connection.query_drop(statement) {
+        Err(mysql::Error::MySqlError(error)) if error.code == DUPLICATE_COLUMN => Ok(()),
+        done => Ok(done?),
+    }
+}
+
+/// ER_DUP_FIELDNAME: the table has a column of the name.
+const DUPLICATE_COLUMN: u16 = 1060;
 
 /// One record as a line of `LOAD DATA`: columns between tabs.
 fn push_line(
@@ -618,6 +633,7 @@ fn positional(parameters: &[Value]) -> Params {
             .map(|value| match value {
                 Value::Null => MysqlValue::NULL,
                 Value::Integer(value) => MysqlValue::Int(*value),
+                Value::Real(value) => MysqlValue::Double(*value),
                 Value::Bytes(bytes) => MysqlValue::Bytes(bytes.clone()),
                 Value::Text(text) => MysqlValue::Bytes(text.clone().into_bytes()),
             })
@@ -633,9 +649,9 @@ fn value(column: MysqlValue) -> Result<Value, StoreError> {
         MysqlValue::UInt(value) => i64::try_from(value)
             .map(Value::Integer)
             .map_err(|_| StoreError::Corrupt(format!("a column has {value}, past 63 bits"))),
-        // MySQL's estimates, as EXPLAIN has them.
-        MysqlValue::Float(value) => Ok(Value::Text(value.to_string())),
-        MysqlValue::Double(value) => Ok(Value::Text(value.to_string())),
+        // EXPLAIN has the first.
+        MysqlValue::Float(value) => Ok(Value::Real(value.into())),
+        MysqlValue::Double(value) => Ok(Value::Real(value)),
         other => Err(StoreError::Corrupt(format!(
             "a column has {other:?}, no integer and no bytes"
         ))),

@@ -30,7 +30,7 @@ use super::sql::{
     places, schema,
 };
 use crate::protocol;
-use crate::snapshot::Record;
+use crate::snapshot::{Growth, Record};
 
 /// Where the database is unless the user says otherwise.
 pub const DEFAULT_PATH: &str = "/var/lib/trafstat/trafstat.db";
@@ -85,10 +85,24 @@ impl Sqlite {
     pub(super) fn open_copy(path: &Path) -> Result<Self, StoreError> {
         match Self::open_read_only(path) {
             Err(StoreError::TooOld { found, .. }) if found >= OLDEST_COPY => {
-                Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY, false)
+                let copy = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY, false)?;
+                if found < GROWTH_VERSION {
+                    copy.show_growth_as_unknown()?;
+                }
+                Ok(copy)
             }
             opened => opened,
         }
+    }
+
+    /// Has this connection find the later columns of snapshots, and NULL in them.
+    fn show_growth_as_unknown(&self) -> Result<(), StoreError> {
+        let columns = Growth::COLUMNS.map(|column| format!("NULL AS {column}"));
+        // A temporary view goes before the table of its name, and leaves the file as it is.
+        Ok(self.connection.execute_batch(&format!(
+            "CREATE TEMP VIEW snapshot AS SELECT *, {} FROM main.snapshot",
+            columns.join(", ")
+        ))?)
     }
 
     fn connect(path: &Path, access: OpenFlags, writable: bool) -> Result<Self, StoreError> {
@@ -380,6 +394,7 @@ impl ToSql for Value {
         Ok(ToSqlOutput::Borrowed(match self {
             Self::Null => ValueRef::Null,
             Self::Integer(value) => ValueRef::Integer(*value),
+            Self::Real(value) => ValueRef::Real(*value),
             Self::Bytes(bytes) => ValueRef::Blob(bytes),
             Self::Text(text) => ValueRef::Text(text.as_bytes()),
         }))
@@ -415,15 +430,19 @@ impl From<rusqlite::Error> for StoreError {
 const APPLICATION_ID: i64 = 0x5452_4146;
 
 /// What brings the schema from each version to the next.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("sqlite/0001_initial.sql"),
     include_str!("sqlite/0002_host_boot.sql"),
+    include_str!("sqlite/0003_sampling.sql"),
 ];
 
 const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
-/// From this version on, what a restore reads is as it is now.
+/// The oldest version that a restore reads.
 const OLDEST_COPY: i64 = 1;
+
+/// The version since which snapshots have the columns of [`Growth`].
+const GROWTH_VERSION: i64 = 3;
 
 /// Memory for pages: what rollups touch in one transaction, so that a page is not written
 /// to the log many times.
@@ -516,14 +535,8 @@ fn value(row: &Row<'_>, column: usize) -> rusqlite::Result<Value> {
     Ok(match row.get_ref(column)? {
         ValueRef::Null => Value::Null,
         ValueRef::Integer(value) => Value::Integer(value),
+        ValueRef::Real(value) => Value::Real(value),
         ValueRef::Blob(bytes) | ValueRef::Text(bytes) => Value::Bytes(bytes.to_vec()),
-        ValueRef::Real(_) => {
-            return Err(rusqlite::Error::InvalidColumnType(
-                column,
-                "a real number".to_owned(),
-                rusqlite::types::Type::Real,
-            ));
-        }
     })
 }
 

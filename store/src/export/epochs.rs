@@ -18,7 +18,9 @@ use super::{EPOCH_COLUMNS, Epochs, Fields, RECORD_COLUMNS, time};
 use crate::account::Account;
 use crate::backend::StoreError;
 use crate::origin::Origin;
-use crate::snapshot::{Counters, Endpoint, Header, Record, Totals, Volume, check_conservation};
+use crate::snapshot::{
+    Counters, Endpoint, Growth, Header, Record, Sample, Totals, Volume, check_conservation,
+};
 
 /// What only the epochs' own lines have.
 const FIGURE_COLUMNS: [&str; 21] = [
@@ -49,6 +51,11 @@ const FIGURE_COLUMNS: [&str; 21] = [
 const EPOCH_AT: usize = 4;
 
 fn columns() -> impl Iterator<Item = &'static str> {
+    columns_before_0_2().chain(Growth::COLUMNS)
+}
+
+/// The columns of files from before 0.2.0, which say nothing of the header's later fields.
+fn columns_before_0_2() -> impl Iterator<Item = &'static str> {
     EPOCH_COLUMNS
         .into_iter()
         .chain(RECORD_COLUMNS)
@@ -122,7 +129,20 @@ impl<W: Write> EpochWriter<W> {
             fields.add(volume.bytes)?;
         }
         fields.add(header.max_entries)?;
-        fields.add(header.min_pkt_spoof)
+        fields.add(header.min_pkt_spoof)?;
+        let Some(growth) = &header.growth else {
+            return self.add_empty(Growth::COLUMNS.len());
+        };
+        fields.add(growth.duration_ns)?;
+        fields.add(growth.unattributed.packets)?;
+        fields.add(growth.unattributed.bytes)?;
+        for sample in &growth.samples {
+            fields.add(sample.packets)?;
+            fields.add(sample.packet_variance)?;
+            fields.add(sample.byte_variance)?;
+            fields.add(sample.highest_rate)?;
+        }
+        Ok(())
     }
 
     fn add_empty(&mut self, count: usize) -> io::Result<()> {
@@ -146,7 +166,7 @@ impl<W: Write> EpochWriter<W> {
     fn write_record(&mut self, record: &Record) -> io::Result<()> {
         self.add_epoch()?;
         self.fields.add_record(record)?;
-        self.add_empty(FIGURE_COLUMNS.len())?;
+        self.add_empty(FIGURE_COLUMNS.len() + Growth::COLUMNS.len())?;
         self.fields.end_line()
     }
 }
@@ -189,7 +209,8 @@ impl<R: Read> EpochReader<R> {
             .from_reader(reader);
         let mut names = StringRecord::new();
         let found = csv.read_record(&mut names);
-        if !matches!(found, Ok(true)) || !names.iter().eq(columns()) {
+        let is_known = names.iter().eq(columns()) || names.iter().eq(columns_before_0_2());
+        if !matches!(found, Ok(true)) || !is_known {
             return Err(StoreError::NotRestorable(path.to_path_buf()));
         }
         let mut reader = Self {
@@ -338,6 +359,28 @@ impl<'a> Line<'a> {
         u64::try_from(time.as_nanosecond()).map_err(|_| format!("{time} is before 1970"))
     }
 
+    /// The header's later fields: all of them, or none where they are unknown.
+    fn growth(&mut self) -> Result<Option<Growth>, String> {
+        let mut fields = self.fields.iter().skip(self.at);
+        if fields.all(str::is_empty) {
+            return Ok(None);
+        }
+        let mut growth = Growth {
+            duration_ns: self.value()?,
+            unattributed: self.volume()?,
+            ..Growth::default()
+        };
+        for sample in &mut growth.samples {
+            *sample = Sample {
+                packets: self.value()?,
+                packet_variance: self.value()?,
+                byte_variance: self.value()?,
+                highest_rate: self.value()?,
+            };
+        }
+        Ok(Some(growth))
+    }
+
     fn volume(&mut self) -> Result<Volume, String> {
         Ok(Volume {
             packets: self.value()?,
@@ -381,7 +424,7 @@ fn read_epoch(fields: &StringRecord) -> Result<(Origin, Header), String> {
         },
         max_entries: line.value()?,
         min_pkt_spoof: line.value()?,
-        growth: None,
+        growth: line.growth()?,
     };
     if machine_id.is_empty() || header.epoch == 0 {
         return Err("no epoch without a machine_id and a number from 1".to_owned());
@@ -439,60 +482,81 @@ mod tests {
             numbers,
             volumes,
             any::<u32>(),
+            prop::option::of(any_growth()),
         )
-            .prop_map(|(net, name, account_id, numbers, volumes, min_pkt_spoof)| {
-                let local_net: ipnet::IpNet = net.parse().unwrap();
-                let [
-                    recorded,
-                    outside,
-                    skipped,
-                    extrapolated,
-                    _,
-                    gso_extra,
-                    folded,
-                ] = volumes.map(|[packets, bytes]| Volume {
-                    packets: packets.into(),
-                    bytes: bytes.into(),
-                });
-                // What the header must hold.
-                let skipped = Volume {
-                    packets: skipped.packets + extrapolated.packets,
-                    bytes: skipped.bytes + extrapolated.bytes,
-                };
-                let seen = |of: fn(&Volume) -> u64| {
-                    of(&recorded) + of(&outside) + of(&skipped) - of(&extrapolated)
-                };
-                Header {
-                    account: Account {
-                        family: match local_net {
-                            ipnet::IpNet::V4(_) => crate::account::Family::Ipv4,
-                            ipnet::IpNet::V6(_) => crate::account::Family::Ipv6,
-                        },
-                        name: name.parse().unwrap(),
-                    },
-                    account_id,
-                    epoch: numbers[0].max(1),
-                    local_net,
-                    records: 0,
-                    opened_ns: numbers[1],
-                    closed_ns: numbers[2],
-                    totals: Totals {
-                        seen: Volume {
-                            packets: seen(|volume| volume.packets),
-                            bytes: seen(|volume| volume.bytes),
-                        },
-                        extrapolated,
+            .prop_map(
+                |(net, name, account_id, numbers, volumes, min_pkt_spoof, growth)| {
+                    let local_net: ipnet::IpNet = net.parse().unwrap();
+                    let [
                         recorded,
                         outside,
                         skipped,
+                        extrapolated,
+                        _,
                         gso_extra,
                         folded,
-                    },
-                    max_entries: numbers[3],
-                    min_pkt_spoof,
-                    growth: None,
-                }
-            })
+                    ] = volumes.map(|[packets, bytes]| Volume {
+                        packets: packets.into(),
+                        bytes: bytes.into(),
+                    });
+                    // What the header must hold.
+                    let skipped = Volume {
+                        packets: skipped.packets + extrapolated.packets,
+                        bytes: skipped.bytes + extrapolated.bytes,
+                    };
+                    let seen = |of: fn(&Volume) -> u64| {
+                        of(&recorded) + of(&outside) + of(&skipped) - of(&extrapolated)
+                    };
+                    Header {
+                        account: Account {
+                            family: match local_net {
+                                ipnet::IpNet::V4(_) => crate::account::Family::Ipv4,
+                                ipnet::IpNet::V6(_) => crate::account::Family::Ipv6,
+                            },
+                            name: name.parse().unwrap(),
+                        },
+                        account_id,
+                        epoch: numbers[0].max(1),
+                        local_net,
+                        records: 0,
+                        opened_ns: numbers[1],
+                        closed_ns: numbers[2],
+                        totals: Totals {
+                            seen: Volume {
+                                packets: seen(|volume| volume.packets),
+                                bytes: seen(|volume| volume.bytes),
+                            },
+                            extrapolated,
+                            recorded,
+                            outside,
+                            skipped,
+                            gso_extra,
+                            folded,
+                        },
+                        max_entries: numbers[3],
+                        min_pkt_spoof,
+                        growth,
+                    }
+                },
+            )
+    }
+
+    fn any_growth() -> impl Strategy<Value = Growth> {
+        let sample = (any::<u64>(), any::<u128>(), any::<u128>(), any::<u32>()).prop_map(
+            |(packets, packet_variance, byte_variance, highest_rate)| Sample {
+                packets,
+                packet_variance,
+                byte_variance,
+                highest_rate,
+            },
+        );
+        (any::<[u64; 3]>(), prop::array::uniform3(sample)).prop_map(
+            |([duration_ns, packets, bytes], samples)| Growth {
+                duration_ns,
+                unattributed: Volume { packets, bytes },
+                samples,
+            },
+        )
     }
 
     fn any_record() -> impl Strategy<Value = Record> {
@@ -597,6 +661,27 @@ mod tests {
                     }).unwrap();
                     prop_assert_eq!(&found, records);
                 }
+            }
+            prop_assert!(reader.next_epoch().unwrap().is_none());
+        }
+
+        #[test]
+        fn file_from_before_0_2_is_read_with_the_later_fields_unknown(header in any_header()) {
+            let old = Header { growth: None, ..header };
+            let text = two_epochs(&old);
+            // Their columns are the last, and empty.
+            let later = Growth::COLUMNS.map(|column| format!(",{column}")).concat();
+            let empty = ",".repeat(Growth::COLUMNS.len());
+            let lines: Vec<_> = text
+                .replacen(&later, "", 1)
+                .lines()
+                .map(|line| line.strip_suffix(&empty).unwrap_or(line).to_owned())
+                .collect();
+            let text = lines.join("\n");
+            prop_assert!(!text.contains("duration_ns"));
+            let mut reader = EpochReader::new(Path::new("text"), text.as_bytes()).unwrap();
+            for _ in 0..2 {
+                prop_assert_eq!(&reader.next_epoch().unwrap().unwrap().1, &old);
             }
             prop_assert!(reader.next_epoch().unwrap().is_none());
         }

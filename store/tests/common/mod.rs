@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use trafstat_abi::{RecordIpv4, SnapshotHeader};
+use trafstat_abi::{RecordIpv4, SAMPLE_TCP_ANY, Sample, SnapshotHeader};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// 2026-01-31T12:00:00Z in nanoseconds.
@@ -76,6 +76,20 @@ impl SnapshotBuilder {
             header_growth: Vec::new(),
             record_growth: Vec::new(),
         }
+    }
+
+    /// The snapshot of an account that samples other TCP at one in `rate`, with variances that
+    /// a double holds.
+    pub fn sampled(mut self, rate: u32) -> Self {
+        let factor = u64::from(rate) * u64::from(rate - 1);
+        self.header.sample[SAMPLE_TCP_ANY as usize] = Sample {
+            packets: 5,
+            packet_variance: [5 * factor, 0],
+            byte_variance: [4096 * factor, 0],
+            highest_rate: rate,
+            reserved: 0,
+        };
+        self
     }
 
     /// The snapshot as a module from before 0.2.0 has it, or with a header of another size.

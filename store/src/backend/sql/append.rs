@@ -9,12 +9,12 @@ use super::rollup::{
     self, LOCAL_DAILY, LOCAL_HOURLY, Owner, Period, SERVICE_DAILY, SERVICE_HOURLY, SnapshotSums,
 };
 use super::{
-    Access, Database, SnapshotKey, Value, first_row, nanoseconds, one_integer, parts, places,
-    schema, signed,
+    Access, Database, SnapshotKey, Value, first_row, growth, nanoseconds, one_integer, parts,
+    places, schema, signed,
 };
 use crate::backend::{Append, Begun, StoreError};
 use crate::origin::Origin;
-use crate::snapshot::{Header, Record};
+use crate::snapshot::{Growth, Header, Record};
 
 /// A snapshot whose row is written and whose records come, in a transaction that is open.
 pub(super) struct Appending<'a, D: Database> {
@@ -91,9 +91,8 @@ pub(super) fn find<D: Database>(
         account_id: row[1].integer()?,
         epoch: signed("epoch", header.epoch)?,
     };
-    let figures = figures(header);
-    if let Some(stored) = stored_figures(database, &figures, key)? {
-        check_same(header, &figures, &stored)?;
+    if let Some(stored) = stored_figures(database, key)? {
+        check_same(header, &stored)?;
     }
     let first = match &row[2] {
         Value::Null => None,
@@ -114,13 +113,12 @@ fn write_snapshot<D: Database>(
         account_id: account_id(database, host_id, origin, header)?,
         epoch: signed("epoch", header.epoch)?,
     };
-    let figures = figures(header);
-    if let Some(stored) = stored_figures(database, &figures, key)? {
-        check_same(header, &figures, &stored)?;
+    if let Some(stored) = stored_figures(database, key)? {
+        check_same(header, &stored)?;
         return Ok(None);
     }
     let first_record = database.next_record()?;
-    insert_snapshot(database, &figures, key, first_record.into())?;
+    insert_snapshot(database, header, key, first_record.into())?;
     Ok(Some((key, first_record)))
 }
 
@@ -350,66 +348,102 @@ fn account_id<D: Database>(
     Ok(id)
 }
 
-/// What a snapshot says besides its identity and records: column and value.
-pub(super) type Figures = [(&'static str, u64); 19];
+/// The columns that a snapshot has besides its identity and the place of its records.
+pub(super) const FIGURES: [&str; 19] = [
+    "opened_ns",
+    "closed_ns",
+    "records",
+    "seen_packets",
+    "seen_bytes",
+    "extrapolated_packets",
+    "extrapolated_bytes",
+    "recorded_packets",
+    "recorded_bytes",
+    "outside_packets",
+    "outside_bytes",
+    "skipped_packets",
+    "skipped_bytes",
+    "gso_extra_packets",
+    "gso_extra_bytes",
+    "folded_packets",
+    "folded_bytes",
+    "max_entries",
+    "min_pkt_spoof",
+];
 
-pub(super) fn figures(header: &Header) -> Figures {
+/// The values of [`FIGURES`].
+fn figures(header: &Header) -> [u64; FIGURES.len()] {
     let totals = &header.totals;
     [
-        ("opened_ns", header.opened_ns),
-        ("closed_ns", header.closed_ns),
-        ("records", header.records),
-        ("seen_packets", totals.seen.packets),
-        ("seen_bytes", totals.seen.bytes),
-        ("extrapolated_packets", totals.extrapolated.packets),
-        ("extrapolated_bytes", totals.extrapolated.bytes),
-        ("recorded_packets", totals.recorded.packets),
-        ("recorded_bytes", totals.recorded.bytes),
-        ("outside_packets", totals.outside.packets),
-        ("outside_bytes", totals.outside.bytes),
-        ("skipped_packets", totals.skipped.packets),
-        ("skipped_bytes", totals.skipped.bytes),
-        ("gso_extra_packets", totals.gso_extra.packets),
-        ("gso_extra_bytes", totals.gso_extra.bytes),
-        ("folded_packets", totals.folded.packets),
-        ("folded_bytes", totals.folded.bytes),
-        ("max_entries", header.max_entries),
-        ("min_pkt_spoof", header.min_pkt_spoof.into()),
+        header.opened_ns,
+        header.closed_ns,
+        header.records,
+        totals.seen.packets,
+        totals.seen.bytes,
+        totals.extrapolated.packets,
+        totals.extrapolated.bytes,
+        totals.recorded.packets,
+        totals.recorded.bytes,
+        totals.outside.packets,
+        totals.outside.bytes,
+        totals.skipped.packets,
+        totals.skipped.bytes,
+        totals.gso_extra.packets,
+        totals.gso_extra.bytes,
+        totals.folded.packets,
+        totals.folded.bytes,
+        header.max_entries,
+        header.min_pkt_spoof.into(),
     ]
 }
 
-pub(super) fn columns(figures: &Figures) -> String {
-    figures.map(|(column, _)| column).join(", ")
+/// The names of [`FIGURES`], then those of [`Growth`], each behind `prefix`.
+pub(super) fn columns(prefix: &str) -> String {
+    let columns = FIGURES.iter().chain(&Growth::COLUMNS);
+    let prefixed: Vec<String> = columns.map(|column| format!("{prefix}{column}")).collect();
+    prefixed.join(", ")
 }
 
-/// The figures stored under an identity, if there are any.
+/// The values stored in [`columns`] under an identity, if there are any.
 fn stored_figures<D: Database>(
     database: &mut D,
-    figures: &Figures,
     key: SnapshotKey,
-) -> Result<Option<Vec<i64>>, StoreError> {
+) -> Result<Option<Vec<Value>>, StoreError> {
     first_row(
         database,
         &format!(
             "SELECT {} FROM snapshot WHERE host_id = ? AND account_id = ? AND epoch = ?",
-            columns(figures)
+            columns("")
         ),
         &key.values(),
-    )?
-    .map(|row| row.iter().map(Value::integer).collect())
-    .transpose()
+    )
 }
 
-fn check_same(header: &Header, figures: &Figures, stored: &[i64]) -> Result<(), StoreError> {
-    for (&(what, offered), &stored) in figures.iter().zip(stored) {
+/// Refuses a snapshot that is stored with other totals; later fields count where both know
+/// them.
+fn check_same(header: &Header, stored: &[Value]) -> Result<(), StoreError> {
+    let conflict = |what, stored, offered| StoreError::Conflict {
+        account: header.account.clone(),
+        epoch: header.epoch,
+        what,
+        stored,
+        offered,
+    };
+    for ((what, offered), stored) in FIGURES.into_iter().zip(figures(header)).zip(stored) {
+        let stored = stored.integer()?;
         if i64::try_from(offered) != Ok(stored) {
-            return Err(StoreError::Conflict {
-                account: header.account.clone(),
-                epoch: header.epoch,
-                what,
-                stored,
-                offered,
-            });
+            return Err(conflict(what, stored, offered));
+        }
+    }
+    let stored = &stored[FIGURES.len()..];
+    if header.growth.is_none() || growth::read(stored, 0)?.is_none() {
+        return Ok(());
+    }
+    let offered = growth::values(header.growth.as_ref())?;
+    for ((what, offered), stored) in Growth::COLUMNS.into_iter().zip(&offered).zip(stored) {
+        if offered.real()? != stored.real()? {
+            let [stored, offered] = [stored.real()?, offered.real()?];
+            return Err(conflict(what, stored as i64, offered as u64));
         }
     }
     Ok(())
@@ -417,20 +451,21 @@ fn check_same(header: &Header, figures: &Figures, stored: &[i64]) -> Result<(), 
 
 pub(super) fn insert_snapshot<D: Database>(
     database: &mut D,
-    figures: &Figures,
+    header: &Header,
     key: SnapshotKey,
     first_record: Value,
 ) -> Result<(), StoreError> {
     let mut values = key.values().to_vec();
     values.extend([first_record, nanoseconds(Timestamp::now()).into()]);
-    for &(what, value) in figures {
+    for (what, value) in FIGURES.into_iter().zip(figures(header)) {
         values.push(signed(what, value)?.into());
     }
+    values.extend(growth::values(header.growth.as_ref())?);
     database.execute(
         &format!(
             "INSERT INTO snapshot (host_id, account_id, epoch, first_record, collected_ns, {})
              VALUES {}",
-            columns(figures),
+            columns(""),
             places(1, values.len())
         ),
         &values,

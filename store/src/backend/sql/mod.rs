@@ -9,6 +9,7 @@ mod append;
 mod check;
 mod explain;
 mod export;
+mod growth;
 mod hosts;
 mod parts;
 mod query;
@@ -132,6 +133,7 @@ pub(super) struct Dialect {
 pub(super) enum Value {
     Null,
     Integer(i64),
+    Real(f64),
     Bytes(Vec<u8>),
     Text(String),
 }
@@ -167,6 +169,14 @@ impl Value {
 
     pub(super) fn unsigned(&self) -> Result<u64, StoreError> {
         u64::try_from(self.integer()?).map_err(|_| self.unexpected("a number from 0"))
+    }
+
+    pub(super) fn real(&self) -> Result<f64, StoreError> {
+        match self {
+            Self::Real(value) => Ok(*value),
+            Self::Integer(value) => Ok(*value as f64),
+            _ => Err(self.unexpected("a number")),
+        }
     }
 
     pub(super) fn small<T: TryFrom<i64>>(&self) -> Result<T, StoreError> {

@@ -9,12 +9,12 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use trafstat_capture::unpacked;
 
-use super::append::{self, Appending, figures};
+use super::append::{self, Appending, FIGURES};
 use super::rollup::{
     LOCAL_DAILY, LOCAL_HOURLY, REMOTE_MONTHLY, Rollup, SERVICE_DAILY, SERVICE_HOURLY,
 };
 use super::{
-    Access, COUNTERS, Database, SnapshotKey, Value, counters, first_row, in_transaction,
+    Access, COUNTERS, Database, SnapshotKey, Value, counters, first_row, growth, in_transaction,
     insert_rows, one_integer, places,
 };
 use crate::account::Account;
@@ -345,7 +345,7 @@ impl StoredSnapshot {
         database: &mut D,
         key: SnapshotKey,
     ) -> Result<Self, StoreError> {
-        let columns = FIGURES.map(|column| format!("s.{column}")).join(", ");
+        let columns = append::columns("s.");
         let row = first_row(
             database,
             &format!(
@@ -399,7 +399,7 @@ impl StoredSnapshot {
                 },
                 max_entries: figure(17)?,
                 min_pkt_spoof: row[10 + 18].small()?,
-                growth: None,
+                growth: growth::read(&row, 10 + FIGURES.len())?,
             },
             first_record: match &row[9] {
                 Value::Null => None,
@@ -408,30 +408,6 @@ impl StoredSnapshot {
         })
     }
 }
-
-/// The snapshots' columns besides their key and the place of their records, in the order
-/// of [`figures`].
-const FIGURES: [&str; 19] = [
-    "opened_ns",
-    "closed_ns",
-    "records",
-    "seen_packets",
-    "seen_bytes",
-    "extrapolated_packets",
-    "extrapolated_bytes",
-    "recorded_packets",
-    "recorded_bytes",
-    "outside_packets",
-    "outside_bytes",
-    "skipped_packets",
-    "skipped_bytes",
-    "gso_extra_packets",
-    "gso_extra_bytes",
-    "folded_packets",
-    "folded_bytes",
-    "max_entries",
-    "min_pkt_spoof",
-];
 
 /// What proves that the records are those of their header, and tells them apart.
 #[derive(Default)]
@@ -656,7 +632,7 @@ fn copy_with_records<F: Database, T: Database>(
         Some(_) => Value::Integer(first),
         None => Value::Null,
     };
-    append::insert_snapshot(to, &figures(&snapshot.header), key, first)
+    append::insert_snapshot(to, &snapshot.header, key, first)
 }
 
 fn copy_table<F: Database, T: Database>(
@@ -710,7 +686,7 @@ mod tests {
     use super::*;
     use crate::account::Family;
     use crate::backend::Begun;
-    use crate::snapshot::Counters;
+    use crate::snapshot::{Counters, Growth};
 
     fn record(remote: u8, packets: u64) -> Record {
         let side = |last| Endpoint {
@@ -756,7 +732,10 @@ mod tests {
             },
             max_entries: 1000,
             min_pkt_spoof: 0,
-            growth: None,
+            growth: Some(Growth {
+                duration_ns: 77,
+                ..Growth::default()
+            }),
         };
         let origin = Origin {
             machine_id: "1".repeat(32),
@@ -794,6 +773,8 @@ mod tests {
             "UPDATE snapshot SET max_entries = max_entries + 1",
             "UPDATE host SET hostname = 'other'",
             "UPDATE snapshot SET first_record = NULL",
+            "UPDATE snapshot SET duration_ns = NULL",
+            "UPDATE snapshot SET udp_any_byte_variance = 1",
         ] {
             let damaged = folder.path().join("damaged.db");
             std::fs::copy(&path, &damaged).unwrap();
@@ -828,7 +809,8 @@ mod tests {
                 text.replace("192.0.2.2,", "192.0.2.9,"),
                 "does not read back",
             ),
-            (text.replace(",1000,0\n", ",1001,0\n"), "does not read back"),
+            (text.replace(",1000,0,", ",1001,0,"), "does not read back"),
+            (text.replace(",77,", ",78,"), "does not read back"),
             (text.replace("gateway", "other"), "does not read back"),
             (lines[..1].join("\n"), "was cut off"),
             (lines[..3].join("\n"), "has 1 records"),
