@@ -1,6 +1,7 @@
 //! A question to the store and its answer: traffic by some fields, largest first.
 
 mod accumulator;
+mod accuracy;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,14 +9,16 @@ use std::ops::RangeInclusive;
 
 use clap::ValueEnum;
 use ipnet::IpNet;
-use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde::ser::{Serialize, Serializer};
 
 use crate::account::Name;
 use crate::snapshot::Counters;
 pub use accumulator::Accumulator;
+pub(crate) use accuracy::{Accuracies, tell};
+pub use accuracy::{Accuracy, ClassSum, StandardError};
 
 /// Which records to sum up, by what, and which of the sums to give.
 #[derive(Debug, Clone)]
@@ -103,7 +106,7 @@ pub enum Order {
 }
 
 /// The groups asked for, and the sum over all groups.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     /// What the groups were made by.
     pub by: Vec<Field>,
@@ -117,6 +120,10 @@ pub struct Answer {
     pub epochs: u64,
     /// When these epochs were counted; none if there are none.
     pub covered: Option<Covered>,
+    /// The standard error of the total; none where some epochs do not tell theirs.
+    pub error: Option<StandardError>,
+    /// How exact the epochs of the accounts and hosts asked for are.
+    pub accuracy: Accuracy,
 }
 
 /// From when to when some epochs were counted.
@@ -126,15 +133,19 @@ pub struct Covered {
     pub opened: Timestamp,
     /// When the last of them closed.
     pub closed: Timestamp,
+    /// How long that was by a clock that cannot be set, as far as the epochs tell.
+    pub duration: SignedDuration,
 }
 
 /// The sum over the records that are equal in the fields asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Group {
     /// One value for every field asked for, in its order.
     pub key: Vec<Value>,
     /// The sums.
     pub counters: Counters,
+    /// Their standard error; none where some epochs do not tell theirs.
+    pub error: Option<StandardError>,
 }
 
 /// The value of a field.
@@ -195,9 +206,7 @@ impl Order {
     pub fn measure(self, counters: &Counters) -> u64 {
         match self {
             Self::Bytes => counters.bytes(),
-            Self::Packets => counters
-                .sent_packets
-                .saturating_add(counters.received_packets),
+            Self::Packets => counters.packets(),
             Self::SentBytes => counters.sent_bytes,
             Self::ReceivedBytes => counters.received_bytes,
             Self::SentPackets => counters.sent_packets,
@@ -209,13 +218,37 @@ impl Order {
 }
 
 impl Covered {
+    /// Tells how long it was from what each account says of set clocks: the durations of its
+    /// epochs less what the clock showed, in nanoseconds.
+    ///
+    /// Accounts that count at the same time see the same clock set, so the largest correction
+    /// is that of all.
+    pub(crate) fn new(
+        opened: Timestamp,
+        closed: Timestamp,
+        corrections: impl Iterator<Item = i64>,
+    ) -> Self {
+        let largest = corrections.max_by_key(|&ns| (ns.unsigned_abs(), ns));
+        let correction = SignedDuration::from_nanos(largest.unwrap_or(0));
+        Self {
+            opened,
+            closed,
+            duration: closed.duration_since(opened).saturating_add(correction),
+        }
+    }
+
     /// How long it was.
     pub fn seconds(&self) -> f64 {
-        self.closed.duration_since(self.opened).as_secs_f64()
+        self.duration.as_secs_f64()
     }
 }
 
 impl Counters {
+    /// Packets both ways.
+    pub fn packets(&self) -> u64 {
+        self.sent_packets.saturating_add(self.received_packets)
+    }
+
     /// Bytes both ways.
     pub fn bytes(&self) -> u64 {
         self.sent_bytes.saturating_add(self.received_bytes)

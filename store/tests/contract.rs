@@ -19,7 +19,7 @@ use std::process::{Command, Stdio};
 use common::{HOUR_NS, NOON_NS, SnapshotBuilder, record};
 use ipnet::IpNet;
 use jiff::tz::TimeZone;
-use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
+use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 use mysql::prelude::Queryable;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -30,9 +30,11 @@ use trafstat_store::backend::{
 use trafstat_store::collect::{CollectError, State, Unwatched, append};
 use trafstat_store::export::{Form, Level, Selection, export};
 use trafstat_store::origin::Origin;
-use trafstat_store::query::{Accumulator, Answer, Covered, Field, Filter, Order, Query, Value};
+use trafstat_store::query::{
+    Accumulator, Accuracy, Answer, Covered, Field, Filter, Order, Query, StandardError, Value,
+};
 use trafstat_store::snapshot::{
-    Counters, Endpoint, Header, Record, Snapshot, SnapshotError, Volume,
+    Counters, Endpoint, Growth, Header, Record, Sample, Snapshot, SnapshotError, Volume,
 };
 
 /// A place for one store, empty at first.
@@ -286,6 +288,10 @@ macro_rules! contracts {
                 hostile_names_in_a_backup_are_refused,
                 addresses_of_any_bytes_are_stored,
                 snapshot_of_many_addresses_is_summed_in_parts,
+                standard_errors_stay_with_the_sums,
+                error_is_unknown_where_an_old_module_sampled,
+                unattributed_packets_are_told_of_the_accounts_asked_for,
+                set_clock_does_not_change_how_long_it_was,
                 queries_answer_as_a_map_would,
             ]
         );)*
@@ -1503,6 +1509,119 @@ fn process_killed_within_a_transaction_leaves_nothing<D: Database>(test: &str) {
     assert_eq!(total(&mut *store).sent_packets, 60);
 }
 
+fn standard_errors_stay_with_the_sums<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    for epoch in 1..=3 {
+        stored(&mut *store, &lan(epoch).sampled(10)).unwrap();
+    }
+    let packets = |store: &mut dyn Store, fields: &[Field]| {
+        let answer = store.query(&by(fields)).unwrap();
+        assert!(answer.error.unwrap().bytes.is_some());
+        let variance = answer.error.unwrap().packets.powi(2).round() as u64;
+        (variance, answer.accuracy.classes[1].packets)
+    };
+    // What an epoch has: 5 packets were taken, each with a variance of 90.
+    assert_eq!(packets(&mut *store, &[Field::LocalIp]), (1350, 15));
+    store.prune(time(NOON_NS + 3 * HOUR_NS)).unwrap();
+    for field in [Field::LocalIp, Field::LocalPort, Field::RemoteIp] {
+        assert_eq!(packets(&mut *store, &[field]), (1350, 15));
+    }
+    assert_eq!(
+        packets(&mut *store, &[Field::LocalIp, Field::RemoteIp]),
+        (450, 5)
+    );
+    let retention = Retention {
+        hourly_before: Some(time(NOON_NS + 3 * HOUR_NS)),
+        ..Retention::default()
+    };
+    store.rotate(&retention, None).unwrap();
+    assert_eq!(
+        packets(&mut *store, &[Field::Hour, Field::LocalIp]),
+        (450, 5)
+    );
+    assert_eq!(packets(&mut *store, &[Field::LocalIp]), (1350, 15));
+    let account = store.query(&by(&[Field::Account])).unwrap();
+    assert_eq!(account.groups[0].error, account.error);
+}
+
+fn error_is_unknown_where_an_old_module_sampled<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    stored(&mut *store, &lan(1).sampled(10)).unwrap();
+    stored(&mut *store, &lan(2).with_header_size(240)).unwrap();
+    let mut exact = lan(3).with_header_size(240);
+    exact.header.extrapolated_packets = 0;
+    exact.header.seen_packets += 1;
+    stored(&mut *store, &exact).unwrap();
+    let answer = store.query(&by(&[Field::Hour])).unwrap();
+    assert_eq!((answer.error, answer.accuracy.unknown_epochs), (None, 1));
+    let mut known: Vec<(String, bool)> = answer
+        .groups
+        .iter()
+        .map(|group| (group.key[0].to_string(), group.error.is_some()))
+        .collect();
+    known.sort();
+    let hour = |hour, known| (format!("2026-01-31T{hour}:00:00Z"), known);
+    assert_eq!(known, [hour(13, true), hour(14, false), hour(15, true)]);
+}
+
+fn unattributed_packets_are_told_of_the_accounts_asked_for<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    let lacking = |name: &str, epoch, packets| {
+        let mut snapshot = SnapshotBuilder::new(name, epoch, vec![record(1, 1, 6, 22, 10)]);
+        snapshot.header.unattributed_packets = packets;
+        snapshot.header.unattributed_bytes = packets * 100;
+        snapshot
+    };
+    for snapshot in [
+        lacking("lan", 1, 3),
+        lacking("lan", 2, 0),
+        lacking("lan", 3, 4),
+        lacking("dmz", 1, 10),
+    ] {
+        stored(&mut *store, &snapshot).unwrap();
+    }
+    let told = |store: &mut dyn Store, accounts: &[&str]| {
+        let mut query = by(&[Field::LocalIp]);
+        query.filter.accounts = accounts.iter().map(|name| name.parse().unwrap()).collect();
+        let accuracy = store.query(&query).unwrap().accuracy;
+        let Volume { packets, bytes } = accuracy.unattributed;
+        (packets, bytes, accuracy.unattributed_epochs)
+    };
+    assert_eq!(told(&mut *store, &[]), (17, 1700, 3));
+    assert_eq!(told(&mut *store, &["lan"]), (7, 700, 2));
+    assert_eq!(told(&mut *store, &["wan"]), (0, 0, 0));
+}
+
+fn set_clock_does_not_change_how_long_it_was<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    let seconds = |store: &mut dyn Store| {
+        let covered = store.query(&by(&[])).unwrap().covered.unwrap();
+        covered.seconds()
+    };
+    // The clock shows 1970 until it is set, within the first epoch of each account.
+    for name in ["lan", "dmz"] {
+        for epoch in 1..=2 {
+            let mut snapshot = SnapshotBuilder::new(name, epoch, vec![record(1, 1, 6, 22, 1)]);
+            if epoch == 1 {
+                snapshot.header.opened_ns = 0;
+            }
+            stored(&mut *store, &snapshot).unwrap();
+        }
+    }
+    // Rounded as a double holds 56 years of nanoseconds.
+    assert!((seconds(&mut *store) - 7200.0).abs() < 1e-3);
+    // Of an older module, the clock is all that is known.
+    let mut old = lan(3).with_header_size(240);
+    old.header.account_id[15] = 1;
+    old.header.closed_ns += HOUR_NS;
+    stored(&mut *store, &old).unwrap();
+    assert!((seconds(&mut *store) - 4.0 * 3600.0).abs() < 1e-3);
+}
+
 fn queries_answer_as_a_map_would<D: Database>() {
     let config = ProptestConfig {
         cases: D::CASES,
@@ -1515,8 +1634,9 @@ fn queries_answer_as_a_map_would<D: Database>() {
     )| {
         let database = D::create();
         let mut store = database.open();
-        for ((records, minutes), epoch) in epochs.iter().zip(1..) {
-            let mut header = header_closed_after(*minutes, epoch);
+        for (some, epoch) in epochs.iter().zip(1..) {
+            let records = &some.records;
+            let mut header = some.header(epoch);
             header.records = records.len() as u64;
             header.totals.recorded = recorded_volume(records);
             let Begun::New(mut transaction) = store.begin(&origin(), &header).unwrap() else {
@@ -1545,10 +1665,10 @@ fn accumulator_answers_as_a_map_would() {
     )| {
         for query in queries {
             let mut sums = Accumulator::new(&query);
-            for ((records, minutes), epoch) in epochs.iter().zip(1..) {
-                sums.begin(&origin(), &header_closed_after(*minutes, epoch));
+            for (some, epoch) in epochs.iter().zip(1..) {
+                sums.begin(&origin(), &some.header(epoch));
                 // In two batches.
-                let (first, second) = records.split_at(records.len() / 2);
+                let (first, second) = some.records.split_at(some.records.len() / 2);
                 sums.add(first);
                 sums.add(second);
             }
@@ -1557,10 +1677,29 @@ fn accumulator_answers_as_a_map_would() {
     });
 }
 
-fn header_closed_after(minutes: u64, epoch: u64) -> Header {
-    let (mut header, _) = decoded(&lan(epoch));
-    header.closed_ns = NOON_NS + minutes * MINUTE_NS;
-    header
+/// An epoch of the model.
+#[derive(Debug)]
+struct Epoch {
+    records: Vec<Record>,
+    /// How many minutes after noon it closes.
+    minutes: u64,
+    /// Packets that sampling's multiplication added.
+    extrapolated: u64,
+    growth: Option<Growth>,
+}
+
+impl Epoch {
+    fn closed(&self) -> Timestamp {
+        time(NOON_NS + self.minutes * MINUTE_NS)
+    }
+
+    fn header(&self, epoch: u64) -> Header {
+        let (mut header, _) = decoded(&lan(epoch));
+        header.closed_ns = NOON_NS + self.minutes * MINUTE_NS;
+        header.totals.extrapolated.packets = self.extrapolated;
+        header.growth = self.growth;
+        header
+    }
 }
 
 fn recorded_volume(records: &[Record]) -> Volume {
@@ -1572,29 +1711,23 @@ fn recorded_volume(records: &[Record]) -> Volume {
 }
 
 /// The answer as a map of groups gives it.
-fn expected(epochs: &[(Vec<Record>, u64)], query: &Query) -> Answer {
+fn expected(epochs: &[Epoch], query: &Query) -> Answer {
     let filter = &query.filter;
-    let in_time = |minutes: u64| {
-        let closed = time(NOON_NS + minutes * MINUTE_NS);
-        filter.since.is_none_or(|since| closed >= since)
-            && filter.until.is_none_or(|until| closed < until)
-    };
-    let windowed: Vec<(&Vec<Record>, Timestamp)> = epochs
-        .iter()
-        .filter(|&&(_, minutes)| in_time(minutes))
-        .map(|(records, minutes)| (records, time(NOON_NS + minutes * MINUTE_NS)))
-        .collect();
-    let opened = epochs
+    let windowed: Vec<(&Epoch, Timestamp)> = epochs
         .iter()
         .zip(0..)
-        .filter(|((_, minutes), _)| in_time(*minutes))
-        .map(|(_, number)| time(NOON_NS + number * HOUR_NS));
+        .map(|(epoch, number)| (epoch, time(NOON_NS + number * HOUR_NS)))
+        .filter(|(epoch, _)| {
+            filter.since.is_none_or(|since| epoch.closed() >= since)
+                && filter.until.is_none_or(|until| epoch.closed() < until)
+        })
+        .collect();
     let mut groups = BTreeMap::<Vec<Value>, Counters>::new();
     let mut total = Counters::default();
-    for (record, closed) in windowed
-        .iter()
-        .flat_map(|(records, closed)| records.iter().map(|record| (record, *closed)))
-    {
+    for (record, closed) in windowed.iter().flat_map(|(epoch, _)| {
+        let closed = epoch.closed();
+        epoch.records.iter().map(move |record| (record, closed))
+    }) {
         let counts = admits(&filter.protocols, &record.protocol)
             && within(&filter.local_ports, record.local.port)
             && within(&filter.remote_ports, record.remote.port)
@@ -1615,20 +1748,133 @@ fn expected(epochs: &[(Vec<Record>, u64)], query: &Query) -> Answer {
     let mut groups: Vec<_> = groups.into_iter().collect();
     groups.sort_by_key(|(_, counters)| Reverse(query.order.measure(counters)));
     groups.truncate(query.limit.unwrap_or(u64::MAX) as usize);
+    let asked: Vec<&Epoch> = windowed
+        .iter()
+        .map(|(epoch, _)| *epoch)
+        .filter(|_| admits(&filter.hosts, &origin().hostname))
+        .collect();
     Answer {
         by: query.by.clone(),
+        error: expected_error(&asked, query, &[], &total),
+        accuracy: expected_accuracy(&asked),
         groups: groups
             .into_iter()
-            .map(|(key, counters)| trafstat_store::query::Group { key, counters })
+            .map(|(key, counters)| trafstat_store::query::Group {
+                error: expected_error(&asked, query, &key, &counters),
+                key,
+                counters,
+            })
             .collect(),
         group_count,
         total,
         epochs: windowed.len() as u64,
-        covered: opened.min().map(|opened| Covered {
-            opened,
-            closed: windowed.iter().map(|(_, closed)| *closed).max().unwrap(),
-        }),
+        covered: expected_covered(&windowed),
     }
+}
+
+fn expected_covered(windowed: &[(&Epoch, Timestamp)]) -> Option<Covered> {
+    let opened = windowed.iter().map(|(_, opened)| *opened).min()?;
+    let closed = windowed.iter().map(|(epoch, _)| epoch.closed()).max()?;
+    let mut duration = closed.duration_since(opened);
+    for (epoch, opened) in windowed {
+        let real = epoch.growth.map_or(0, |growth| growth.duration_ns);
+        if real > 0 {
+            duration += SignedDuration::from_nanos(real as i64);
+            duration -= epoch.closed().duration_since(*opened);
+        }
+    }
+    Some(Covered {
+        opened,
+        closed,
+        duration,
+    })
+}
+
+/// Of the epochs that have the key's times, all that is sampled, or the packets by the highest
+/// rate that they can have met.
+fn expected_error(
+    epochs: &[&Epoch],
+    query: &Query,
+    key: &[Value],
+    counters: &Counters,
+) -> Option<StandardError> {
+    let has_key = |epoch: &&&Epoch| {
+        query.by.iter().zip(key).all(|(&field, value)| {
+            epoch_value(epoch.closed(), field, &query.zone).is_none_or(|found| found == *value)
+        })
+    };
+    let epochs: Vec<&&Epoch> = epochs.iter().filter(has_key).collect();
+    if epochs
+        .iter()
+        .any(|epoch| epoch.growth.is_none() && epoch.extrapolated > 0)
+    {
+        return None;
+    }
+    let samples: Vec<[Sample; 3]> = epochs
+        .iter()
+        .filter_map(|epoch| Some(epoch.growth?.samples))
+        .collect();
+    let filter = &query.filter;
+    let all_records = filter.protocols.is_empty()
+        && filter.local.is_empty()
+        && filter.remote.is_empty()
+        && filter.local_ports.is_empty()
+        && filter.remote_ports.is_empty();
+    let now = "2026-01-31T12:00:00Z".parse().unwrap();
+    let of_epochs = key.is_empty()
+        || query
+            .by
+            .iter()
+            .all(|&field| epoch_value(now, field, &query.zone).is_some());
+    if all_records && of_epochs {
+        let sum = |of: fn(&Sample) -> u128| {
+            let variance: u128 = samples.iter().flatten().map(of).sum();
+            (variance as f64).sqrt()
+        };
+        return Some(StandardError {
+            packets: sum(|sample| sample.packet_variance),
+            bytes: Some(sum(|sample| sample.byte_variance)),
+        });
+    }
+    let protocols: Vec<u8> = match key.iter().find_map(|value| match value {
+        Value::Protocol(number) => Some(*number),
+        _ => None,
+    }) {
+        Some(number) => vec![number],
+        None => filter.protocols.clone(),
+    };
+    let highest = samples
+        .iter()
+        .flat_map(|[syn, tcp, udp]| [(6, syn), (6, tcp), (17, udp)])
+        .filter(|(protocol, _)| admits(&protocols, protocol))
+        .map(|(_, sample)| sample.highest_rate)
+        .max()
+        .unwrap_or(0);
+    let packets = counters.sent_packets + counters.received_packets;
+    Some(StandardError {
+        packets: (packets as f64 * (f64::from(highest) - 1.0).max(0.0)).sqrt(),
+        bytes: None,
+    })
+}
+
+fn expected_accuracy(epochs: &[&Epoch]) -> Accuracy {
+    let mut accuracy = Accuracy::default();
+    for epoch in epochs {
+        let Some(growth) = epoch.growth else {
+            accuracy.unknown_epochs += u64::from(epoch.extrapolated > 0);
+            continue;
+        };
+        accuracy.unattributed.packets += growth.unattributed.packets;
+        accuracy.unattributed.bytes += growth.unattributed.bytes;
+        accuracy.unattributed_epochs += u64::from(growth.unattributed.packets > 0);
+        for (class, sample) in accuracy.classes.iter_mut().zip(growth.samples) {
+            class.packets += sample.packets;
+            class.packet_variance += sample.packet_variance as f64;
+            class.byte_variance += sample.byte_variance as f64;
+            class.highest_rate = class.highest_rate.max(sample.highest_rate);
+        }
+    }
+    accuracy
 }
 
 fn add(sum: &mut Counters, counters: &Counters) {
@@ -1651,7 +1897,8 @@ fn inside(nets: &[IpNet], ip: IpAddr) -> bool {
     nets.is_empty() || nets.iter().any(|net| net.contains(&ip))
 }
 
-fn value(record: &Record, closed: Timestamp, field: Field, zone: &TimeZone) -> Value {
+/// What all records of an epoch have in a field; none in one that differs between them.
+fn epoch_value(closed: Timestamp, field: Field, zone: &TimeZone) -> Option<Value> {
     let floor = |minutes| {
         let steps = TimestampRound::new()
             .smallest(Unit::Minute)
@@ -1659,24 +1906,61 @@ fn value(record: &Record, closed: Timestamp, field: Field, zone: &TimeZone) -> V
             .mode(RoundMode::Floor);
         closed.round(steps).unwrap()
     };
+    Some(match field {
+        Field::Account => Value::Name("lan".to_owned()),
+        Field::Host => Value::Name(origin().hostname),
+        Field::FiveMinutes => Value::Time(floor(5)),
+        Field::Hour => Value::Time(floor(60)),
+        Field::Day => Value::Date(zone.to_datetime(floor(60)).date()),
+        _ => return None,
+    })
+}
+
+fn value(record: &Record, closed: Timestamp, field: Field, zone: &TimeZone) -> Value {
     match field {
         Field::Protocol => Value::Protocol(record.protocol),
         Field::LocalIp => Value::Ip(record.local.ip),
         Field::RemoteIp => Value::Ip(record.remote.ip),
         Field::LocalPort => Value::Port(record.local.port),
         Field::RemotePort => Value::Port(record.remote.port),
-        Field::Account => Value::Name("lan".to_owned()),
-        Field::Host => Value::Name(origin().hostname),
-        Field::FiveMinutes => Value::Time(floor(5)),
-        Field::Hour => Value::Time(floor(60)),
-        Field::Day => Value::Date(zone.to_datetime(floor(60)).date()),
+        of_epoch => epoch_value(closed, of_epoch, zone).unwrap(),
     }
 }
 
-/// The records of each, and how many minutes after noon it closes.
-fn any_epochs() -> impl Strategy<Value = Vec<(Vec<Record>, u64)>> {
+fn any_epochs() -> impl Strategy<Value = Vec<Epoch>> {
     let minutes = (0_u64..4 * 1440).prop_map(|minutes| minutes / 30 * 30);
-    prop::collection::vec((prop::collection::vec(any_record(), 0..30), minutes), 0..6)
+    let records = prop::collection::vec(any_record(), 0..30);
+    let growth = prop::option::weighted(0.9, any_growth());
+    let epoch = (records, minutes, 0_u64..2, growth).prop_map(
+        |(records, minutes, extrapolated, growth)| Epoch {
+            records,
+            minutes,
+            extrapolated,
+            growth,
+        },
+    );
+    prop::collection::vec(epoch, 0..6)
+}
+
+/// Numbers whose sums a double holds.
+fn any_growth() -> impl Strategy<Value = Growth> {
+    let sample = (any::<[u16; 3]>(), 0_u32..40).prop_map(|(numbers, highest_rate)| Sample {
+        packets: numbers[0].into(),
+        packet_variance: numbers[1].into(),
+        byte_variance: numbers[2].into(),
+        highest_rate,
+    });
+    (any::<u32>(), 0_u64..3, prop::array::uniform3(sample)).prop_map(
+        |(duration, packets, samples)| Growth {
+            // Now and then it is not known.
+            duration_ns: u64::from(duration / 3) * 2_000,
+            unattributed: Volume {
+                packets,
+                bytes: packets * 40,
+            },
+            samples,
+        },
+    )
 }
 
 /// Few values each, so that groups meet and ties come up.

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
 
-use super::{Answer, Covered, Field, Filter, Group, Query, Value};
+use super::{Accuracy, Answer, Covered, Field, Filter, Group, Query, Value, tell};
+use crate::account::Account;
 use crate::origin::Origin;
 use crate::snapshot::{Counters, Header, Record};
 use crate::time::timestamp;
@@ -22,8 +23,13 @@ pub struct Accumulator<'a> {
     epoch_values: HashMap<Vec<Value>, u32>,
     /// That of the epoch being added; none where its records do not count.
     current: Option<u32>,
+    /// The accuracy of the epochs of each of them, in the order of their numbers.
+    accuracies: Vec<Accuracy>,
     epochs: u64,
-    covered: Option<Covered>,
+    /// When the first of the epochs opened and the last closed.
+    covered: Option<(Timestamp, Timestamp)>,
+    /// What each account says of set clocks, in nanoseconds.
+    corrections: HashMap<(Origin, Account), i64>,
 }
 
 /// A group; a field that groups are not made by has its default.
@@ -46,8 +52,10 @@ impl<'a> Accumulator<'a> {
             total: Counters::default(),
             epoch_values: HashMap::new(),
             current: None,
+            accuracies: Vec::new(),
             epochs: 0,
             covered: None,
+            corrections: HashMap::new(),
         }
     }
 
@@ -62,19 +70,22 @@ impl<'a> Accumulator<'a> {
             return;
         }
         self.epochs += 1;
-        self.covered = Some(
-            self.covered
-                .map_or(Covered { opened, closed }, |covered| Covered {
-                    opened: covered.opened.min(opened),
-                    closed: covered.closed.max(closed),
-                }),
-        );
+        let (first, last) = self.covered.unwrap_or((opened, closed));
+        self.covered = Some((first.min(opened), last.max(closed)));
+        let counting = (origin.clone(), header.account.clone());
+        let corrected = self.corrections.entry(counting).or_default();
+        *corrected = corrected.saturating_add(correction_ns(header));
         let account = &header.account.name;
         let is_host = |host: &String| *host == origin.hostname || *host == origin.machine_id;
         if one_of(&filter.accounts, |name| name == account) && one_of(&filter.hosts, is_host) {
             let next = self.epoch_values.len() as u32;
             let values = self.values(origin, header);
-            self.current = Some(*self.epoch_values.entry(values).or_insert(next));
+            let number = *self.epoch_values.entry(values).or_insert(next);
+            if number == next {
+                self.accuracies.push(Accuracy::default());
+            }
+            self.accuracies[number as usize].add(&Accuracy::of(header));
+            self.current = Some(number);
         }
     }
 
@@ -115,20 +126,29 @@ impl<'a> Accumulator<'a> {
             groups.truncate(limit);
         }
         groups.sort_unstable_by(rank);
-        Answer {
+        let mut answer = Answer {
             by: by.clone(),
             groups: groups
                 .iter()
                 .map(|(key, counters)| Group {
                     key: values(*key).collect(),
                     counters: *counters,
+                    error: None,
                 })
                 .collect(),
             group_count: group_count as u64,
             total: self.total,
             epochs: self.epochs,
-            covered: self.covered,
-        }
+            covered: self.covered.map(|(opened, closed)| {
+                Covered::new(opened, closed, self.corrections.into_values())
+            }),
+            error: None,
+            accuracy: Accuracy::default(),
+        };
+        let keys = epoch_values.into_iter().map(|(values, _)| values);
+        let of_epochs = keys.zip(self.accuracies).collect();
+        tell(&mut answer, self.query, &of_epochs);
+        answer
     }
 
     /// What all records of an epoch have in the fields asked for, in their order.
@@ -177,6 +197,16 @@ impl Key {
             Field::RemotePort => Some(Value::Port(self.remote_port)),
             _ => epoch.next(),
         })
+    }
+}
+
+/// How much longer an epoch was than the clock showed; 0 where its duration is not known.
+fn correction_ns(header: &Header) -> i64 {
+    let duration = header.growth.map_or(0, |growth| growth.duration_ns);
+    let shown = i128::from(header.closed_ns) - i128::from(header.opened_ns);
+    match duration {
+        0 => 0,
+        duration => (i128::from(duration) - shown).clamp(i64::MIN.into(), i64::MAX.into()) as i64,
     }
 }
 

@@ -6,6 +6,8 @@
 //! its clustered key: account by account, and of an account the range of its periods or
 //! epochs.
 
+mod accuracy;
+
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,7 +26,7 @@ use super::rotate::Kept;
 use super::{Access, COUNTERS, Database, Value as Column, counters, in_transaction, nanoseconds};
 use crate::account::Name;
 use crate::backend::StoreError;
-use crate::query::{Answer, Covered, Field, Filter, Group, Order, Query, Value};
+use crate::query::{Accuracy, Answer, Covered, Field, Filter, Group, Order, Query, Value, tell};
 use crate::snapshot::Counters;
 use crate::time::timestamp;
 
@@ -42,14 +44,19 @@ pub(in crate::backend) fn answer<D: Database>(
             true => remote_groups(database, query, &spans)?,
             false => groups(database, query, &spans)?,
         };
-        Ok(Answer {
+        let mut answer = Answer {
             by: query.by.clone(),
             groups,
             group_count,
             total,
             epochs,
             covered,
-        })
+            error: None,
+            accuracy: Accuracy::default(),
+        };
+        let accuracies = accuracy::read(database, query, &spans, &kept)?;
+        tell(&mut answer, query, &accuracies);
+        Ok(answer)
     })
 }
 
@@ -195,28 +202,36 @@ fn count_epochs<D: Database>(
     if spans.iter().all(|span| span.table.is_none()) {
         conditions.and("s.first_record IS NOT NULL");
     }
+    // An account by what names it: each life of one has a row of its own.
     let sql = format!(
-        "SELECT COUNT(*), MIN(s.opened_ns), MAX(s.closed_ns)
+        "SELECT COUNT(*), MIN(s.opened_ns), MAX(s.closed_ns),
+    SUM(COALESCE(NULLIF(s.duration_ns, 0) - (s.closed_ns - s.opened_ns), 0) * 1e0)
 FROM account AS a {join} snapshot AS s {by_key}
     ON s.host_id = a.host_id AND s.account_id = a.id
-WHERE 1 = 1{conditions}",
+WHERE 1 = 1{conditions}
+GROUP BY a.host_id, a.netns, a.family, a.name",
         join = D::DIALECT.ordered_join,
         by_key = D::DIALECT.by_key,
         conditions = conditions.sql
     );
-    let row = super::first_row(database, &sql, &conditions.parameters)?.unwrap_or_default();
-    let [count, opened, closed] = &row[..] else {
-        return Err(StoreError::Corrupt(format!("no row from: {sql}")));
-    };
-    let count = count.unsigned()?;
-    let time = |column: &Column| column.integer().map(timestamp);
-    let covered = match count {
-        0 => None,
-        _ => Some(Covered {
-            opened: time(opened)?,
-            closed: time(closed)?,
-        }),
-    };
+    let mut count = 0;
+    let mut covered = None;
+    let mut corrections = Vec::new();
+    database.select(&sql, &conditions.parameters, &mut |row| {
+        count += row[0].unsigned()?;
+        let (opened, closed) = (row[1].integer()?, row[2].integer()?);
+        let (first, last) = covered.unwrap_or((opened, closed));
+        covered = Some((opened.min(first), closed.max(last)));
+        corrections.push(row[3].real()? as i64);
+        Ok(())
+    })?;
+    let covered = covered.map(|(opened, closed)| {
+        Covered::new(
+            timestamp(opened),
+            timestamp(closed),
+            corrections.into_iter(),
+        )
+    });
     Ok((count, covered))
 }
 
@@ -245,6 +260,7 @@ fn groups<D: Database>(
             groups.push(Group {
                 key: key(query, row)?,
                 counters: counters(row, keys)?,
+                error: None,
             });
             total = counters(row, keys + COUNTERS.len())?;
             group_count = row[keys + 2 * COUNTERS.len()].unsigned()?;
@@ -296,6 +312,7 @@ fn remote_groups<D: Database>(
         .map(|(ip, counters)| Group {
             key: ip.map(Value::Ip).into_iter().collect(),
             counters,
+            error: None,
         })
         .collect();
     Ok((groups, group_count, total))
@@ -468,19 +485,12 @@ fn select_span<D: Database>(query: &Query, span: &Span, summed: bool) -> (String
     let keys: Vec<String> = query
         .by
         .iter()
-        .map(|field| match field {
-            Field::Account => "a.name".to_owned(),
-            Field::Host => "h.hostname".to_owned(),
-            Field::FiveMinutes => floor(&time_ns, 300),
-            Field::Hour => floor(&time_ns, 3600),
-            Field::Day => floor(&local(&floor(&time_ns, 3600), query, span), 86_400),
-            _ => format!("{alias}.{}", field.column()),
+        .map(|&field| {
+            epoch_key(field, &time_ns, query, span)
+                .unwrap_or_else(|| format!("{alias}.{}", field.column()))
         })
         .collect();
-    let host = match query.by.contains(&Field::Host) {
-        true => format!("host AS h {join} account AS a ON a.host_id = h.id"),
-        false => "account AS a".to_owned(),
-    };
+    let host = accounts::<D>(query);
     let counters = COUNTERS.map(|counter| match summed {
         true => format!(
             "CAST(SUM({alias}.{counter}) AS {}) AS {counter}",
@@ -506,6 +516,29 @@ fn select_span<D: Database>(query: &Query, span: &Span, summed: bool) -> (String
         },
     );
     (sql, conditions.parameters)
+}
+
+/// The expression of a field that all records of an epoch have one value in.
+fn epoch_key(field: Field, time_ns: &str, query: &Query, span: &Span) -> Option<String> {
+    Some(match field {
+        Field::Account => "a.name".to_owned(),
+        Field::Host => "h.hostname".to_owned(),
+        Field::FiveMinutes => floor(time_ns, 300),
+        Field::Hour => floor(time_ns, 3600),
+        Field::Day => floor(&local(&floor(time_ns, 3600), query, span), 86_400),
+        _ => return None,
+    })
+}
+
+/// The accounts `a`, with their hosts `h` where a query needs these.
+fn accounts<D: Database>(query: &Query) -> String {
+    match query.by.contains(&Field::Host) {
+        true => format!(
+            "host AS h {} account AS a ON a.host_id = h.id",
+            D::DIALECT.ordered_join
+        ),
+        false => "account AS a".to_owned(),
+    }
 }
 
 /// A time in nanoseconds, cut to a multiple of so many seconds.
