@@ -1,5 +1,6 @@
 //! Sets up what counts traffic, and shows what used the network.
 
+mod accuracy;
 mod doctor;
 mod kernel_accounts;
 mod names;

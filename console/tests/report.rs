@@ -26,6 +26,11 @@ const DAY_NS: u64 = NOON_NS - 12 * HOUR_NS;
 
 impl Database {
     fn new() -> Self {
+        Self::of(|snapshot| snapshot)
+    }
+
+    /// The same with every snapshot changed.
+    fn of(change: fn(SnapshotBuilder) -> SnapshotBuilder) -> Self {
         let database = Self {
             folder: tempfile::tempdir().unwrap(),
         };
@@ -42,7 +47,7 @@ impl Database {
             // Closed a minute before the hour is over, so that it belongs to it.
             snapshot.header.opened_ns = DAY_NS - 24 * HOUR_NS + (epoch - 1) * HOUR_NS;
             snapshot.header.closed_ns = snapshot.header.opened_ns + HOUR_NS - 60_000_000_000;
-            let bytes = snapshot.bytes();
+            let bytes = change(snapshot).bytes();
             let origin = Origin {
                 machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
                 hostname: "gateway".to_owned(),
@@ -189,6 +194,49 @@ fn top_cuts_the_lines_and_not_the_figures() {
     for section in ["addresses", "services"] {
         assert_eq!(one[section]["count"], 2);
         assert_eq!(one[section]["lines"], json!([all[section]["lines"][0]]));
+    }
+}
+
+#[test]
+fn sampled_figures_have_standard_errors_in_every_form() {
+    let sampled = Database::of(|snapshot| snapshot.sampled(10));
+    let total = "Sampled. One standard error (68 %) of the total: ± 104 packets, ± 2.9 KiB.";
+    let text = stdout(&sampled.report(&["day", "2026-01-31"]));
+    assert!(text.contains(total) && text.contains("± PACKETS"), "{text}");
+    let html = stdout(&sampled.report(&["day", "2026-01-31", "--format", "html"]));
+    assert!(html.contains(&format!("<p>{total}</p>")), "{html}");
+    let json = sampled.json(&["day", "2026-01-31"]);
+    // 24 epochs of 5 packets taken, each with a variance of 90.
+    let of = |line: &Value| {
+        line["packets_standard_error"]
+            .as_f64()
+            .unwrap()
+            .powi(2)
+            .round()
+    };
+    assert_eq!(of(&json["total"]), 24.0 * 450.0);
+    // 1,800 packets at up to one in 10.
+    assert_eq!(of(&json["services"]["lines"][0]), 1800.0 * 9.0);
+    assert_eq!(
+        json["sampling"]["classes"]["tcp_any"]["sampled_packets"],
+        120
+    );
+    let csv = stdout(&sampled.report(&["day", "2026-01-31", "--format", "csv"]));
+    assert!(
+        csv.lines()
+            .next()
+            .unwrap()
+            .ends_with(",packets_standard_error,bytes_standard_error"),
+        "{csv}"
+    );
+
+    let exact = Database::new();
+    for format in ["text", "html", "json", "csv"] {
+        let output = stdout(&exact.report(&["day", "2026-01-31", "--format", format]));
+        assert!(
+            !output.contains('±') && !output.contains("standard_error"),
+            "{output}"
+        );
     }
 }
 

@@ -24,6 +24,11 @@ struct Database {
 
 impl Database {
     fn new() -> Self {
+        Self::of(|snapshot| snapshot)
+    }
+
+    /// The same with the snapshots of `lan` changed.
+    fn of(change: fn(SnapshotBuilder) -> SnapshotBuilder) -> Self {
         let database = Self::empty();
         let mut store = Sqlite::open(&database.path()).unwrap();
         store.migrate().unwrap();
@@ -37,7 +42,7 @@ impl Database {
             SnapshotBuilder::new("lan", epoch, records)
         };
         let dmz = SnapshotBuilder::new("dmz", 1, vec![record(130, 7, 6, 25, 3)]);
-        for snapshot in [lan(1), lan(2), dmz] {
+        for snapshot in [change(lan(1)), change(lan(2)), dmz] {
             let bytes = snapshot.bytes();
             append(
                 &mut store,
@@ -72,12 +77,16 @@ impl Database {
             .unwrap()
     }
 
-    /// The records of an answer in JSON.
-    fn records(&self, arguments: &[&str]) -> Vec<Value> {
+    /// An answer in JSON.
+    fn json(&self, arguments: &[&str]) -> Value {
         let output = self.show(&[arguments, &["--format", "json"]].concat());
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-        answer["records"].as_array().unwrap().clone()
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The records of an answer in JSON.
+    fn records(&self, arguments: &[&str]) -> Vec<Value> {
+        self.json(arguments)["records"].as_array().unwrap().clone()
     }
 
     /// The sum over an answer of packets sent.
@@ -160,12 +169,8 @@ fn csv_has_a_header_and_plain_numbers_in_the_order_asked_for() {
 #[test]
 fn table_is_for_people_and_ends_with_the_total() {
     let output = Database::new().show(&["--by", "local-ip,protocol"]);
-    let lines: Vec<String> = stdout(&output)
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
-        .collect();
     assert_eq!(
-        lines,
+        lines(&output),
         [
             "LOCAL IP PROTOCOL SENT RECEIVED PACKETS SENT PACKETS RECEIVED SYN",
             "192.0.2.1 TCP 197.3 KiB 2.9 MiB 2,020 4,040 4",
@@ -178,6 +183,119 @@ fn table_is_for_people_and_ends_with_the_total() {
             "On average 248 bit/s sent, 3.7 kbit/s received.",
         ]
     );
+}
+
+/// Lines of a table with a space between their words.
+fn lines(output: &Output) -> Vec<String> {
+    stdout(output)
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+#[test]
+fn sampled_figures_have_standard_errors() {
+    let database = Database::of(|snapshot| snapshot.sampled(10));
+    assert_eq!(
+        lines(&database.show(&["--by", "account"])),
+        [
+            "ACCOUNT SENT RECEIVED PACKETS SENT PACKETS RECEIVED SYN ± PACKETS",
+            "lan 217.8 KiB 3.2 MiB 2,230 4,460 4 30",
+            "dmz 300 B 4.4 KiB 3 6 1 0",
+            "total 218.1 KiB 3.2 MiB 2,233 4,466 5 30",
+            "",
+            "3 epochs, counted from 2026-01-31 12:00 to 2026-01-31 14:00 UTC.",
+            "On average 248 bit/s sent, 3.7 kbit/s received.",
+            "",
+            // Of each epoch 5 * 90 = 450 in packets, 4,096 * 90 in bytes.
+            "Sampled. One standard error (68 %) of the total: ± 30 packets, ± 859 B.",
+            "TCP, up to one in 10: 10 packets taken, ± 30 packets, ± 859 B.",
+        ]
+    );
+    // 6,000 packets at up to one in 10: the root of 6,000 * 9. UDP was not sampled.
+    let csv = stdout(&database.show(&["--by", "protocol,local-port", "--format", "csv"]));
+    let errors: Vec<&str> = csv
+        .lines()
+        .map(|line| {
+            line.split_once(",syn_packets,")
+                .map_or(line, |(_, names)| names)
+        })
+        .collect();
+    assert_eq!(
+        errors[..3],
+        [
+            "packets_standard_error,bytes_standard_error",
+            "6,443,2000,4000,200000,3000000,2,232.379000772445,",
+            "17,53,200,400,20000,300000,0,0,"
+        ]
+    );
+    // Of a part of the records, nothing is known of the bytes.
+    let part = lines(&database.show(&["--local-port", "443"]));
+    assert_eq!(
+        part[part.len() - 1],
+        "Sampled. One standard error (68 %) of the total: ± 233 packets."
+    );
+}
+
+#[test]
+fn json_has_standard_errors_where_something_was_sampled() {
+    let answer = Database::of(|snapshot| snapshot.sampled(10)).json(&["--by", "account"]);
+    assert_eq!(answer["total"]["packets_standard_error"], 30.0);
+    assert_eq!(answer["records"][1]["bytes_standard_error"], 0.0);
+    let tcp = &answer["sampling"]["classes"]["tcp_any"];
+    assert_eq!(
+        (&tcp["sampled_packets"], &tcp["highest_rate"]),
+        (&json!(10), &json!(10))
+    );
+    let answer = Database::new().json(&["--by", "account"]);
+    assert_eq!(answer["sampling"], Value::Null);
+    assert_eq!(answer["total"].as_object().unwrap().len(), 5);
+}
+
+#[test]
+fn error_that_an_old_module_did_not_report_is_not_guessed() {
+    let database = Database::of(|snapshot| match snapshot.header.epoch {
+        1 => snapshot.with_header_size(240),
+        _ => snapshot.sampled(10),
+    });
+    let told = "The standard error is not known for 1 epoch: a module from before 0.2.0 sampled.";
+    let table = lines(&database.show(&["--by", "account"]));
+    assert_eq!(table[1], "lan 217.8 KiB 3.2 MiB 2,230 4,460 4 ?");
+    assert_eq!(table[2], "dmz 300 B 4.4 KiB 3 6 1 0");
+    assert_eq!(table[table.len() - 1], told);
+    let csv = database.show(&["--by", "account", "--format", "csv"]);
+    assert_eq!(stderr(&csv), format!("trafstat: {told}\n"));
+    let json = database.json(&["--by", "hour,account", "--local-ip", "192.0.2.1"]);
+    assert_eq!(json["sampling"]["unknown_epochs"], 1);
+    assert_eq!(json["total"]["packets_standard_error"], Value::Null);
+    let errors: Vec<bool> = json["records"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|record| record["packets_standard_error"].is_number())
+        .collect();
+    assert_eq!(errors, [false, true]);
+}
+
+#[test]
+fn packets_without_room_for_their_local_address_are_told() {
+    let database = Database::of(|mut snapshot| {
+        snapshot.header.unattributed_packets = 600;
+        snapshot.header.unattributed_bytes = 60_000;
+        snapshot
+    });
+    let told = "1,200 packets (117.2 KiB) in 2 epochs found no room even for their local \
+                address: raise --max-entries.";
+    let table = lines(&database.show(&[]));
+    assert_eq!(table[table.len() - 1], told);
+    let csv = database.show(&["--format", "csv"]);
+    assert_eq!(stderr(&csv), format!("trafstat: {told}\n"));
+    assert_eq!(
+        database.json(&[])["unattributed"],
+        json!({"packets": 1200, "bytes": 120_000, "epochs": 2})
+    );
+    let dmz = database.json(&["--account", "dmz"]);
+    assert_eq!(dmz["unattributed"], Value::Null);
 }
 
 #[test]

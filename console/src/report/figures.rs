@@ -7,7 +7,9 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use trafstat_store::backend::Store;
-use trafstat_store::query::{Answer, Field, Filter, Group, Order, Query, Value};
+use trafstat_store::query::{
+    Accuracy, Answer, Field, Filter, Group, Order, Query, StandardError, Value,
+};
 use trafstat_store::snapshot::Counters;
 
 use super::period::Period;
@@ -51,6 +53,8 @@ pub struct Figures {
     pub sample: Sample,
     /// How many epochs were collected.
     pub epochs: u64,
+    /// How exact the figures are.
+    pub accuracy: Accuracy,
     /// All traffic.
     pub total: Line,
     /// The same for each local address.
@@ -81,6 +85,8 @@ pub struct Line {
     pub key: Vec<Value>,
     /// The sums.
     pub counters: Counters,
+    /// Their standard error; none where some epochs do not tell theirs.
+    pub error: Option<StandardError>,
     /// The sums of the period before.
     pub previous: Counters,
     /// The 95th percentile of what it sent, in bits per second.
@@ -123,6 +129,7 @@ impl Figures {
             all.groups.push(Group {
                 key: Vec::new(),
                 counters: Counters::default(),
+                error: all.error,
             });
         }
         asker.samples = Samples::of(&all, question.sample, asker.now);
@@ -135,6 +142,7 @@ impl Figures {
             previous: (previous, previous_until),
             sample: question.sample,
             epochs: all.epochs,
+            accuracy: all.accuracy,
             total,
             addresses,
             services,
@@ -219,6 +227,7 @@ impl Asker<'_> {
                 Line {
                     key: group.key.clone(),
                     counters: group.counters,
+                    error: group.error,
                     previous: previous.get(&group.key).copied().unwrap_or_default(),
                     sent_p95: self
                         .samples

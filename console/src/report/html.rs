@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use super::figures::{Figures, Line, Section};
 use super::text;
+use crate::accuracy;
 use crate::names::{Names, title};
 use crate::units;
 
@@ -20,6 +21,9 @@ pub(super) fn write(figures: &Figures, names: &Names, writer: &mut dyn Write) ->
          <h1>Traffic, {name}</h1>\n<p>{}</p>\n",
         escaped(&text::headline(figures, names))
     )?;
+    for sentence in accuracy::sentences(&figures.accuracy, figures.total.error) {
+        writeln!(writer, "<p>{}</p>", escaped(&sentence))?;
+    }
     write_chart(figures, writer)?;
     for (name, section) in [
         ("Local addresses", &figures.addresses),
@@ -185,7 +189,7 @@ fn write_section(
     for &field in section.by {
         write!(writer, "<th>{}</th>", title(field))?;
     }
-    for title in ["SENT", "RECEIVED", "95% SENT", "95% RECEIVED", "CHANGE"] {
+    for title in text::titles(figures) {
         write!(writer, "<th class=\"n\">{title}</th>")?;
     }
     writeln!(writer, "<th>OVER TIME</th><th>SHARE</th></tr>")?;
@@ -194,7 +198,7 @@ fn write_section(
         for cell in names.key(&line.key) {
             write!(writer, "<td>{}</td>", escaped(&cell))?;
         }
-        for cell in text::cells(line) {
+        for cell in text::cells(line, figures) {
             write!(writer, "<td class=\"n\">{}</td>", escaped(&cell))?;
         }
         write!(writer, "<td>")?;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::figures::{Figures, Line, Section};
 use super::period::Length;
+use crate::accuracy;
 
 /// A line for all, then one for each address and each service.
 pub(super) fn write_csv(figures: &Figures, writer: &mut dyn Write) -> io::Result<()> {
@@ -13,6 +14,10 @@ pub(super) fn write_csv(figures: &Figures, writer: &mut dyn Write) -> io::Result
     let keys = ["local_ip", "protocol", "local_port"];
     let counters = figures.total.counters.columns().map(|(name, _)| name);
     let previous = counters.map(|name| format!("previous_{name}"));
+    let error_columns = match figures.accuracy.is_sampled() {
+        true => accuracy::COLUMNS.len(),
+        false => 0,
+    };
     csv.write_record(
         (["section"]
             .into_iter()
@@ -20,7 +25,13 @@ pub(super) fn write_csv(figures: &Figures, writer: &mut dyn Write) -> io::Result
             .chain(counters)
             .chain(P95)
             .map(str::to_owned))
-        .chain(previous),
+        .chain(previous)
+        .chain(
+            accuracy::COLUMNS
+                .iter()
+                .take(error_columns)
+                .map(|&name| name.to_owned()),
+        ),
     )?;
     let all = Section {
         by: &[],
@@ -50,13 +61,18 @@ pub(super) fn write_csv(figures: &Figures, writer: &mut dyn Write) -> io::Result
                 .previous
                 .columns()
                 .map(|(_, number)| number.to_string());
+            let errors = accuracy::columns(line.error)
+                .into_iter()
+                .take(error_columns);
+            let errors = errors.map(|error| error.map_or_else(String::new, |e| e.to_string()));
             csv.write_record(
                 ([name.to_owned()]
                     .into_iter()
                     .chain(key)
                     .chain(numbers)
                     .chain(p95))
-                .chain(previous),
+                .chain(previous)
+                .chain(errors),
             )?;
         }
     }
@@ -83,7 +99,7 @@ pub(super) fn write_json(figures: &Figures, writer: &mut dyn Write) -> io::Resul
             "lines": section
                 .lines
                 .iter()
-                .map(|line| of_line(line, section))
+                .map(|line| of_line(line, section, figures))
                 .collect::<Vec<_>>(),
         })
     };
@@ -92,7 +108,7 @@ pub(super) fn write_json(figures: &Figures, writer: &mut dyn Write) -> io::Resul
         lines: Vec::new(),
         count: 1,
     };
-    let object = json!({
+    let mut object = json!({
         "length": match figures.period.length() {
             Length::Day => "day",
             Length::Month => "month",
@@ -107,15 +123,16 @@ pub(super) fn write_json(figures: &Figures, writer: &mut dyn Write) -> io::Resul
         },
         "epochs": figures.epochs,
         "sample_seconds": figures.sample.seconds(),
-        "total": of_line(&figures.total, &all),
+        "total": of_line(&figures.total, &all, figures),
         "addresses": section(&figures.addresses),
         "services": section(&figures.services),
         "steps": steps,
     });
+    accuracy::add_accuracy(&mut object, &figures.accuracy);
     writeln!(writer, "{object}")
 }
 
-fn of_line(line: &Line, section: &Section) -> Json {
+fn of_line(line: &Line, section: &Section, figures: &Figures) -> Json {
     let mut object = Map::new();
     for (field, value) in section.by.iter().zip(&line.key) {
         object.insert(field.column().to_owned(), json!(value));
@@ -125,6 +142,9 @@ fn of_line(line: &Line, section: &Section) -> Json {
     }
     for (name, rate) in P95.into_iter().zip([line.sent_p95, line.received_p95]) {
         object.insert(name.to_owned(), rate.into());
+    }
+    if figures.accuracy.is_sampled() {
+        accuracy::add_error(&mut object, line.error);
     }
     let previous = line.previous.columns().into_iter();
     let previous: Map<String, Json> = previous

@@ -18,6 +18,7 @@ use trafstat_store::options::StoreOptions;
 use trafstat_store::output::to_stdout;
 use trafstat_store::query::Filter;
 
+use crate::accuracy;
 use crate::names::Names;
 use figures::{Figures, Question, Sample};
 use period::{Length, Period, Which};
@@ -37,6 +38,9 @@ A percentile is of samples: the averages over each hour, or five minutes, in whi
 was collected or could have been. What was counted belongs to the time at which it was
 collected, so samples of 5m need a collector that runs so often, and records that are kept.
 Days and months are those of the local time zone.
+
+Where rules sampled, figures are estimates, and ± is one standard error of packets: 68 times of
+100 the true number is not further away.
 
 Exit status: 0 done, 1 failed, 2 wrong usage.")]
 pub struct ReportOptions {
@@ -118,6 +122,11 @@ impl ReportOptions {
                 "trafstat: nothing was collected in {}",
                 figures.period.name()
             );
+        }
+        if self.format == ReportFormat::Csv {
+            for remark in accuracy::remarks(&figures.accuracy) {
+                eprintln!("trafstat: {remark}");
+            }
         }
         let names = Names::new(now.time_zone().clone(), self.numeric);
         let write = |writer: &mut dyn Write| match self.format {

@@ -5,18 +5,23 @@ use std::io::{self, Write};
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::figures::{Figures, Line, Section, change};
+use crate::accuracy;
 use crate::names::{Names, title};
 use crate::units;
 
 /// Writes a headline, the steps with bars, and a table for each section.
 pub(super) fn write(figures: &Figures, names: &Names, writer: &mut dyn Write) -> io::Result<()> {
-    writeln!(writer, "{}\n", headline(figures, names))?;
+    writeln!(writer, "{}", headline(figures, names))?;
+    for sentence in accuracy::sentences(&figures.accuracy, figures.total.error) {
+        writeln!(writer, "{sentence}")?;
+    }
+    writeln!(writer)?;
     write_steps(figures, writer)?;
     for (name, section) in [
         ("Local addresses", &figures.addresses),
         ("Services", &figures.services),
     ] {
-        write_section(name, section, names, writer)?;
+        write_section(name, section, figures, names, writer)?;
     }
     writeln!(writer, "\n{}", footnote(figures, names))
 }
@@ -95,6 +100,7 @@ fn write_steps(figures: &Figures, writer: &mut dyn Write) -> io::Result<()> {
 fn write_section(
     name: &str,
     section: &Section,
+    figures: &Figures,
     names: &Names,
     writer: &mut dyn Write,
 ) -> io::Result<()> {
@@ -103,16 +109,11 @@ fn write_section(
     }
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(
-        (section.by.iter().map(|&field| title(field))).chain([
-            "SENT",
-            "RECEIVED",
-            "95% SENT",
-            "95% RECEIVED",
-            "CHANGE",
-        ]),
+        (section.by.iter().map(|&field| title(field))).chain(titles(figures).iter().copied()),
     );
     for line in &section.lines {
-        table.add_row(names.key(&line.key).into_iter().chain(cells(line)));
+        let cells = cells(line, figures);
+        table.add_row(names.key(&line.key).into_iter().chain(cells));
     }
     for column in table.column_iter_mut().skip(section.by.len()) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -129,13 +130,33 @@ fn write_section(
     Ok(())
 }
 
-/// The figures of a line.
-pub(super) fn cells(line: &Line) -> [String; 5] {
-    [
+/// The titles of [`cells`].
+pub(super) fn titles(figures: &Figures) -> &'static [&'static str] {
+    const TITLES: [&str; 6] = [
+        "SENT",
+        "RECEIVED",
+        "95% SENT",
+        "95% RECEIVED",
+        "CHANGE",
+        accuracy::TITLE,
+    ];
+    match figures.accuracy.is_sampled() {
+        true => &TITLES,
+        false => &TITLES[..5],
+    }
+}
+
+/// The figures of a line; with a standard error where something was sampled.
+pub(super) fn cells(line: &Line, figures: &Figures) -> Vec<String> {
+    let mut cells = vec![
         units::bytes(line.counters.sent_bytes),
         units::bytes(line.counters.received_bytes),
         units::bit_rate(line.sent_p95),
         units::bit_rate(line.received_p95),
         changed(line),
-    ]
+    ];
+    if figures.accuracy.is_sampled() {
+        cells.push(accuracy::cell(line.error));
+    }
+    cells
 }

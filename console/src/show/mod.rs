@@ -23,6 +23,7 @@ use trafstat_store::snapshot::Counters;
 use trafstat_store::source::capture::{Capture, CaptureOptions, SourceName};
 use trafstat_store::{protocol, time};
 
+use crate::accuracy;
 use crate::names::Names;
 use rates::Rates;
 
@@ -48,8 +49,12 @@ Times are \"2026-01-31 12:00\" in the local time zone, \"2026-01-31T12:00:00Z\",
 ago: 30m, 2h, 7d, 4w. What was counted belongs to the time at which it was collected. Days
 begin in the local time zone, at the full hour, UTC, that is next; TZ=UTC shows all in UTC.
 
+Where rules sampled, figures are estimates, and ± is one standard error: 68 times of 100 the
+true number is not further away. That of whole accounts is known, in packets and bytes; that of
+other lines is estimated from their packets and the highest rate in force.
+
 On a terminal, bars compare the lines by what they are sorted by, where there is room; one
-that is too narrow for all columns goes without SYN and packets, which CSV and JSON have.
+that is too narrow for all columns goes without ±, SYN and packets, which CSV and JSON have.
 
 Exit status: 0 done, 1 failed, 2 wrong usage.")]
 pub struct ShowOptions {
@@ -210,6 +215,11 @@ impl ShowOptions {
         if answer.groups.is_empty() {
             eprintln!("trafstat: {}", nothing(answer.epochs));
         }
+        if self.format == Format::Csv {
+            for remark in accuracy::remarks(&answer.accuracy) {
+                eprintln!("trafstat: {remark}");
+            }
+        }
         let style = table::Style {
             rates: self.rates,
             order: query.order,
@@ -271,10 +281,15 @@ fn write_csv(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Result
     let columns = answer.total.columns().map(|(column, _)| column);
     let rate_columns = Rates::new(&answer.total, 1.0).columns();
     let shown = if rates { &rate_columns[..] } else { &[] };
+    let error_columns = match answer.accuracy.is_sampled() {
+        true => &accuracy::COLUMNS[..],
+        false => &[],
+    };
     csv.write_record(
         (answer.by.iter().map(|field| field.column()))
             .chain(columns)
-            .chain(shown.iter().map(|(column, _)| *column)),
+            .chain(shown.iter().map(|(column, _)| *column))
+            .chain(error_columns.iter().copied()),
     )?;
     for group in &answer.groups {
         let mut line: Vec<String> = group.key.iter().map(ToString::to_string).collect();
@@ -284,15 +299,24 @@ fn write_csv(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Result
         line.extend(shown.iter().enumerate().map(|(index, _)| {
             rates.map_or_else(String::new, |rates| rates.columns()[index].1.to_string())
         }));
+        let errors = accuracy::columns(group.error).into_iter();
+        line.extend(
+            errors
+                .take(error_columns.len())
+                .map(|error| error.map_or_else(String::new, |error| error.to_string())),
+        );
         csv.write_record(line)?;
     }
     csv.flush()
 }
 
 fn write_json(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Result<()> {
-    let with_rates = |mut object: Map<String, Json>, rates: Option<Rates>| {
+    let with_rates = |mut object: Map<String, Json>, rates: Option<Rates>, error| {
         for (column, rate) in rates.iter().flat_map(Rates::columns) {
             object.insert(column.to_owned(), rate.into());
+        }
+        if answer.accuracy.is_sampled() {
+            accuracy::add_error(&mut object, error);
         }
         Json::Object(object)
     };
@@ -306,7 +330,8 @@ fn write_json(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Resul
                 record.insert(field.column().to_owned(), json!(value));
             }
             record.extend(counters(&group.counters));
-            with_rates(record, rates_of(rates, &group.counters, seconds))
+            let rates = rates_of(rates, &group.counters, seconds);
+            with_rates(record, rates, group.error)
         })
         .collect();
     let covered = answer.covered;
@@ -315,14 +340,15 @@ fn write_json(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Resul
         &answer.total,
         covered.and_then(rates::seconds_covered),
     );
-    let object = json!({
+    let mut object = json!({
         "records": records,
-        "total": with_rates(counters(&answer.total).collect(), all),
+        "total": with_rates(counters(&answer.total).collect(), all, answer.error),
         "groups": answer.group_count,
         "epochs": answer.epochs,
         "opened": covered.map(|covered| covered.opened.to_string()),
         "closed": covered.map(|covered| covered.closed.to_string()),
     });
+    accuracy::add_accuracy(&mut object, &answer.accuracy);
     writeln!(writer, "{object}")
 }
 

@@ -5,10 +5,11 @@ use std::io::{self, IsTerminal, Write};
 use comfy_table::{
     Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets,
 };
-use trafstat_store::query::{Answer, Order};
+use trafstat_store::query::{Answer, Order, StandardError};
 use trafstat_store::snapshot::Counters;
 
 use super::rates::{self, Rates};
+use crate::accuracy;
 use crate::names::{Names, title};
 use crate::units;
 
@@ -27,6 +28,10 @@ pub(super) fn write(answer: &Answer, style: &Style, writer: &mut dyn Write) -> i
     writeln!(writer, "{}", table.trim_fmt())?;
     if let Some(time) = time_line(answer, &style.names) {
         writeln!(writer, "\n{time}")?;
+    }
+    let accuracy = accuracy::sentences(&answer.accuracy, answer.error);
+    if !accuracy.is_empty() {
+        writeln!(writer, "\n{}", accuracy.join("\n"))?;
     }
     let shown = answer.groups.len() as u64;
     if shown < answer.group_count {
@@ -47,16 +52,19 @@ enum Column {
     PacketsSent,
     PacketsReceived,
     Syn,
+    Error,
 }
 
 impl Column {
-    /// In their order; a terminal too narrow for all goes without the last.
-    const ALL: [Self; 5] = [
+    /// In their order; a terminal too narrow for all goes without the last. The last is of use
+    /// only where something was sampled.
+    const ALL: [Self; 6] = [
         Self::Sent,
         Self::Received,
         Self::PacketsSent,
         Self::PacketsReceived,
         Self::Syn,
+        Self::Error,
     ];
 
     fn title(self) -> &'static str {
@@ -66,26 +74,32 @@ impl Column {
             Self::PacketsSent => "PACKETS SENT",
             Self::PacketsReceived => "PACKETS RECEIVED",
             Self::Syn => "SYN",
+            Self::Error => accuracy::TITLE,
         }
     }
 
-    fn sum(self, counters: &Counters) -> String {
+    fn sum(self, counters: &Counters, error: Option<StandardError>) -> String {
         match self {
             Self::Sent => units::bytes(counters.sent_bytes),
             Self::Received => units::bytes(counters.received_bytes),
             Self::PacketsSent => units::count(counters.sent_packets),
             Self::PacketsReceived => units::count(counters.received_packets),
             Self::Syn => units::count(counters.syn_packets),
+            Self::Error => accuracy::cell(error),
         }
     }
 
-    fn rate(self, rates: &Rates) -> String {
+    fn rate(self, rates: &Rates, error: Option<StandardError>, seconds: f64) -> String {
         match self {
             Self::Sent => units::bit_rate(rates.sent_bits),
             Self::Received => units::bit_rate(rates.received_bits),
             Self::PacketsSent => units::per_second(rates.sent_packets),
             Self::PacketsReceived => units::per_second(rates.received_packets),
             Self::Syn => units::per_second(rates.syn_packets),
+            Self::Error => error.map_or_else(
+                || accuracy::cell(None),
+                |error| units::per_second(error.packets / seconds),
+            ),
         }
     }
 }
@@ -93,13 +107,15 @@ impl Column {
 /// The table with as many columns as the terminal has room for.
 fn arranged(answer: &Answer, style: &Style) -> Table {
     let width = Table::new().width().map(usize::from);
-    let mut columns = &Column::ALL[..];
-    let mut grid = Grid::new(answer, style, columns);
+    let all = match answer.accuracy.is_sampled() {
+        true => &Column::ALL[..],
+        false => &Column::ALL[..5],
+    };
+    let mut grid = Grid::new(answer, style, all);
     // One side without the other would mislead.
-    for fewer in [4, 2] {
+    for fewer in [5, 4, 2] {
         if width.is_some_and(|width| grid.least_width() > width) {
-            columns = &Column::ALL[..fewer];
-            grid = Grid::new(answer, style, columns);
+            grid = Grid::new(answer, style, &all[..fewer]);
         }
     }
     let room = width.map(|width| width.saturating_sub(grid.least_width() + PADDING));
@@ -126,17 +142,13 @@ struct Grid {
 
 impl Grid {
     fn new(answer: &Answer, style: &Style, columns: &[Column]) -> Self {
-        let cells = |counters: &Counters, seconds: Option<f64>| -> Vec<String> {
-            let rates = match style.rates {
-                true => Some(seconds.map(|seconds| Rates::new(counters, seconds))),
-                false => None,
-            };
+        let cells = |counters: &Counters, error, seconds: Option<f64>| -> Vec<String> {
             columns
                 .iter()
-                .map(|column| match &rates {
-                    None => column.sum(counters),
-                    Some(Some(rates)) => column.rate(rates),
-                    Some(None) => "-".to_owned(),
+                .map(|column| match seconds {
+                    _ if !style.rates => column.sum(counters, error),
+                    Some(seconds) => column.rate(&Rates::new(counters, seconds), error, seconds),
+                    None => "-".to_owned(),
                 })
                 .collect()
         };
@@ -147,6 +159,7 @@ impl Grid {
         }
         total.extend(cells(
             &answer.total,
+            answer.error,
             answer.covered.and_then(rates::seconds_covered),
         ));
         Self {
@@ -162,7 +175,7 @@ impl Grid {
                 .iter()
                 .map(|group| {
                     let mut line = style.names.key(&group.key);
-                    line.extend(cells(&group.counters, seconds));
+                    line.extend(cells(&group.counters, group.error, seconds));
                     line
                 })
                 .collect(),
@@ -236,12 +249,9 @@ impl Grid {
 /// Which time the figures are about, and the average over it.
 fn time_line(answer: &Answer, names: &Names) -> Option<String> {
     let covered = answer.covered?;
-    let epochs = match answer.epochs {
-        1 => "1 epoch".to_owned(),
-        epochs => format!("{} epochs", units::separated(epochs)),
-    };
     let mut line = format!(
-        "{epochs}, counted from {} to {} {}.",
+        "{}, counted from {} to {} {}.",
+        accuracy::epochs(answer.epochs),
         names.time(covered.opened),
         names.time(covered.closed),
         names.zone(covered.closed)
