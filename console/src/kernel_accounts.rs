@@ -37,6 +37,12 @@ pub struct KernelAccount {
     pub max_entries: u64,
     /// Bytes that its flow tables take.
     pub memory_bytes: u64,
+    /// Packets that found no room even for their local address; unknown before module 0.2.0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unattributed_packets: Option<u64>,
+    /// Their bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unattributed_bytes: Option<u64>,
 }
 
 /// The accounts; none where the module is not loaded.
@@ -74,6 +80,7 @@ fn parse(text: &str) -> Result<Vec<KernelAccount>> {
                     .parse()
                     .with_context(|| format!("{name} is no number"))
             };
+            let known = |name: &str| values.contains_key(name).then(|| number(name)).transpose();
             Ok(KernelAccount {
                 family: text("family")?,
                 name: text("name")?,
@@ -87,6 +94,8 @@ fn parse(text: &str) -> Result<Vec<KernelAccount>> {
                 records: number("records")?,
                 max_entries: number("max_entries")?,
                 memory_bytes: number("memory_bytes")?,
+                unattributed_packets: known("unattributed_packets")?,
+                unattributed_bytes: known("unattributed_bytes")?,
             })
         })
         .collect()
@@ -105,6 +114,14 @@ mod tests {
         assert_eq!(accounts.len(), 1);
         assert_eq!(accounts[0].name, "lan");
         assert_eq!((accounts[0].unread, accounts[0].folded_packets), (6, 3));
+        // Columns that a module before 0.2.0 does not have.
+        assert_eq!(accounts[0].unattributed_packets, None);
+        let newer = text
+            .replace(" new\n", " unattributed_packets unattributed_bytes\n")
+            .replace(" x\n", " 2 300\n");
+        let newer = &parse(&newer).unwrap()[0];
+        assert_eq!(newer.unattributed_packets, Some(2));
+        assert_eq!(newer.unattributed_bytes, Some(300));
         assert!(parse("family\nipv4\n").is_err());
         assert_eq!(parse("family name\n").unwrap(), []);
     }

@@ -46,7 +46,8 @@ impl Database {
             let mut snapshot = SnapshotBuilder::new("lan", epoch, records);
             // Closed a minute before the hour is over, so that it belongs to it.
             snapshot.header.opened_ns = DAY_NS - 24 * HOUR_NS + (epoch - 1) * HOUR_NS;
-            snapshot.header.closed_ns = snapshot.header.opened_ns + HOUR_NS - 60_000_000_000;
+            snapshot.header.duration_ns = HOUR_NS - 60_000_000_000;
+            snapshot.header.closed_ns = snapshot.header.opened_ns + snapshot.header.duration_ns;
             let bytes = change(snapshot).bytes();
             let origin = Origin {
                 machine_id: "0123456789abcdef0123456789abcdef".to_owned(),

@@ -11,9 +11,10 @@ use trafstat_store::output::with_causes;
 use trafstat_store::query::{Field, Filter, Order, Query};
 
 use super::findings::COLLECTED_WITHIN_MINUTES;
+use super::module::{self, Build};
 use crate::kernel_accounts::{self, KernelAccount};
 use crate::quota::{self, Usage};
-use crate::setup::Host;
+use crate::setup::{Host, other_program};
 use crate::system::System;
 
 /// Facts about counting and collecting on a host.
@@ -23,10 +24,18 @@ pub struct Facts {
     pub kernel: String,
     /// Why the module is not loaded; none if it is.
     pub load_failure: Option<LoadFailure>,
+    /// The module that is loaded.
+    pub loaded_module: Option<Build>,
+    /// The module that modprobe would load.
+    pub installed_module: Option<Build>,
+    /// Installed kernels for which there is no module.
+    pub kernels_without_module: Vec<String>,
     /// iptables speaks to nftables, and the kernel has no nft_compat.
     pub nft_compat_missing: bool,
     /// What iptables-save -c and ip6tables-save -c print, with the program's name.
     pub saved_rules: Vec<(String, String)>,
+    /// The same of the programs that are not in use: rules of both variants are in force.
+    pub other_saved_rules: Vec<(String, String)>,
     /// What `nft list ruleset` prints, if there is nft.
     pub nft_ruleset: String,
     /// TCP ports that listen.
@@ -67,8 +76,12 @@ impl Default for Facts {
         Self {
             kernel: String::new(),
             load_failure: None,
+            loaded_module: None,
+            installed_module: None,
+            kernels_without_module: Vec::new(),
             nft_compat_missing: false,
             saved_rules: Vec::new(),
+            other_saved_rules: Vec::new(),
             nft_ruleset: String::new(),
             tcp_ports: BTreeSet::new(),
             udp_ports: BTreeSet::new(),
@@ -98,10 +111,12 @@ impl Facts {
             .trim()
             .to_owned();
         let load_failure = load_failure(system)?;
-        let mut saved_rules = Vec::new();
+        let (mut saved_rules, mut other_saved_rules) = (Vec::new(), Vec::new());
         for program in [&host.iptables, &host.ip6tables].into_iter().flatten() {
-            let saved = system.run(&[&format!("{program}-save"), "-c"], "")?;
-            saved_rules.push((program.clone(), saved.stdout));
+            saved_rules.push(saved(system, program)?);
+            if let Some(other) = other_program(system, program)? {
+                other_saved_rules.push(saved(system, &other)?);
+            }
         }
         let nft_ruleset = match system.has_program("nft") {
             true => system.run(&["nft", "list", "ruleset"], "")?.stdout,
@@ -110,8 +125,12 @@ impl Facts {
         let mut facts = Self {
             kernel,
             load_failure,
+            loaded_module: Build::loaded(system)?,
+            installed_module: Build::installed(system)?,
+            kernels_without_module: module::kernels_without(system)?,
             nft_compat_missing: nft_compat_missing(system, &host)?,
             saved_rules,
+            other_saved_rules,
             nft_ruleset,
             tcp_ports: host.tcp_ports,
             udp_ports: host.udp_ports,
@@ -154,6 +173,12 @@ impl Facts {
         let future = now + SignedDuration::from_mins(1);
         self.future_epochs = epochs_since(store.as_mut(), future).unwrap_or_default();
     }
+}
+
+/// A program of iptables, and what its rules are saved as.
+fn saved(system: &dyn System, program: &str) -> Result<(String, String)> {
+    let saved = system.run(&[&format!("{program}-save"), "-c"], "")?;
+    Ok((program.to_owned(), saved.stdout))
 }
 
 fn epochs_since(store: &mut dyn Store, since: Timestamp) -> Result<u64, String> {
@@ -253,6 +278,38 @@ fn space(folder: &Path) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::tests::MadeUp;
+
+    #[test]
+    fn rules_of_both_variants_are_read() {
+        let mut host = MadeUp::new();
+        for program in ["iptables", "iptables-legacy"] {
+            host.file(&format!("/usr/sbin/{program}"), "");
+        }
+        host.file("/proc/net/ip_tables_names", "nat\n");
+        let nat = "*nat\n[1:1] -A PREROUTING -j TRAFSTAT --local-net 192.0.2.1\nCOMMIT\n";
+        host.says("iptables -V", "iptables v1.8.9 (nf_tables)\n");
+        host.says("iptables-save -c", "*filter\nCOMMIT\n");
+        host.says("iptables-legacy-save -c", nat);
+        host.says("ip -o -4 address show scope global", "");
+        let facts = Facts::of(&host, &StoreOptions::default()).unwrap();
+        let programs = |rules: &[(String, String)]| {
+            let mut programs = rules.iter().map(|(program, _)| program.clone());
+            (programs.next(), programs.next())
+        };
+        assert_eq!(
+            programs(&facts.saved_rules),
+            (Some("iptables".to_owned()), None)
+        );
+        assert_eq!(
+            facts.other_saved_rules,
+            [("iptables-legacy".to_owned(), nat.to_owned())]
+        );
+        // Asking for them would make the tables of a variant that has none.
+        host.file("/proc/net/ip_tables_names", "");
+        let facts = Facts::of(&host, &StoreOptions::default()).unwrap();
+        assert_eq!(facts.other_saved_rules, []);
+    }
 
     #[test]
     fn modprobe_says_why_in_words_that_are_understood() {

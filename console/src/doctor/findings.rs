@@ -27,6 +27,8 @@ pub const COLLECTED_WITHIN_MINUTES: i64 = 16;
 pub fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(module(facts));
+    findings.extend(outdated_module(facts));
+    findings.extend(kernels_without_module(facts));
     findings.extend(nft_compat(facts));
     for (program, saved) in &facts.saved_rules {
         let rules = SavedRule::of_table(saved, "filter");
@@ -34,12 +36,16 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
         findings.extend(counted_twice(program, &rules));
         findings.extend(untracked(program, saved, &rules));
     }
+    for (program, saved) in facts.saved_rules.iter().chain(&facts.other_saved_rules) {
+        findings.extend(nat(program, saved));
+    }
     findings.extend(no_rules(facts));
     findings.extend(offloaded(facts));
     findings.extend(ports(facts));
     findings.extend(configuration(facts));
     findings.extend(collector(facts));
     findings.extend(clock(facts));
+    findings.extend(unattributed(facts));
     findings.extend(folded(facts));
     findings.extend(space(facts));
     findings.extend(quotas(facts));
@@ -84,6 +90,51 @@ fn module(facts: &Facts) -> Option<Finding> {
             "look at the kernel's log: dmesg | tail",
         ),
     })
+}
+
+/// A loaded module that is not the installed one, as after an upgrade of the package.
+fn outdated_module(facts: &Facts) -> Option<Finding> {
+    let loaded = facts.loaded_module.as_ref()?;
+    let installed = facts.installed_module.as_ref()?;
+    let what = match loaded.version == installed.version {
+        true => "the loaded module is another build than the installed one".to_owned(),
+        false => format!(
+            "the loaded module is not the installed one: its version is {}, the installed one's {}",
+            loaded.version_name(),
+            installed.version_name()
+        ),
+    };
+    loaded.differs_from(installed).then(|| {
+        warning(
+            "module-outdated",
+            what,
+            "reboot; or trafstat-store --once, delete the rules, modprobe -r xt_TRAFSTAT, modprobe \
+             xt_TRAFSTAT, and restore the rules: systemctl restart trafstat-rules.service, or \
+             trafstat setup",
+        )
+    })
+}
+
+/// Kernels that would count nothing once they are booted.
+fn kernels_without_module(facts: &Facts) -> Vec<Finding> {
+    // Another finding is about the running one.
+    let is_running = |kernel: &&String| {
+        facts.load_failure == Some(LoadFailure::NotBuilt) && **kernel == facts.kernel
+    };
+    let kernels = facts.kernels_without_module.iter();
+    kernels
+        .filter(|kernel| !is_running(kernel))
+        .map(|kernel| {
+            warning(
+                "kernel-without-module",
+                format!(
+                    "kernel {kernel} is installed and has no module xt_TRAFSTAT: once it is \
+                     booted, nothing is counted"
+                ),
+                format!("apt-get install linux-headers-{kernel}; dkms autoinstall -k {kernel}"),
+            )
+        })
+        .collect()
 }
 
 fn nft_compat(facts: &Facts) -> Option<Finding> {
@@ -259,6 +310,30 @@ fn untracked(program: &str, saved: &str, rules: &[SavedRule]) -> Option<Finding>
     })
 }
 
+/// Rules that count where only the first packet of each connection passes.
+fn nat(program: &str, saved: &str) -> Vec<Finding> {
+    let rules = SavedRule::of_table(saved, "nat").into_iter();
+    rules
+        .filter(SavedRule::counts)
+        .map(|rule| {
+            error(
+                "nat-table",
+                format!(
+                    "{program}: the rule that counts into {} is in chain {} of the table nat, \
+                     which sees only the first packet of each connection: its figures are far \
+                     too small",
+                    rule.account(),
+                    rule.chain
+                ),
+                format!(
+                    "move it to the table mangle or filter: {program} -t mangle -A {} ...",
+                    rule.chain
+                ),
+            )
+        })
+        .collect()
+}
+
 fn offloaded(facts: &Facts) -> Option<Finding> {
     let adds = |line: &str| {
         let line = line.trim();
@@ -367,11 +442,33 @@ fn clock(facts: &Facts) -> Option<Finding> {
     })
 }
 
+/// Accounts with packets that are in no local address's figures.
+fn unattributed(facts: &Facts) -> Vec<Finding> {
+    let accounts = facts.accounts.iter();
+    accounts
+        .filter_map(|account| {
+            let packets = account
+                .unattributed_packets
+                .filter(|&packets| packets > 0)?;
+            Some(error(
+                "unattributed",
+                format!(
+                    "account {}: {packets} packets found no room even for their local address, \
+                     since an epoch has at most {} records",
+                    account.name, account.max_entries
+                ),
+                "a larger --max-entries in its rules",
+            ))
+        })
+        .collect()
+}
+
 fn folded(facts: &Facts) -> Vec<Finding> {
+    // Those without a local address are folded, too, and have a finding of their own.
     let folded = facts
         .accounts
         .iter()
-        .filter(|account| account.folded_packets > 0);
+        .filter(|account| account.folded_packets > account.unattributed_packets.unwrap_or(0));
     folded
         .map(|account| {
             warning(
@@ -402,6 +499,7 @@ fn space(facts: &Facts) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::module::Build;
     use crate::kernel_accounts::KernelAccount;
     use crate::quota::Usage;
 
@@ -437,6 +535,8 @@ mod tests {
             records: 1,
             max_entries: 1_000_000,
             memory_bytes: 4096,
+            unattributed_packets: Some(0),
+            unattributed_bytes: Some(0),
         }
     }
 
@@ -476,6 +576,95 @@ mod tests {
             };
             assert_eq!(kinds(&facts), [kind]);
         }
+    }
+
+    fn build(version: Option<&str>, srcversion: &str) -> Option<Build> {
+        Some(Build {
+            version: version.map(str::to_owned),
+            srcversion: Some(srcversion.to_owned()),
+        })
+    }
+
+    #[test]
+    fn loaded_module_that_is_not_the_installed_one_is_found() {
+        for (loaded, what) in [
+            (
+                build(None, "A"),
+                "its version is older than 0.2.0, the installed one's 0.3.0",
+            ),
+            (build(Some("0.2.0"), "A"), "its version is 0.2.0"),
+            (build(Some("0.3.0"), "A"), "another build"),
+        ] {
+            let facts = Facts {
+                loaded_module: loaded,
+                installed_module: build(Some("0.3.0"), "B"),
+                ..well()
+            };
+            let findings = examine(&facts);
+            assert_eq!(kinds(&facts), ["module-outdated"]);
+            assert!(findings[0].what.contains(what), "{findings:?}");
+            assert!(!findings[0].is_error);
+        }
+        for (loaded, installed) in [
+            (build(Some("0.3.0"), "B"), build(Some("0.3.0"), "B")),
+            (build(Some("0.3.0"), "B"), None),
+            (None, build(Some("0.3.0"), "B")),
+        ] {
+            let facts = Facts {
+                loaded_module: loaded,
+                installed_module: installed,
+                ..well()
+            };
+            assert_eq!(examine(&facts), []);
+        }
+    }
+
+    #[test]
+    fn installed_kernel_without_a_module_is_found() {
+        let mut facts = Facts {
+            kernels_without_module: vec!["6.1.0-57-amd64".to_owned()],
+            ..well()
+        };
+        assert_eq!(kinds(&facts), ["kernel-without-module"]);
+        let [finding] = &examine(&facts)[..] else {
+            panic!("one finding");
+        };
+        assert!(
+            finding
+                .remedy
+                .contains("dkms autoinstall -k 6.1.0-57-amd64")
+        );
+        // The running one has its own finding.
+        facts.kernels_without_module.push(facts.kernel.clone());
+        facts.load_failure = Some(LoadFailure::NotBuilt);
+        assert_eq!(kinds(&facts), ["module-missing", "kernel-without-module"]);
+    }
+
+    #[test]
+    fn rule_in_table_nat_is_found_in_every_program() {
+        let nat = |table: &str| {
+            format!(
+                "*{table}\n[3:300] -A POSTROUTING -j TRAFSTAT --local-net 192.0.2.1/32\nCOMMIT\n"
+            )
+        };
+        for program in ["iptables", "ip6tables", "iptables-legacy", "ip6tables-nft"] {
+            let mut facts = well();
+            facts
+                .other_saved_rules
+                .push((program.to_owned(), nat("nat")));
+            let findings = examine(&facts);
+            assert_eq!(kinds(&facts), ["nat-table"]);
+            assert!(findings[0].is_error);
+            assert!(findings[0].what.starts_with(program), "{findings:?}");
+            assert!(findings[0].remedy.contains("-t mangle -A POSTROUTING"));
+        }
+        let mut facts = well();
+        facts.saved_rules[0].1 += &nat("nat");
+        assert_eq!(kinds(&facts), ["nat-table"]);
+        // In mangle, every packet passes.
+        let mut facts = well();
+        facts.saved_rules[0].1 += &nat("mangle");
+        assert_eq!(kinds(&facts), [""; 0]);
     }
 
     #[test]
@@ -603,6 +792,20 @@ mod tests {
     fn folded_packets_are_found() {
         let mut facts = well();
         facts.accounts[0].folded_packets = 1;
+        assert_eq!(kinds(&facts), ["folded"]);
+    }
+
+    #[test]
+    fn packets_without_their_local_address_are_found() {
+        let mut facts = well();
+        facts.accounts[0].folded_packets = 3;
+        facts.accounts[0].unattributed_packets = Some(3);
+        assert_eq!(kinds(&facts), ["unattributed"]);
+        assert!(examine(&facts)[0].is_error);
+        facts.accounts[0].folded_packets = 4;
+        assert_eq!(kinds(&facts), ["unattributed", "folded"]);
+        // An older module does not tell.
+        facts.accounts[0].unattributed_packets = None;
         assert_eq!(kinds(&facts), ["folded"]);
     }
 

@@ -2,6 +2,7 @@
 
 mod facts;
 mod findings;
+mod module;
 mod rule;
 
 use std::io::Write;
@@ -86,6 +87,11 @@ impl StatusOptions {
                 json!({
                     "kernel": facts.kernel,
                     "loaded": facts.load_failure.is_none(),
+                    "module_version": facts
+                        .loaded_module
+                        .as_ref()
+                        .and_then(|build| build.version.as_ref()),
+                    "kernels_without_module": facts.kernels_without_module,
                     "accounts": facts.accounts,
                     "recent_epochs": facts.recent_epochs.as_ref().ok(),
                     "units": facts.units,
@@ -145,7 +151,15 @@ fn write_status(
         None => "loaded",
         Some(_) => "not loaded",
     };
-    writeln!(writer, "module     {module}, kernel {}", facts.kernel)?;
+    let version = match &facts.loaded_module {
+        Some(build) => format!(", version {}", build.version_name()),
+        None => String::new(),
+    };
+    writeln!(
+        writer,
+        "module     {module}, kernel {}{version}",
+        facts.kernel
+    )?;
     for (program, saved) in &facts.saved_rules {
         let rules = saved.matches("-j TRAFSTAT").count();
         writeln!(writer, "rules      {rules} of {program}")?;
@@ -153,7 +167,7 @@ fn write_status(
     for account in &facts.accounts {
         writeln!(
             writer,
-            "account    {} ({}): {} packets, epoch {}, {} of {} records{}",
+            "account    {} ({}): {} packets, epoch {}, {} of {} records{}{}",
             account.name,
             account.family,
             account.seen_packets,
@@ -163,6 +177,10 @@ fn write_status(
             match account.unread {
                 0 => String::new(),
                 epoch => format!(", epoch {epoch} waits for the collector"),
+            },
+            match account.unattributed_packets {
+                None | Some(0) => String::new(),
+                Some(packets) => format!(", {packets} packets without their local address"),
             }
         )?;
     }
@@ -184,4 +202,57 @@ fn write_status(
         writeln!(writer, "units      {listed}")?;
     }
     write_findings(findings, writer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::Path;
+
+    use anyhow::Result;
+
+    use crate::system::{Ended, System};
+
+    /// A made-up host: a folder for its files, and what its programs print.
+    pub struct MadeUp {
+        root: tempfile::TempDir,
+        printed: BTreeMap<String, String>,
+    }
+
+    impl MadeUp {
+        pub fn new() -> Self {
+            Self {
+                root: tempfile::tempdir().unwrap(),
+                printed: BTreeMap::new(),
+            }
+        }
+
+        /// Makes a file, and the folders around it.
+        pub fn file(&self, path: &str, text: &str) {
+            let path = self.path(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        /// Has a command print a text from now on; others fail.
+        pub fn says(&mut self, command: &str, text: &str) {
+            self.printed.insert(command.to_owned(), text.to_owned());
+        }
+    }
+
+    impl System for MadeUp {
+        fn run(&self, words: &[&str], _input: &str) -> Result<Ended> {
+            let printed = self.printed.get(&words.join(" "));
+            Ok(Ended {
+                code: Some(i32::from(printed.is_none())),
+                stdout: printed.cloned().unwrap_or_default(),
+                stderr: String::new(),
+            })
+        }
+
+        fn root(&self) -> &Path {
+            self.root.path()
+        }
+    }
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use trafstat_store::backend::Store;
 use trafstat_store::query::{
-    Accuracy, Answer, Field, Filter, Group, Order, Query, StandardError, Value,
+    Accuracy, Answer, Covered, Field, Filter, Group, Order, Query, StandardError, Value,
 };
 use trafstat_store::snapshot::Counters;
 
@@ -132,7 +132,7 @@ impl Figures {
                 error: all.error,
             });
         }
-        asker.samples = Samples::of(&all, question.sample, asker.now);
+        asker.samples = Samples::of(all.covered, question.sample, asker.now);
         let total = asker.lines(&[], &all)?.pop().unwrap_or_default();
         let addresses = asker.section(ADDRESSES)?;
         let services = asker.section(SERVICES)?;
@@ -326,10 +326,13 @@ struct Samples {
 
 impl Samples {
     /// The samples of the time in which something was counted.
-    fn of(answer: &Answer, sample: Sample, (since, until): Time) -> Self {
+    fn of(covered: Option<Covered>, sample: Sample, (since, until): Time) -> Self {
         let seconds = sample.seconds();
-        let count = answer.covered.map_or(0, |covered| {
-            let first = covered.opened.max(since).as_second().div_euclid(seconds);
+        let count = covered.map_or(0, |covered| {
+            // By the clock that cannot be set: what was opened in 1970 was not open since.
+            let opened = covered.closed.checked_sub(covered.duration);
+            let opened = opened.unwrap_or(covered.opened);
+            let first = opened.max(since).as_second().div_euclid(seconds);
             let closed = covered.closed.min(until).as_second();
             u64::try_from(closed.div_euclid(seconds) - first + 1).unwrap_or_default()
         });
@@ -358,6 +361,8 @@ pub fn change(counters: &Counters, previous: &Counters) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use super::*;
 
     fn samples(count: u64) -> Samples {
@@ -378,6 +383,21 @@ mod tests {
         // 5 of 100 exceed it, 6 do not.
         assert_eq!(samples(100).p95(1..=5), 0.0);
         assert_eq!(samples(100).p95(1..=6), 1.0);
+    }
+
+    #[test]
+    fn set_clock_makes_no_samples() {
+        let time = |hour: i64| Timestamp::from_second(hour * 3600).unwrap();
+        let covered = |opened| Covered {
+            opened,
+            closed: time(500_010),
+            duration: SignedDuration::from_hours(4),
+        };
+        let period = (time(500_000), time(500_024));
+        for opened in [time(500_006), Timestamp::UNIX_EPOCH] {
+            let samples = Samples::of(Some(covered(opened)), Sample::Hour, period);
+            assert_eq!(samples.count, 5);
+        }
     }
 
     #[test]

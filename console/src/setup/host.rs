@@ -93,19 +93,35 @@ fn program_in_use(system: &dyn System, family: &str) -> Result<Option<String>> {
     if !system.has_program(family) {
         return Ok(None);
     }
-    let version = system.run(&[family, "-V"], "")?.stdout;
+    let Some(other) = other_program(system, family)? else {
+        return Ok(Some(family.to_owned()));
+    };
+    let has_rules = |program: &str| -> Result<bool> {
+        let saved = system.run(&[&format!("{program}-save"), "-t", "filter"], "")?;
+        Ok(saved.stdout.lines().any(|line| line.starts_with("-A ")))
+    };
+    let takes_other = !has_rules(family)? && has_rules(&other)?;
+    Ok(Some(match takes_other {
+        true => other,
+        false => family.to_owned(),
+    }))
+}
+
+/// The program of the other variant, legacy or nft, where the host has it and it can have rules.
+///
+/// # Errors
+/// A file of the system cannot be read, or a program cannot be run.
+pub fn other_program(system: &dyn System, program: &str) -> Result<Option<String>> {
+    let family = program.split('-').next().unwrap_or(program);
+    let version = system.run(&[program, "-V"], "")?.stdout;
     let other = match version.contains("legacy") {
         true => "nft",
         false => "legacy",
     };
     let other = format!("{family}-{other}");
     if !system.has_program(&other) {
-        return Ok(Some(family.to_owned()));
+        return Ok(None);
     }
-    let has_rules = |program: &str| -> Result<bool> {
-        let saved = system.run(&[&format!("{program}-save"), "-t", "filter"], "")?;
-        Ok(saved.stdout.lines().any(|line| line.starts_with("-A ")))
-    };
     // Asking the legacy program makes its table, which then makes iptables-nft warn for ever.
     let legacy_tables = system
         .read(match family {
@@ -113,12 +129,8 @@ fn program_in_use(system: &dyn System, family: &str) -> Result<Option<String>> {
             _ => "/proc/net/ip6_tables_names",
         })?
         .unwrap_or_default();
-    let other_can_have_rules = other.ends_with("nft") || !legacy_tables.trim().is_empty();
-    let takes_other = other_can_have_rules && !has_rules(family)? && has_rules(&other)?;
-    Ok(Some(match takes_other {
-        true => other,
-        false => family.to_owned(),
-    }))
+    let can_have_rules = other.ends_with("nft") || !legacy_tables.trim().is_empty();
+    Ok(can_have_rules.then_some(other))
 }
 
 /// The addresses of the devices with a default route.

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use rustix::fs::FlockOperation;
 use trafstat_store::options::mysql::{MysqlUrl, MysqlUrlError};
 
-pub use host::Host;
+pub use host::{Host, other_program};
 
 use crate::system::{System, ThisHost};
 use journal::Journal;
