@@ -17,7 +17,7 @@ use serde::ser::{Serialize, Serializer};
 use crate::account::Name;
 use crate::snapshot::Counters;
 pub use accumulator::Accumulator;
-pub(crate) use accuracy::{Accuracies, tell};
+pub(crate) use accuracy::{Accuracies, set_accuracy};
 pub use accuracy::{Accuracy, ClassSum, StandardError};
 
 /// Which records to sum up, by what, and which of the sums to give.

@@ -160,6 +160,42 @@ pub struct Counters {
     pub syn_packets: u64,
 }
 
+impl Totals {
+    /// The names of its figures in the database and in files of records.
+    pub const COLUMNS: [&'static str; 14] = [
+        "seen_packets",
+        "seen_bytes",
+        "extrapolated_packets",
+        "extrapolated_bytes",
+        "recorded_packets",
+        "recorded_bytes",
+        "outside_packets",
+        "outside_bytes",
+        "skipped_packets",
+        "skipped_bytes",
+        "gso_extra_packets",
+        "gso_extra_bytes",
+        "folded_packets",
+        "folded_bytes",
+    ];
+
+    /// The values of [`Self::COLUMNS`].
+    pub fn values(&self) -> impl Iterator<Item = u64> {
+        let volumes = [
+            self.seen,
+            self.extrapolated,
+            self.recorded,
+            self.outside,
+            self.skipped,
+            self.gso_extra,
+            self.folded,
+        ];
+        volumes
+            .into_iter()
+            .flat_map(|volume| [volume.packets, volume.bytes])
+    }
+}
+
 impl SampleClass {
     /// The classes in the header's order.
     pub const ALL: [Self; trafstat_abi::SAMPLE_CLASSES as usize] =
@@ -174,7 +210,7 @@ impl SampleClass {
         }
     }
 
-    /// The IANA number of the protocol whose packets it has.
+    /// The IANA number of its packets' protocol.
     pub fn protocol(self) -> u8 {
         match self {
             Self::TcpSyn | Self::TcpAny => 6,
@@ -531,7 +567,7 @@ fn read_full(reader: &mut impl Read, bytes: &mut [u8]) -> Result<usize, Snapshot
     Ok(filled)
 }
 
-/// Refuses what is no snapshot, or one whose layout is not known.
+/// Refuses what is no snapshot, or one of an unknown layout.
 fn check_format(raw: &SnapshotHeader) -> Result<(), SnapshotError> {
     // The generated constant has a NUL that the field has not.
     if raw.magic[..] != trafstat_abi::SNAPSHOT_MAGIC[..raw.magic.len()] {

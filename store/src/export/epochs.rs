@@ -22,30 +22,13 @@ use crate::snapshot::{
     Counters, Endpoint, Growth, Header, Record, Sample, Totals, Volume, check_conservation,
 };
 
-/// What only the epochs' own lines have.
-const FIGURE_COLUMNS: [&str; 21] = [
-    "machine_id",
-    "account_id",
-    "local_net",
-    "opened",
-    "records",
-    "seen_packets",
-    "seen_bytes",
-    "extrapolated_packets",
-    "extrapolated_bytes",
-    "recorded_packets",
-    "recorded_bytes",
-    "outside_packets",
-    "outside_bytes",
-    "skipped_packets",
-    "skipped_bytes",
-    "gso_extra_packets",
-    "gso_extra_bytes",
-    "folded_packets",
-    "folded_bytes",
-    "max_entries",
-    "min_pkt_spoof",
-];
+/// What only the epochs' own lines have, before the totals and after them.
+const BEFORE_TOTALS: [&str; 5] = ["machine_id", "account_id", "local_net", "opened", "records"];
+const AFTER_TOTALS: [&str; 2] = ["max_entries", "min_pkt_spoof"];
+
+/// How many columns a record's line leaves empty.
+const FIGURES: usize =
+    BEFORE_TOTALS.len() + Totals::COLUMNS.len() + AFTER_TOTALS.len() + Growth::COLUMNS.len();
 
 /// The place of `epoch` among [`EPOCH_COLUMNS`].
 const EPOCH_AT: usize = 4;
@@ -59,7 +42,9 @@ fn columns_before_0_2() -> impl Iterator<Item = &'static str> {
     EPOCH_COLUMNS
         .into_iter()
         .chain(RECORD_COLUMNS)
-        .chain(FIGURE_COLUMNS)
+        .chain(BEFORE_TOTALS)
+        .chain(Totals::COLUMNS)
+        .chain(AFTER_TOTALS)
 }
 
 /// Writes epochs so that they can be restored.
@@ -115,19 +100,10 @@ impl<W: Write> EpochWriter<W> {
         fields.add(header.local_net)?;
         fields.add(time(header.opened_ns)?)?;
         fields.add(header.records)?;
-        let totals = &header.totals;
-        for volume in [
-            totals.seen,
-            totals.extrapolated,
-            totals.recorded,
-            totals.outside,
-            totals.skipped,
-            totals.gso_extra,
-            totals.folded,
-        ] {
-            fields.add(volume.packets)?;
-            fields.add(volume.bytes)?;
-        }
+        header
+            .totals
+            .values()
+            .try_for_each(|total| fields.add(total))?;
         fields.add(header.max_entries)?;
         fields.add(header.min_pkt_spoof)?;
         let Some(growth) = &header.growth else {
@@ -166,7 +142,7 @@ impl<W: Write> EpochWriter<W> {
     fn write_record(&mut self, record: &Record) -> io::Result<()> {
         self.add_epoch()?;
         self.fields.add_record(record)?;
-        self.add_empty(FIGURE_COLUMNS.len() + Growth::COLUMNS.len())?;
+        self.add_empty(FIGURES)?;
         self.fields.end_line()
     }
 }

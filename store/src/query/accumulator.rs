@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
 
-use super::{Accuracy, Answer, Covered, Field, Filter, Group, Query, Value, tell};
+use super::{Accuracy, Answer, Covered, Field, Filter, Group, Query, Value, set_accuracy};
 use crate::account::Account;
 use crate::origin::Origin;
 use crate::snapshot::{Counters, Header, Record};
@@ -147,7 +147,7 @@ impl<'a> Accumulator<'a> {
         };
         let keys = epoch_values.into_iter().map(|(values, _)| values);
         let of_epochs = keys.zip(self.accuracies).collect();
-        tell(&mut answer, self.query, &of_epochs);
+        set_accuracy(&mut answer, self.query, &of_epochs);
         answer
     }
 

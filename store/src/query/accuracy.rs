@@ -134,7 +134,7 @@ impl Accuracy {
 }
 
 /// Gives an answer its accuracy, and its groups and total their errors.
-pub(crate) fn tell(answer: &mut Answer, query: &Query, of_epochs: &Accuracies) {
+pub(crate) fn set_accuracy(answer: &mut Answer, query: &Query, of_epochs: &Accuracies) {
     let mut all = Accuracy::default();
     // In an order of their own, so that sums of the same numbers are the same.
     let mut keys: Vec<&Vec<Value>> = of_epochs.keys().collect();

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::backend::{Append, Begun, StoreError};
 use crate::origin::Origin;
-use crate::snapshot::{Growth, Header, Record};
+use crate::snapshot::{Growth, Header, Record, Totals};
 
 /// A snapshot whose row is written and whose records come, in a transaction that is open.
 pub(super) struct Appending<'a, D: Database> {
@@ -348,58 +348,32 @@ fn account_id<D: Database>(
     Ok(id)
 }
 
-/// The columns that a snapshot has besides its identity and the place of its records.
-pub(super) const FIGURES: [&str; 19] = [
-    "opened_ns",
-    "closed_ns",
-    "records",
-    "seen_packets",
-    "seen_bytes",
-    "extrapolated_packets",
-    "extrapolated_bytes",
-    "recorded_packets",
-    "recorded_bytes",
-    "outside_packets",
-    "outside_bytes",
-    "skipped_packets",
-    "skipped_bytes",
-    "gso_extra_packets",
-    "gso_extra_bytes",
-    "folded_packets",
-    "folded_bytes",
-    "max_entries",
-    "min_pkt_spoof",
-];
+/// The figures of a snapshot: how many columns it has besides its identity, the place of its
+/// records and the later fields.
+pub(super) const FIGURES: usize = BEFORE_TOTALS.len() + Totals::COLUMNS.len() + AFTER_TOTALS.len();
 
-/// The values of [`FIGURES`].
-fn figures(header: &Header) -> [u64; FIGURES.len()] {
-    let totals = &header.totals;
-    [
-        header.opened_ns,
-        header.closed_ns,
-        header.records,
-        totals.seen.packets,
-        totals.seen.bytes,
-        totals.extrapolated.packets,
-        totals.extrapolated.bytes,
-        totals.recorded.packets,
-        totals.recorded.bytes,
-        totals.outside.packets,
-        totals.outside.bytes,
-        totals.skipped.packets,
-        totals.skipped.bytes,
-        totals.gso_extra.packets,
-        totals.gso_extra.bytes,
-        totals.folded.packets,
-        totals.folded.bytes,
-        header.max_entries,
-        header.min_pkt_spoof.into(),
-    ]
+const BEFORE_TOTALS: [&str; 3] = ["opened_ns", "closed_ns", "records"];
+const AFTER_TOTALS: [&str; 2] = ["max_entries", "min_pkt_spoof"];
+
+/// The columns of the figures.
+fn figure_columns() -> impl Iterator<Item = &'static str> {
+    BEFORE_TOTALS
+        .into_iter()
+        .chain(Totals::COLUMNS)
+        .chain(AFTER_TOTALS)
 }
 
-/// The names of [`FIGURES`], then those of [`Growth`], each behind `prefix`.
+/// The figures with their columns.
+fn figures(header: &Header) -> impl Iterator<Item = (&'static str, u64)> {
+    let before = [header.opened_ns, header.closed_ns, header.records];
+    let after = [header.max_entries, header.min_pkt_spoof.into()];
+    let values = before.into_iter().chain(header.totals.values());
+    figure_columns().zip(values.chain(after))
+}
+
+/// The columns of the figures and of the later fields, each behind `prefix`.
 pub(super) fn columns(prefix: &str) -> String {
-    let columns = FIGURES.iter().chain(&Growth::COLUMNS);
+    let columns = figure_columns().chain(Growth::COLUMNS);
     let prefixed: Vec<String> = columns.map(|column| format!("{prefix}{column}")).collect();
     prefixed.join(", ")
 }
@@ -429,13 +403,13 @@ fn check_same(header: &Header, stored: &[Value]) -> Result<(), StoreError> {
         stored,
         offered,
     };
-    for ((what, offered), stored) in FIGURES.into_iter().zip(figures(header)).zip(stored) {
+    for ((what, offered), stored) in figures(header).zip(stored) {
         let stored = stored.integer()?;
         if i64::try_from(offered) != Ok(stored) {
             return Err(conflict(what, stored, offered));
         }
     }
-    let stored = &stored[FIGURES.len()..];
+    let stored = &stored[FIGURES..];
     if header.growth.is_none() || growth::read(stored, 0)?.is_none() {
         return Ok(());
     }
@@ -457,7 +431,7 @@ pub(super) fn insert_snapshot<D: Database>(
 ) -> Result<(), StoreError> {
     let mut values = key.values().to_vec();
     values.extend([first_record, nanoseconds(Timestamp::now()).into()]);
-    for (what, value) in FIGURES.into_iter().zip(figures(header)) {
+    for (what, value) in figures(header) {
         values.push(signed(what, value)?.into());
     }
     values.extend(growth::values(header.growth.as_ref())?);

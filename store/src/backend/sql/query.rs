@@ -26,7 +26,9 @@ use super::rotate::Kept;
 use super::{Access, COUNTERS, Database, Value as Column, counters, in_transaction, nanoseconds};
 use crate::account::Name;
 use crate::backend::StoreError;
-use crate::query::{Accuracy, Answer, Covered, Field, Filter, Group, Order, Query, Value, tell};
+use crate::query::{
+    Accuracy, Answer, Covered, Field, Filter, Group, Order, Query, Value, set_accuracy,
+};
 use crate::snapshot::Counters;
 use crate::time::timestamp;
 
@@ -55,7 +57,7 @@ pub(in crate::backend) fn answer<D: Database>(
             accuracy: Accuracy::default(),
         };
         let accuracies = accuracy::read(database, query, &spans, &kept)?;
-        tell(&mut answer, query, &accuracies);
+        set_accuracy(&mut answer, query, &accuracies);
         Ok(answer)
     })
 }

@@ -399,7 +399,7 @@ impl StoredSnapshot {
                 },
                 max_entries: figure(17)?,
                 min_pkt_spoof: row[10 + 18].small()?,
-                growth: growth::read(&row, 10 + FIGURES.len())?,
+                growth: growth::read(&row, 10 + FIGURES)?,
             },
             first_record: match &row[9] {
                 Value::Null => None,

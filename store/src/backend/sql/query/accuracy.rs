@@ -7,10 +7,10 @@ use crate::backend::sql::rotate::Kept;
 use crate::query::{Accuracies, Accuracy, ClassSum, Field, Query};
 use crate::snapshot::{SampleClass, Volume};
 
-/// The accuracy of the epochs whose figures the spans have.
+/// The accuracy of the epochs that the spans sum up.
 ///
 /// Snapshots keep their rows when records and sums are deleted, so a span's epochs are those
-/// whose figures its table has still.
+/// that its table still has figures of.
 pub(super) fn read<D: Database>(
     database: &mut D,
     query: &Query,
