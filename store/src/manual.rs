@@ -113,7 +113,7 @@ fn sections(after: &str) -> String {
 /// Text as it stands in a page: no character of it is a request or an escape.
 fn escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
-    let text = text.replace('\'', "\\(aq");
+    let text = text.replace('\'', "\\(aq").replace('±', "\\(+-");
     let lines: Vec<String> = text
         .lines()
         .map(|line| match line.starts_with('.') {
