@@ -11,8 +11,9 @@
 
 #include "trafstat.h"
 
-/* An operation that lasts longer is told of in the log. */
+/* An operation that lasts longer is told of in the log, and again as long as it lasts. */
 #define LONG_OPERATION	(2 * HZ)
+#define TELL_AGAIN	(60 * HZ)
 
 /* The count of an account whose operations were stopped. */
 #define STOPPED		INT_MIN
@@ -27,7 +28,7 @@ static void trafstat_operation_tell(struct trafstat_operation *operation)
 {
 	const struct trafstat_account *account = operation->account;
 
-	operation->told = true;
+	operation->tell_at = jiffies + TELL_AGAIN;
 	pr_info_ratelimited("process %s (%d) is blocked while it uses %s%s below /proc/net/trafstat: the module cannot be unloaded until it goes on or is killed\n",
 			    operation->task->comm, task_pid_nr(operation->task),
 			    account ? "account " : "the list of accounts",
@@ -42,8 +43,7 @@ static void trafstat_operations_watch(struct work_struct *work)
 	spin_lock(&operations_lock);
 	is_any = !list_empty(&operations);
 	list_for_each_entry(operation, &operations, list)
-		if (!operation->told &&
-		    time_after_eq(jiffies, operation->began + LONG_OPERATION))
+		if (time_after_eq(jiffies, operation->tell_at))
 			trafstat_operation_tell(operation);
 	spin_unlock(&operations_lock);
 	if (is_any)
@@ -65,7 +65,7 @@ bool trafstat_operation_begin(struct trafstat_operation *operation,
 	*operation = (struct trafstat_operation) {
 		.account	= account,
 		.task		= current,
-		.began		= jiffies,
+		.tell_at	= jiffies + LONG_OPERATION,
 	};
 	spin_lock(&operations_lock);
 	is_first = list_empty(&operations);

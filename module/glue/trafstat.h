@@ -147,8 +147,7 @@ struct trafstat_operation {
 	struct list_head list;
 	struct trafstat_account *account;
 	struct task_struct *task;
-	unsigned long began;		/* in jiffies */
-	bool told;
+	unsigned long tell_at;		/* in jiffies; when the log is told of it */
 };
 
 /* False where the module or the account goes: the operation must not begin. */

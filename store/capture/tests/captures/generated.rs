@@ -480,6 +480,32 @@ fn account_is_the_same_whatever_ports_are_kept_and_another_under_another_name() 
 }
 
 #[test]
+fn sampled_capture_that_is_counted_again_gives_the_same_figures() {
+    let frames = frames(1, 3000, 11);
+    let rule = |options: &[(&'static str, &'static str)]| {
+        let net = [("local-net", "0.0.0.0/0"), ("name", "sampled")];
+        rule::<Ipv4>(&[&net[..], options].concat())
+    };
+    let sampled = rule(&[("sample-tcp-any", "5"), ("sample-udp-any", "3")]);
+    let bytes = pcap(1, &frames, false, true);
+    let once = || {
+        let rules = Rules {
+            ipv4: Some(&sampled),
+            ipv6: None,
+        };
+        count(bytes.as_slice(), rules, Some(Duration::from_secs(60)))
+    };
+    let (first, again) = (once(), once());
+    assert_eq!(first.flows, again.flows);
+    let figures = |counted: &Counted| -> Vec<_> {
+        let headers = counted.headers.iter();
+        headers.map(|header| (header.account_id, header.skipped_packets)).collect()
+    };
+    assert_eq!(figures(&first), figures(&again));
+    assert!(first.headers.iter().any(|header| header.skipped_packets > 0));
+}
+
+#[test]
 fn sampling_and_folding_keep_every_packet_accounted_for() {
     let bytes = pcap(1, &frames(1, 4000, 9), false, false);
     let info = rule::<Ipv4>(&[
