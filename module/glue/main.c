@@ -47,6 +47,8 @@ static void __exit trafstat_exit(void)
 module_init(trafstat_init);
 module_exit(trafstat_exit);
 
+MODULE_AUTHOR("the trafstat authors");
+MODULE_VERSION(TRAFSTAT_VERSION);
 MODULE_DESCRIPTION("Traffic accounting by flow, for iptables");
 MODULE_LICENSE("GPL");
 MODULE_ALIAS("ipt_TRAFSTAT");

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -202,16 +202,14 @@ fn name(path: &Path) -> String {
 ///
 /// A source cannot be read.
 pub fn module_sources(object: &[u8]) -> Result<Vec<Installed>> {
-    let version = env!("CARGO_PKG_VERSION");
-    let folder = format!("usr/src/trafstat-{version}");
-    let dkms = fs::read_to_string(paths::repository().join("module/dkms.conf"))?;
+    let folder = format!("usr/src/trafstat-{}", env!("CARGO_PKG_VERSION"));
     let mut files: Vec<_> = crate::kbuild::sources(object)?
         .into_iter()
         .map(|(name, content)| plain(&format!("{folder}/{name}"), content))
         .collect();
     files.push(plain(
         &format!("{folder}/dkms.conf"),
-        dkms.replace("@VERSION@", version).into_bytes(),
+        with_version("module/dkms.conf")?,
     ));
     Ok(files)
 }
@@ -222,9 +220,17 @@ pub fn module_sources(object: &[u8]) -> Result<Vec<Installed>> {
 ///
 /// It cannot be read.
 pub fn maintainer_script(name: &str) -> Result<Vec<u8>> {
-    let path: PathBuf = paths::repository().join("scripts/dist/debian").join(name);
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    with_version(&format!("scripts/dist/debian/{name}"))
+}
+
+/// A file of the repository, with this version wherever it says `@VERSION@`.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub fn with_version(path: &str) -> Result<Vec<u8>> {
+    let text = fs::read_to_string(paths::repository().join(path))
+        .with_context(|| format!("cannot read {path}"))?;
     Ok(text
         .replace("@VERSION@", env!("CARGO_PKG_VERSION"))
         .into_bytes())

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::progress::Step;
 use crate::rootfs::Rootfs;
-use crate::{command, paths};
+use crate::{command, files, paths};
 
 /// The Rust object under the name that `module/Kbuild` copies it from.
 const OBJECT: &str = "trafstat_core.prebuilt";
@@ -75,7 +75,7 @@ pub fn sources(object: &[u8]) -> Result<BTreeMap<String, Vec<u8>>> {
     let module = paths::repository().join("module");
     let mut sources = BTreeMap::from([
         (OBJECT.to_owned(), object.to_vec()),
-        ("Kbuild".to_owned(), fs::read(module.join("Kbuild"))?),
+        ("Kbuild".to_owned(), files::with_version("module/Kbuild")?),
     ]);
     for folder in ["glue", "uapi"] {
         for entry in fs::read_dir(module.join(folder))? {
@@ -137,4 +137,18 @@ fn make(kernel: &str, folder: &Path, command: impl FnOnce(&Path) -> Command) -> 
     ensure!(module.exists(), "the build made no {MODULE}:\n{output}");
     step.done();
     Ok(module)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_have_the_version() {
+        let sources = sources(&[]).unwrap();
+        let kbuild = String::from_utf8_lossy(&sources["Kbuild"]);
+        let version = env!("CARGO_PKG_VERSION");
+        let flag = format!("-DTRAFSTAT_VERSION='\"{version}\"'");
+        assert!(kbuild.contains(&flag), "{kbuild}");
+    }
 }
