@@ -143,6 +143,53 @@ fn make(kernel: &str, folder: &Path, command: impl FnOnce(&Path) -> Command) -> 
 mod tests {
     use super::*;
 
+    /// The bash of the host, which dkms is a script of.
+    fn dkms_builds_for(kernel: &str) -> bool {
+        let conf = paths::repository().join("module/dkms.conf");
+        let script =
+            r#". "$1" && [[ $2 =~ $BUILD_EXCLUSIVE_KERNEL && x86_64 =~ $BUILD_EXCLUSIVE_ARCH ]]"#;
+        Command::new("bash")
+            .args(["-c", script, "bash"])
+            .arg(conf)
+            .arg(kernel)
+            .status()
+            .unwrap()
+            .success()
+    }
+
+    #[test]
+    fn dkms_builds_for_kernels_from_6_1_on() {
+        for kernel in [
+            "4.19.0-27-amd64",
+            "5.10.0-33-amd64",
+            "5.15.0-130-generic",
+            "6.0.0-6-amd64",
+            "6.0.12",
+        ] {
+            assert!(!dkms_builds_for(kernel), "{kernel}");
+        }
+        for kernel in [
+            "6.1.0-57-amd64",
+            "6.1",
+            "6.10.1",
+            "6.12.118+deb13-amd64",
+            "7.0.1",
+            "7.3.4+deb13-rt-amd64",
+            "10.0.0",
+        ] {
+            assert!(dkms_builds_for(kernel), "{kernel}");
+        }
+    }
+
+    #[test]
+    fn dkms_refuses_other_architectures() {
+        let conf = fs::read_to_string(paths::repository().join("module/dkms.conf")).unwrap();
+        assert!(
+            conf.contains("BUILD_EXCLUSIVE_ARCH=\"^x86_64$\"\n"),
+            "{conf}"
+        );
+    }
+
     #[test]
     fn sources_have_the_version() {
         let sources = sources(&[]).unwrap();
