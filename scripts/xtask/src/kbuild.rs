@@ -198,4 +198,31 @@ mod tests {
         let flag = format!("-DTRAFSTAT_VERSION='\"{version}\"'");
         assert!(kbuild.contains(&flag), "{kbuild}");
     }
+
+    /// The symbols that return_thunk.c defines.
+    fn return_thunks(arguments: &[&str]) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let object = folder.path().join("return_thunk.o");
+        let status = Command::new("cc")
+            .args(["-c", "-Wall", "-Werror"])
+            .args(arguments)
+            .arg(paths::repository().join("module/glue/return_thunk.c"))
+            .arg("-o")
+            .arg(&object)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let symbols = command::read(Command::new("nm").arg("--defined-only").arg(object));
+        let symbols = symbols.unwrap();
+        let names = symbols.lines().filter_map(|line| line.rsplit(' ').next());
+        names.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn kernel_without_return_thunks_gets_one_from_the_glue() {
+        assert_eq!(return_thunks(&[]), ["__x86_return_thunk"]);
+        for option in ["-DCONFIG_RETHUNK=1", "-DCONFIG_MITIGATION_RETHUNK=1"] {
+            assert!(return_thunks(&[option]).is_empty());
+        }
+    }
 }
