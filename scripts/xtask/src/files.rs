@@ -1,5 +1,6 @@
 //! What an installation consists of: one list, which packages and `cargo xtask install` share.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -10,7 +11,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::build::Built;
-use crate::{command, paths};
+use crate::{command, kernel_object, paths};
 
 /// A file of an installation.
 pub struct Installed {
@@ -105,6 +106,47 @@ pub fn plain(path: &str, content: Vec<u8>) -> Installed {
     }
 }
 
+/// The files below a folder, by their paths from there.
+///
+/// # Errors
+///
+/// A folder or file cannot be read.
+pub fn below(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut files = BTreeMap::new();
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        let name = name(&path);
+        if path.is_dir() {
+            let below = below(&path)?.into_iter();
+            files.extend(below.map(|(path, content)| (format!("{name}/{path}"), content)));
+        } else {
+            files.insert(name, fs::read(&path)?);
+        }
+    }
+    Ok(files)
+}
+
+/// Writes files into a folder; one that did not change keeps its time.
+///
+/// # Errors
+///
+/// A file cannot be written.
+pub fn write_changed(files: &BTreeMap<String, Vec<u8>>, folder: &Path) -> Result<()> {
+    for (path, content) in files {
+        let path = folder.join(path);
+        if fs::read(&path).ok().as_ref() != Some(content) {
+            let write = || {
+                fs::create_dir_all(path.parent().unwrap_or(folder))?;
+                fs::write(&path, content)
+            };
+            write().with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// What gzip makes of `content`, the same whenever it is called.
 ///
 /// # Errors
@@ -189,20 +231,26 @@ fn plugin_page() -> Result<String> {
     ))
 }
 
-fn name(path: &Path) -> String {
+/// The last part of a path.
+pub fn name(path: &Path) -> String {
     path.file_name()
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned()
 }
 
-/// The module's sources with the prebuilt object, for DKMS.
+/// The folder of the module's sources, for DKMS.
+pub fn module_folder() -> String {
+    format!("usr/src/trafstat-{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The module's sources with the prebuilt object and the source of that, for DKMS.
 ///
 /// # Errors
 ///
 /// A source cannot be read.
 pub fn module_sources(object: &[u8]) -> Result<Vec<Installed>> {
-    let folder = format!("usr/src/trafstat-{}", env!("CARGO_PKG_VERSION"));
+    let folder = module_folder();
     let mut files: Vec<_> = crate::kbuild::sources(object)?
         .into_iter()
         .map(|(name, content)| plain(&format!("{folder}/{name}"), content))
@@ -211,6 +259,9 @@ pub fn module_sources(object: &[u8]) -> Result<Vec<Installed>> {
         &format!("{folder}/dkms.conf"),
         with_version("module/dkms.conf")?,
     ));
+    for (name, content) in kernel_object::source_package(object)? {
+        files.push(plain(&format!("{folder}/rust/{name}"), content));
+    }
     Ok(files)
 }
 

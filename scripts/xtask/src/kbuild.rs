@@ -5,14 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::progress::Step;
 use crate::rootfs::Rootfs;
 use crate::{command, files, paths};
 
 /// The Rust object under the name that `module/Kbuild` copies it from.
-const OBJECT: &str = "trafstat_core.prebuilt";
+pub const OBJECT: &str = "trafstat_core.prebuilt";
 const MODULE: &str = "xt_TRAFSTAT.ko";
 
 /// Builds the module for the kernel of a Debian folder; returns the module's path.
@@ -105,13 +105,7 @@ fn prepare(name: &str, object: &[u8]) -> Result<PathBuf> {
             fs::remove_file(&path)?;
         }
     }
-    for (name, content) in sources {
-        let path = folder.join(name);
-        if fs::read(&path).ok().as_ref() != Some(&content) {
-            fs::write(&path, content)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
-    }
+    files::write_changed(&sources, &folder)?;
     Ok(folder)
 }
 

@@ -1,20 +1,23 @@
 //! The module's Rust half: one object that serves every kernel.
 //!
-//! It is compiled as the kernel compiles its own Rust, libcore included, and then checked: what it
-//! leaves to be linked is a short list, so no path in it can end in a panic.
+//! It is compiled as the kernel compiles its own Rust, libcore included, from a source tree that
+//! holds nothing else, and its paths are mapped to fixed ones: so anyone with the same compiler gets
+//! the same bytes from the tree that the DKMS package carries. Then [`object_checks`] proves that no
+//! path of it panics.
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use object::read::archive::ArchiveFile;
-use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SymbolIndex, SymbolKind};
-use rustc_demangle::demangle;
+use sha2::{Digest, Sha256};
 
+use crate::kernel_source::{self, Files};
 use crate::progress::Step;
-use crate::{command, paths};
+use crate::{command, files, object_checks, paths};
 
 const TARGET: &str = "x86_64-unknown-none";
 
@@ -54,6 +57,20 @@ const KASAN_FLAGS: &[&str] = &[
 /// What the kernel has for such code.
 const KASAN_SYMBOLS: &str = "__asan_";
 
+/// Where the libraries are that rustc finds without being told their paths.
+const SYSROOT: &str = "target/sysroot";
+/// The archive with the object, below the source tree.
+const LIBRARY: &str = "target/x86_64-unknown-none/kernel/libtrafstat_ffi.a";
+/// What the archive's members of trafstat-ffi begin with.
+const MEMBER: &str = "trafstat_ffi-";
+/// The paths that take the places of the source tree's and of libcore's.
+const MAPPED_TREE: &str = "/trafstat";
+const MAPPED_LIBCORE: &str = "/rust/library";
+
+/// The symbols that the object may leave to be linked, beside the glue's functions.
+const ALLOWED: &str = "module/ffi/symbols.allow";
+const GLUE_HEADER: &str = "module/glue/ffi.h";
+
 /// Which kernels an object is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
@@ -64,7 +81,7 @@ pub enum Variant {
 }
 
 impl Variant {
-    fn target_dir(self) -> PathBuf {
+    fn folder(self) -> PathBuf {
         paths::target().join(match self {
             Self::Plain => "kernel",
             Self::Kasan => "kernel-kasan",
@@ -75,10 +92,6 @@ impl Variant {
         self == Self::Kasan && symbol.starts_with(KASAN_SYMBOLS)
     }
 }
-
-/// The symbols that the object may leave to be linked, beside the glue's functions.
-const ALLOWED: &str = "module/ffi/symbols.allow";
-const GLUE_HEADER: &str = "module/glue/ffi.h";
 
 /// Compiles and checks the object; returns its bytes.
 ///
@@ -91,17 +104,17 @@ pub fn build(variant: Variant) -> Result<Vec<u8>> {
         Variant::Plain => "Compiling the module's Rust object",
         Variant::Kasan => "Compiling the module's Rust object for KASAN",
     });
-    require_libcore_source(&step)?;
-    let output = command::run(&mut cargo("build", variant)?, &step)?;
+    let compiler = Compiler::find(&step)?;
+    let tree = prepare(variant, &step)?;
+    let recipe = compiler.recipe(variant, &tree)?;
+    recipe.make_sysroot(&compiler, &tree, &step)?;
+    let output = command::run(&mut recipe.command(&recipe.cargo("build"), &tree), &step)?;
     ensure!(!output.contains("warning"), "the compiler warns:\n{output}");
 
-    let library = variant
-        .target_dir()
-        .join(TARGET)
-        .join("kernel/libtrafstat_ffi.a");
+    let library = tree.join(LIBRARY);
     let object =
         own_object(&fs::read(&library)?).with_context(|| format!("in {}", library.display()))?;
-    check(&object, &allowed_symbols()?, variant)?;
+    check(&object, variant)?;
     step.done();
     Ok(object)
 }
@@ -113,63 +126,253 @@ pub fn build(variant: Variant) -> Result<Vec<u8>> {
 /// Clippy fails or warns.
 pub fn lint() -> Result<()> {
     let step = Step::begin("Linting the module's Rust object");
-    require_libcore_source(&step)?;
-    command::run(
-        cargo("clippy", Variant::Plain)?.args(["--", "-D", "warnings"]),
-        &step,
-    )?;
+    let compiler = Compiler::find(&step)?;
+    let tree = prepare(Variant::Plain, &step)?;
+    let recipe = compiler.recipe(Variant::Plain, &tree)?;
+    recipe.make_sysroot(&compiler, &tree, &step)?;
+    let mut clippy = recipe.command(&recipe.cargo("clippy"), &tree);
+    command::run(clippy.args(["--", "-D", "warnings"]), &step)?;
     step.done();
     Ok(())
 }
 
-fn cargo(subcommand: &str, variant: Variant) -> Result<Command> {
-    let mut cargo = Command::new(paths::cargo());
-    cargo
-        .current_dir(paths::repository())
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTFLAGS", flags(variant)?.join(" "))
-        .args([
-            subcommand,
-            "--package",
-            "trafstat-ffi",
-            "--profile",
-            "kernel",
-        ])
-        .args(["--target", TARGET, "-Zbuild-std=core", "--target-dir"])
-        .arg(variant.target_dir());
-    Ok(cargo)
+/// The tree that the object was built from, and the commands that build it again, for packages.
+///
+/// # Errors
+///
+/// A file cannot be read, or a crate cannot be downloaded.
+pub fn source_package(object: &[u8]) -> Result<Files> {
+    let step = Step::begin("Collecting the source of the module's Rust object");
+    let compiler = Compiler::find(&step)?;
+    let scratch = Variant::Plain.folder().join("collected");
+    let mut source = kernel_source::collect(&paths::repository(), &scratch, &step)?;
+    let script = compiler.script(object)?;
+    source.insert("rebuild.sh".to_owned(), script.into_bytes());
+    step.done();
+    Ok(source)
 }
 
-fn flags(variant: Variant) -> Result<Vec<&'static str>> {
-    let known = command::read(Command::new("rustc").args(["-C", "help"]))?;
-    // Stable only in newer compilers. A jump table is an indirect branch, too.
-    let jump_tables = if known.contains("jump-tables") {
-        "-Cjump-tables=no"
-    } else {
-        "-Zno-jump-tables"
-    };
-    let kasan = match variant {
-        Variant::Plain => &[],
-        Variant::Kasan => KASAN_FLAGS,
-    };
-    Ok([FLAGS, &[jump_tables], kasan].concat())
+/// rustc, with the source of its libcore.
+struct Compiler {
+    /// What `rustc -vV` says.
+    version: String,
+    /// The folder of the standard library's source.
+    library: PathBuf,
+    /// libcore's edition.
+    edition: String,
+    /// What keeps jump tables out, which are indirect branches, too.
+    no_jump_tables: &'static str,
 }
 
-fn require_libcore_source(step: &Step) -> Result<()> {
-    let sysroot = command::read(Command::new("rustc").args(["--print", "sysroot"]))?;
-    let source = PathBuf::from(sysroot).join("lib/rustlib/src/rust/library/core/src/lib.rs");
-    if source.exists() {
-        return Ok(());
+impl Compiler {
+    fn find(step: &Step) -> Result<Self> {
+        let rustc = |arguments: &[&str]| command::read(Command::new("rustc").args(arguments));
+        let library =
+            PathBuf::from(rustc(&["--print", "sysroot"])?).join("lib/rustlib/src/rust/library");
+        if !library.join("core/src/lib.rs").exists() {
+            command::run(
+                Command::new("rustup").args(["component", "add", "rust-src"]),
+                step,
+            )
+            .context(
+                "the kernel object is built with a libcore of its own, whose source is not there; \
+                 install `rust-src` in the version of `rustc --version`",
+            )?;
+        }
+        let manifest = fs::read_to_string(library.join("core/Cargo.toml"))?;
+        let edition = manifest
+            .lines()
+            .find_map(|line| line.strip_prefix("edition = \"")?.strip_suffix('"'))
+            .context("libcore's manifest has no edition")?
+            .to_owned();
+        // Stable only in newer compilers.
+        let no_jump_tables = match rustc(&["-C", "help"])?.contains("jump-tables") {
+            true => "-Cjump-tables=no",
+            false => "-Zno-jump-tables",
+        };
+        Ok(Self {
+            version: rustc(&["-vV"])?,
+            library,
+            edition,
+            no_jump_tables,
+        })
     }
-    command::run(
-        Command::new("rustup").args(["component", "add", "rust-src"]),
-        step,
-    )
-    .map(drop)
-    .context(
-        "the kernel object is built with a libcore of its own, whose source is not there; \
-             install `rust-src` in the version of `rustc --version`",
-    )
+
+    fn recipe(&self, variant: Variant, tree: &Path) -> Result<Recipe> {
+        let path = |path: &Path| {
+            path.to_str()
+                .map(str::to_owned)
+                .with_context(|| format!("{} is no UTF-8", path.display()))
+        };
+        Ok(self.recipe_in(variant, &path(tree)?, &path(&self.library)?))
+    }
+
+    fn recipe_in(&self, variant: Variant, tree: &str, library: &str) -> Recipe {
+        let kasan = match variant {
+            Variant::Plain => &[],
+            Variant::Kasan => KASAN_FLAGS,
+        };
+        let mut flags: Vec<_> = [FLAGS, &[self.no_jump_tables], kasan]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        flags.extend([
+            format!("--remap-path-prefix={tree}={MAPPED_TREE}"),
+            format!("--remap-path-prefix={library}={MAPPED_LIBCORE}"),
+            format!("--sysroot={tree}/{SYSROOT}"),
+        ]);
+        Recipe {
+            edition: self.edition.clone(),
+            library: library.to_owned(),
+            flags,
+        }
+    }
+
+    /// A shell script that builds the object beside itself and compares it with `object`.
+    fn script(&self, object: &[u8]) -> Result<String> {
+        let recipe = self.recipe_in(Variant::Plain, "$tree", "$library");
+        let mut script = String::from(
+            "#!/bin/sh\n\
+             # SPDX-License-Identifier: GPL-2.0-only\n\
+             #\n\
+             # Builds trafstat_core.prebuilt, the Rust half of xt_TRAFSTAT, from the source in this\n\
+             # folder, and compares its SHA-256 with that of the packaged object. Run it in a copy of\n\
+             # the folder whose path has no spaces. It needs no network, but binutils and this\n\
+             # compiler with its rust-src:\n\
+             #\n",
+        );
+        for line in self.version.lines() {
+            writeln!(script, "#     {line}")?;
+        }
+        write!(
+            script,
+            "set -eu\n\
+             cd \"$(dirname \"$0\")\"\n\
+             tree=$(pwd -P)\n\
+             library=$(rustc --print sysroot)/lib/rustlib/src/rust/library\n\
+             export RUSTC_BOOTSTRAP=1\n\
+             export RUSTFLAGS=\"{}\"\n",
+            recipe.flags.join(" ")
+        )?;
+        for command in recipe.sysroot() {
+            writeln!(script, "{} $RUSTFLAGS", command.join(" "))?;
+        }
+        writeln!(script, "{}", recipe.cargo("build").join(" "))?;
+        write!(
+            script,
+            "ar p {LIBRARY} \"$(ar t {LIBRARY} | grep '^{MEMBER}')\" > trafstat_core.prebuilt\n\
+             echo '{}  trafstat_core.prebuilt' | sha256sum --check\n",
+            hex(&Sha256::digest(object))
+        )?;
+        Ok(script)
+    }
+}
+
+/// How the object is built in a source tree: the one place that its commands come from.
+struct Recipe {
+    edition: String,
+    library: String,
+    /// The flags of all that is linked.
+    flags: Vec<String>,
+}
+
+impl Recipe {
+    /// The commands that compile libcore and an empty compiler_builtins, but for the flags.
+    fn sysroot(&self) -> [Vec<String>; 2] {
+        let crates = [
+            ("core", format!("{}/core/src/lib.rs", self.library)),
+            ("compiler_builtins", kernel_source::BUILTINS.to_owned()),
+        ];
+        crates.map(|(name, source)| {
+            let mut command = words(&format!(
+                "rustc --crate-name {name} --edition {} --crate-type rlib --target {TARGET} \
+                 -Copt-level=3 -Ccodegen-units=1 -Clinker-plugin-lto -Cmetadata=trafstat \
+                 -Zforce-unstable-if-unmarked --cap-lints allow \
+                 --out-dir {SYSROOT}/lib/rustlib/{TARGET}/lib",
+                self.edition
+            ));
+            // The folder of libcore may have any name.
+            command.push(source);
+            command
+        })
+    }
+
+    /// The command that compiles the crates and links all of them into one object.
+    fn cargo(&self, subcommand: &str) -> Vec<String> {
+        words(&format!(
+            "cargo {subcommand} --offline --locked --package trafstat-ffi --profile kernel \
+             --target {TARGET} --target-dir target"
+        ))
+    }
+
+    fn command(&self, words: &[String], tree: &Path) -> Command {
+        let mut command = match words[0].as_str() {
+            "cargo" => Command::new(paths::cargo()),
+            program => Command::new(program),
+        };
+        command
+            .current_dir(tree)
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_ENCODED_RUSTFLAGS", self.flags.join("\x1f"))
+            .args(&words[1..]);
+        command
+    }
+
+    /// Compiles libcore, unless it was by the same compiler and with the same flags.
+    fn make_sysroot(&self, compiler: &Compiler, tree: &Path, step: &Step) -> Result<()> {
+        let commands = self.sysroot();
+        let made_by = format!("{}\n{commands:#?}\n{:#?}\n", compiler.version, self.flags);
+        let target = tree.join("target");
+        let note = tree.join(SYSROOT).join("made-by");
+        if fs::read_to_string(&note).is_ok_and(|before| before == made_by) {
+            return Ok(());
+        }
+        if target.exists() {
+            fs::remove_dir_all(&target)?;
+        }
+        for words in commands {
+            let mut rustc = self.command(&words, tree);
+            command::run(rustc.args(&self.flags), step)?;
+        }
+        fs::write(&note, made_by).map_err(Into::into)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// Brings the source tree of a variant up to date; returns its path.
+fn prepare(variant: Variant, step: &Step) -> Result<PathBuf> {
+    let folder = variant.folder();
+    let source = kernel_source::collect(&paths::repository(), &folder.join("collected"), step)?;
+    let tree = folder.join("source");
+    for part in ["module", "vendor"] {
+        let part = tree.join(part);
+        if part.exists() {
+            remove_others(&part, &tree, &source)?;
+        }
+    }
+    files::write_changed(&source, &tree)?;
+    // rustc sees the path without symbolic links.
+    tree.canonicalize().map_err(Into::into)
+}
+
+/// Removes the files in `folder` of a tree that its source no longer has.
+fn remove_others(folder: &Path, tree: &Path, source: &Files) -> Result<()> {
+    for path in files::below(folder)?.into_keys() {
+        let path = folder.join(path);
+        let in_tree = path.strip_prefix(tree)?.to_string_lossy();
+        if !source.contains_key(&*in_tree) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The object of trafstat-ffi, which link-time optimisation made of all the crates.
@@ -178,7 +381,7 @@ fn own_object(library: &[u8]) -> Result<Vec<u8>> {
     let mut own = Vec::new();
     for member in archive.members() {
         let member = member?;
-        if member.name().starts_with(b"trafstat_ffi-") {
+        if member.name().starts_with(MEMBER.as_bytes()) {
             own.push(member.data(library)?);
         }
     }
@@ -186,6 +389,14 @@ fn own_object(library: &[u8]) -> Result<Vec<u8>> {
         [object] => Ok(object.to_vec()),
         _ => bail!("{} objects of trafstat-ffi instead of one", own.len()),
     }
+}
+
+fn check(object: &[u8], variant: Variant) -> Result<()> {
+    let allowed = allowed_symbols()?;
+    object_checks::symbols(object, |symbol| {
+        allowed.contains(symbol) || variant.may_leave(symbol)
+    })
+    .with_context(|| format!("what it may leave to be linked is in {ALLOWED} and {GLUE_HEADER}"))
 }
 
 fn allowed_symbols() -> Result<BTreeSet<String>> {
@@ -205,77 +416,25 @@ fn allowed_symbols() -> Result<BTreeSet<String>> {
     Ok(listed.chain(declared).map(str::to_owned).collect())
 }
 
-fn check(bytes: &[u8], allowed: &BTreeSet<String>, variant: Variant) -> Result<()> {
-    let object = object::File::parse(bytes)?;
-    let mut faults = Vec::new();
-    for symbol in object.symbols().skip_while(|symbol| symbol.index().0 == 0) {
-        let name = symbol.name()?;
-        let plain = format!("{:#}", demangle(name));
-        let wrong = if symbol.is_undefined() {
-            !name.is_empty() && !allowed.contains(name) && !variant.may_leave(name)
-        } else {
-            plain.contains("core::panicking::") || plain.contains("rust_begin_unwind")
-        };
-        if wrong {
-            let users = users(&object, symbol.index())?;
-            faults.push(format!("    {plain}, used by {}", users.join(", ")));
-        }
-    }
-    ensure!(
-        faults.is_empty(),
-        "the kernel object has symbols that it must not have, most likely a path that can panic:\n{}\n\
-         What it may leave to be linked is in {ALLOWED} and {GLUE_HEADER}.",
-        faults.join("\n")
-    );
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The functions that refer to `symbol`: by a relocation, or within their section, where the
-/// assembler has already put in the distance, by a call or jump.
-fn users(object: &object::File<'_>, symbol: SymbolIndex) -> Result<Vec<String>> {
-    let target = object.symbol_by_index(symbol)?;
-    let mut users = BTreeSet::new();
-    for section in object.sections() {
-        let relocated = section
-            .relocations()
-            .filter(|(_, relocation)| match relocation.target() {
-                RelocationTarget::Symbol(named) if named == symbol => true,
-                // A local function may be named by its section and its place there, counted from
-                // the end of the four bytes that are relocated.
-                RelocationTarget::Symbol(other) => {
-                    object.symbol_by_index(other).is_ok_and(|other| {
-                        other.kind() == SymbolKind::Section
-                            && other.section_index() == target.section_index()
-                    }) && i128::from(relocation.addend()) + 4 == i128::from(target.address())
-                }
-                _ => false,
-            })
-            .map(|(offset, _)| offset);
-        let code = match target.section_index() == Some(section.index()) {
-            true => section.data()?,
-            false => &[],
-        };
-        let branches = code
-            .windows(5)
-            .zip(0u64..)
-            .filter(|(instruction, offset)| {
-                // call rel32 and jmp rel32, counted from the instruction's end.
-                let [0xe8 | 0xe9, distance @ ..] = instruction else {
-                    return false;
-                };
-                let distance = distance.try_into().map_or(0, i32::from_le_bytes);
-                offset.wrapping_add(5).wrapping_add_signed(distance.into()) == target.address()
-            })
-            .map(|(_, offset)| offset);
-        for offset in relocated.chain(branches) {
-            let function = object.symbols().find(|function| {
-                function.section_index() == Some(section.index())
-                    && (function.address()..function.address() + function.size()).contains(&offset)
-            });
-            if let Some(function) = function {
-                users.insert(format!("{:#}", demangle(function.name()?)));
-            }
+    #[test]
+    fn recorded_commands_are_those_that_build_the_object() {
+        let step = Step::begin("Looking for the compiler");
+        let compiler = Compiler::find(&step).unwrap();
+        let script = compiler.script(b"object").unwrap();
+        let recipe = compiler.recipe_in(Variant::Plain, "$tree", "$library");
+        for command in recipe.sysroot() {
+            assert!(script.contains(&command.join(" ")), "{script}");
         }
+        assert!(script.contains(&recipe.flags.join(" ")), "{script}");
+        for line in compiler.version.lines() {
+            assert!(script.contains(&format!("#     {line}\n")), "{script}");
+        }
+        // The SHA-256 of "object".
+        let sum = "2958d416d08aa5a472d7b509036cb7eafd542add84527";
+        assert!(script.contains(sum), "{script}");
     }
-    Ok(users.into_iter().collect())
 }

@@ -4,17 +4,18 @@
 //! has; that is checked. The module's Rust object comes built: a host that installs the packages
 //! needs gcc and its kernel's headers, and no Rust.
 
-use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{self, Command};
+use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::build::Built;
 use crate::files::{self, Installed};
+use crate::kernel_source::{self, Files, Vendored};
 use crate::progress::Step;
-use crate::{abi, build, command, kernel_object, packages, paths};
+use crate::{abi, build, command, kbuild, kernel_object, packages, paths};
 
 /// What makes packages.
 const PACKAGES: &[&str] = &["binutils", "dpkg-dev"];
@@ -95,7 +96,8 @@ pub fn make(programs: &Built, plugin: &Path, object: &[u8], revision: u32) -> Re
         description: "kernel module xt_TRAFSTAT of trafstat, built by DKMS\n \
              The target TRAFSTAT of iptables and ip6tables counts packets by flow. Its\n \
              Rust part comes built, the rest is compiled for each kernel: that needs gcc\n \
-             and the kernel's headers only.\n",
+             and the kernel's headers only. The source of the Rust part is included, with\n \
+             a script that builds the same object from it.\n",
         scripts: &["postinst", "prerm"],
     };
     let made = vec![
@@ -106,13 +108,48 @@ pub fn make(programs: &Built, plugin: &Path, object: &[u8], revision: u32) -> Re
     Ok(made)
 }
 
+/// Builds the module's Rust object from its source in the DKMS package, in a fresh folder and with
+/// the command that the package records: without network, and without what cargo has downloaded.
+///
+/// # Errors
+///
+/// It does not build, or is not the packaged object bit for bit.
+pub fn rebuild_object(packaged: &[Installed]) -> Result<()> {
+    let step = Step::begin("Building the module's Rust object from its package");
+    let root = env::temp_dir().join(format!("trafstat-package-{}", process::id()));
+    let folder = root.join(files::module_folder());
+    let rebuild = || {
+        for file in packaged {
+            file.write(&root)?;
+        }
+        command::run(
+            Command::new("sh")
+                .arg(folder.join("rust/rebuild.sh"))
+                .env("CARGO_HOME", root.join("cargo-home")),
+            &step,
+        )?;
+        let object = fs::read(folder.join(kbuild::OBJECT))?;
+        let rebuilt = fs::read(folder.join("rust").join(kbuild::OBJECT))?;
+        ensure!(
+            rebuilt == object,
+            "the object that the package's source makes is not the packaged one"
+        );
+        Ok(())
+    };
+    let outcome = rebuild();
+    fs::remove_dir_all(&root)?;
+    outcome?;
+    step.done();
+    Ok(())
+}
+
 impl Package {
     fn make(&self, folder: &Path, version: &str, mut installed: Vec<Installed>) -> Result<PathBuf> {
         let root = folder.join(self.name);
         let doc = format!("usr/share/doc/{}", self.name);
         installed.push(files::plain(
             &format!("{doc}/copyright"),
-            copyright()?.into_bytes(),
+            copyright(&installed)?.into_bytes(),
         ));
         installed.push(files::plain(
             &format!("{doc}/changelog.Debian.gz"),
@@ -183,16 +220,12 @@ fn commit_time() -> Result<String> {
     ]))
 }
 
-fn copyright() -> Result<String> {
+fn copyright(installed: &[Installed]) -> Result<String> {
     let licences = paths::repository().join("LICENSES");
     let mit = fs::read_to_string(licences.join("MIT.txt"))?;
-    let paragraphs: String = mit
+    let permission: Vec<_> = mit
         .lines()
         .skip_while(|line| !line.starts_with("Permission"))
-        .map(|line| match line {
-            "" => " .\n".to_owned(),
-            line => format!(" {line}\n"),
-        })
         .collect();
     Ok(format!(
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\
@@ -200,8 +233,59 @@ fn copyright() -> Result<String> {
          Files: *\nCopyright: 2026 the trafstat authors\nLicense: GPL-2.0-only\n \
          The text is in /usr/share/common-licenses/GPL-2.\n\n\
          Files: module/uapi/* module/abi/*\nCopyright: 2026 the trafstat authors\n\
-         License: GPL-2.0-only or Expat\n\nLicense: Expat\n{paragraphs}"
+         License: GPL-2.0-only or Expat\n\n{}License: Expat\n{}",
+        rust_copyright(installed)?,
+        paragraphs(&permission.join("\n"))
     ))
+}
+
+/// The parts for the module's Rust object and the crates of others whose source is installed.
+fn rust_copyright(installed: &[Installed]) -> Result<String> {
+    let folder = format!("{}/rust/", files::module_folder());
+    let source: Files = installed
+        .iter()
+        .filter_map(|file| {
+            let path = file.path.strip_prefix(&folder)?;
+            Some((path.to_owned(), file.content.clone()))
+        })
+        .collect();
+    let crates = kernel_source::vendored(&source)?;
+    if crates.is_empty() {
+        return Ok(String::new());
+    }
+    let mut copyright = format!(
+        "Files: {}\nCopyright: 2026 the trafstat authors\n The Rust Project contributors\n\
+         License: GPL-2.0-only and (Expat or Apache-2.0)\n \
+         It contains parts of Rust's core library, which are under Expat or Apache-2.0.\n\n\
+         License: Apache-2.0\n The text is in /usr/share/common-licenses/Apache-2.0.\n\n",
+        kbuild::OBJECT
+    );
+    for Vendored {
+        path,
+        license,
+        holders,
+        texts,
+    } in crates
+    {
+        copyright += &format!(
+            "Files: rust/{path}/*\nCopyright: {}\nLicense: {}\n{}\n",
+            holders.join("\n "),
+            license.replace(" OR ", " or ").replace(" AND ", " and "),
+            paragraphs(&texts.join("\n\n"))
+        );
+    }
+    Ok(copyright)
+}
+
+/// A text as a field of the copyright file goes on with it.
+fn paragraphs(text: &str) -> String {
+    text.trim_end()
+        .lines()
+        .map(|line| match line.trim_end() {
+            "" => " .\n".to_owned(),
+            line => format!(" {line}\n"),
+        })
+        .collect()
 }
 
 fn md5sums(root: &Path, installed: &[Installed]) -> Result<String> {
@@ -271,5 +355,36 @@ mod tests {
         assert_eq!(glibc_version("2.36-9+deb12u1"), Some((2, 36)));
         assert!(glibc_version("2.4") < glibc_version("2.36"));
         assert_eq!(glibc_version("none"), None);
+    }
+
+    #[test]
+    fn copyright_has_the_licences_of_vendored_crates() {
+        let crates = [
+            (
+                "Cargo.toml",
+                "authors = [\"An Author <a@example.org>\"]\nlicense = \"MIT OR Apache-2.0\"\n",
+            ),
+            (
+                "LICENSE-MIT",
+                "Copyright 2020 Others\n\nPermission is hereby granted.\n",
+            ),
+            (
+                "LICENSE-APACHE",
+                "Apache License\n\nCopyright [yyyy] [name]\n",
+            ),
+        ];
+        let folder = files::module_folder();
+        let installed: Vec<_> = crates
+            .iter()
+            .map(|(name, text)| {
+                files::plain(&format!("{folder}/rust/vendor/some/{name}"), (*text).into())
+            })
+            .collect();
+        let copyright = copyright(&installed).unwrap();
+        let part = "Files: rust/vendor/some/*\nCopyright: An Author <a@example.org>\n 2020 Others\n\
+                    License: MIT or Apache-2.0\n \
+                    Copyright 2020 Others\n .\n Permission is hereby granted.\n";
+        assert!(copyright.contains(part), "{copyright}");
+        assert!(!copyright.contains("yyyy"), "{copyright}");
     }
 }

@@ -38,6 +38,11 @@ impl Tally {
         self.skipped += other.skipped;
     }
 
+    /// Counts something that passed as a whole.
+    pub fn add_pass(&mut self) {
+        self.passed += 1;
+    }
+
     /// Counts something that failed as a whole, so that a zero never stands for "all well".
     pub fn add_failure(&mut self) {
         self.failed += 1;

@@ -4,8 +4,9 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
+use crate::kernel_object::Variant;
 use crate::tally::Tally;
-use crate::{abi, build, command, packages, paths, rootfs, vmtest};
+use crate::{abi, build, command, files, kernel_object, package, packages, paths, rootfs, vmtest};
 
 /// What judges how captures and live interfaces are counted: tshark, capinfos and the kernel.
 const CAPTURE_PACKAGES: &[&str] = &["tshark", "iproute2", "iptables", "procps"];
@@ -62,7 +63,21 @@ pub fn cargo_test(with_mysql: bool) -> Result<Tally> {
     run_tests(&mut cargo, &mut tally)?;
     check_model(&mut tally)?;
     interpret(&mut tally)?;
+    rebuild(&mut tally);
     Ok(tally)
+}
+
+/// Builds the module's Rust object again from what the DKMS package has of its source.
+fn rebuild(tally: &mut Tally) {
+    let rebuilt = kernel_object::build(Variant::Plain)
+        .and_then(|object| package::rebuild_object(&files::module_sources(&object)?));
+    match rebuilt {
+        Ok(()) => tally.add_pass(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            tally.add_failure();
+        }
+    }
 }
 
 fn run_tests(cargo: &mut Command, tally: &mut Tally) -> Result<()> {

@@ -1,0 +1,241 @@
+//! A proof about the module's Rust object, read off what the compiler made: no path of it ends in a
+//! panic.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+use object::elf::{R_X86_64_PC32, R_X86_64_PLT32, SHF_ALLOC};
+use object::{
+    Object, ObjectSection, ObjectSymbol, Relocation, RelocationFlags, RelocationTarget,
+    SectionFlags, SectionIndex, SectionKind, SymbolIndex, SymbolKind,
+};
+use rustc_demangle::demangle;
+
+/// Checks that every symbol which the object leaves to be linked is allowed, and that it has no
+/// panic handler.
+///
+/// # Errors
+///
+/// It has such a symbol; the error names the symbol and the functions that use it.
+pub fn symbols(object: &[u8], is_allowed: impl Fn(&str) -> bool) -> Result<()> {
+    let object = object::File::parse(object)?;
+    let mut faults = Vec::new();
+    for symbol in object.symbols().skip_while(|symbol| symbol.index().0 == 0) {
+        let name = symbol.name()?;
+        let plain = format!("{:#}", demangle(name));
+        let wrong = if symbol.is_undefined() {
+            !name.is_empty() && !is_allowed(name)
+        } else {
+            plain.contains("core::panicking::") || plain.contains("rust_begin_unwind")
+        };
+        if wrong {
+            let users = places(&object, &references(&object, symbol.index())?)?;
+            faults.push(format!("{plain}, used by {}", users.join(", ")));
+        }
+    }
+    report(
+        "the kernel object has symbols that it must not have, most likely a path that can panic",
+        &faults,
+    )
+}
+
+fn report(what: &str, faults: &[String]) -> Result<()> {
+    ensure!(faults.is_empty(), "{what}:\n    {}", faults.join("\n    "));
+    Ok(())
+}
+
+fn functions<'data, 'file>(
+    object: &'file object::File<'data>,
+) -> impl Iterator<Item = object::Symbol<'data, 'file>> {
+    object
+        .symbols()
+        .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())
+}
+
+/// The section and the address in it that a relocation refers to.
+fn destination(object: &object::File<'_>, relocation: &Relocation) -> Option<(usize, u64)> {
+    let RelocationTarget::Symbol(symbol) = relocation.target() else {
+        return None;
+    };
+    let symbol = object.symbol_by_index(symbol).ok()?;
+    // A distance counts from the end of the four bytes that are relocated.
+    let counted_from = if is_distance(relocation) { 4 } else { 0 };
+    let address = symbol
+        .address()
+        .checked_add_signed(relocation.addend() + counted_from)?;
+    Some((symbol.section_index()?.0, address))
+}
+
+fn is_distance(relocation: &Relocation) -> bool {
+    matches!(
+        relocation.flags(),
+        RelocationFlags::Elf {
+            r_type: R_X86_64_PC32 | R_X86_64_PLT32
+        }
+    )
+}
+
+/// A place in what is loaded that refers to a symbol.
+struct Reference {
+    section: SectionIndex,
+    offset: u64,
+}
+
+/// The places that refer to `symbol`: by a relocation or, within its section, where the assembler
+/// has already put in the distance, by a branch or `lea`.
+fn references(object: &object::File<'_>, symbol: SymbolIndex) -> Result<Vec<Reference>> {
+    let target = object.symbol_by_index(symbol)?;
+    let place = target
+        .section_index()
+        .map(|section| (section.0, target.address()));
+    let mut references = Vec::new();
+    for section in object.sections().filter(is_loaded) {
+        let bytes = section.data()?;
+        for (offset, relocation) in section.relocations() {
+            // A local function may be named by its section and its address there.
+            let is_meant = relocation.target() == RelocationTarget::Symbol(symbol)
+                || place.is_some() && destination(object, &relocation) == place;
+            if is_meant {
+                references.push(Reference {
+                    section: section.index(),
+                    offset,
+                });
+            }
+        }
+        if section.kind() == SectionKind::Text && target.section_index() == Some(section.index()) {
+            references.extend(distances(bytes).filter_map(|(offset, to, _)| {
+                (to == target.address()).then_some(Reference {
+                    section: section.index(),
+                    offset,
+                })
+            }));
+        }
+    }
+    Ok(references)
+}
+
+fn is_loaded<'data>(section: &impl ObjectSection<'data>) -> bool {
+    matches!(section.flags(), SectionFlags::Elf { sh_flags } if sh_flags & u64::from(SHF_ALLOC) != 0)
+}
+
+/// Whether the four bytes at `offset` belong to `call`, `jmp` or a conditional jump.
+fn is_branch(code: &[u8], offset: u64) -> bool {
+    let before = usize::try_from(offset)
+        .ok()
+        .and_then(|offset| code.get(..offset));
+    matches!(before, Some([.., 0xe8 | 0xe9] | [.., 0x0f, 0x80..=0x8f]))
+}
+
+/// The places in `code` that may be a distance, with the address it leads to and whether it is a
+/// branch's rather than that of `lea`. Some are parts of other instructions, and lead nowhere.
+fn distances(code: &[u8]) -> impl Iterator<Item = (u64, u64, bool)> {
+    code.windows(4)
+        .zip(0u64..)
+        .filter_map(|(distance, offset)| {
+            let before = &code[..usize::try_from(offset).ok()?];
+            // The operand of `lea` is relative to the next instruction, its register any.
+            let is_lea = matches!(before, [.., 0x8d, operand] if operand & 0xc7 == 0x05);
+            let is_branch = is_branch(code, offset);
+            let distance = i32::from_le_bytes(distance.try_into().ok()?);
+            let to = (offset + 4).checked_add_signed(distance.into())?;
+            (is_lea || is_branch).then_some((offset, to, is_branch))
+        })
+}
+
+/// The functions, or else the sections, that references stand in.
+fn places(object: &object::File<'_>, references: &[Reference]) -> Result<Vec<String>> {
+    let mut places = BTreeSet::new();
+    for reference in references {
+        let function = functions(object).find(|function| {
+            function.section_index() == Some(reference.section)
+                && (function.address()..function.address() + function.size())
+                    .contains(&reference.offset)
+        });
+        places.insert(match function {
+            Some(function) => format!("{:#}", demangle(function.name()?)),
+            None => object
+                .section_by_index(reference.section)?
+                .name()?
+                .to_owned(),
+        });
+    }
+    Ok(places.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use super::*;
+
+    const CLEAN: &str = r#"
+        #![no_std]
+        #[unsafe(no_mangle)] #[inline(never)]
+        pub extern "C" fn trafstat_leaf(n: u64) -> u64 { n.wrapping_mul(3) }
+        #[unsafe(no_mangle)]
+        pub extern "C" fn trafstat_caller(n: u64) -> u64 { trafstat_leaf(n).wrapping_add(1) }
+        #[unsafe(no_mangle)]
+        pub extern "C" fn trafstat_jumper(n: u64) -> u64 { trafstat_leaf(n ^ 1) }
+    "#;
+
+    fn rust_object(source: &str, flags: &[&str]) -> Vec<u8> {
+        compile(
+            "object.rs",
+            source,
+            Command::new("rustc")
+                .env("RUSTC_BOOTSTRAP", "1")
+                .args(["--crate-type=lib", "--emit=obj", "--edition=2024"])
+                .args(["-Copt-level=3", "-Ccodegen-units=1", "-Cpanic=abort"])
+                .args(["-Crelocation-model=static", "-Zplt=yes"])
+                .args(flags),
+        )
+    }
+
+    fn compile(name: &str, source: &str, compiler: &mut Command) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(name), source).unwrap();
+        let status = compiler
+            .current_dir(folder.path())
+            .args([name, "-o", "object.o"])
+            .status()
+            .unwrap();
+        assert!(status.success(), "{source}");
+        fs::read(folder.path().join("object.o")).unwrap()
+    }
+
+    fn error(result: Result<()>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn clean_object_passes() {
+        let object = rust_object(CLEAN, &[]);
+        symbols(&object, |_| false).unwrap();
+    }
+
+    #[test]
+    fn undefined_symbol_is_named_with_its_user() {
+        let source = r#"
+            unsafe extern "C" { safe fn elsewhere(); }
+            #[unsafe(no_mangle)] pub extern "C" fn trafstat_user() { elsewhere() }
+        "#;
+        let object = rust_object(&format!("{CLEAN}{source}"), &[]);
+        symbols(&object, |name| name == "elsewhere").unwrap();
+        let error = error(symbols(&object, |_| false));
+        assert!(
+            error.ends_with("elsewhere, used by trafstat_user"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn address_taken_without_a_relocation_is_seen() {
+        // lea rax, [rip - 7]; call rel32 to itself; a `lea` of the next instruction.
+        let code = [
+            0x48, 0x8d, 0x05, 0xf9, 0xff, 0xff, 0xff, 0xe8, 0xfb, 0xff, 0xff, 0xff,
+        ];
+        let found: Vec<_> = distances(&code).collect();
+        assert_eq!(found, [(3, 0, false), (8, 7, true)]);
+    }
+}
