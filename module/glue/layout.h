@@ -7,6 +7,11 @@
 #ifndef _TRAFSTAT_LAYOUT_H
 #define _TRAFSTAT_LAYOUT_H
 
+/* The Rust side writes whole words, whose bytes it takes to be in this order. */
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "xt_TRAFSTAT lays out its records on little-endian machines only"
+#endif
+
 #include "xt_TRAFSTAT.h"
 
 #define TRAFSTAT_SIZE(type, size)					\

@@ -18,6 +18,9 @@
 #[cfg(any(test, feature = "std", loom))]
 extern crate std;
 
+#[cfg(target_endian = "big")]
+compile_error!("records are laid out as the ABI has them on little-endian machines only");
+
 pub mod account;
 pub mod classify;
 pub mod csv;

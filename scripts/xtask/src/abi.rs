@@ -227,6 +227,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn big_endian_machine_is_refused() {
+        let repository = paths::repository();
+        let output = Command::new("clang")
+            .args(["--target=s390x-linux-gnu", "-fsyntax-only", "-x", "c"])
+            .arg("-I")
+            .arg(repository.join("module/uapi"))
+            .arg(repository.join("module/glue/layout.h"))
+            .output()
+            .expect("clang");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(said.contains("little-endian machines only"), "{said}");
+    }
+
     fn copy_with(change: Option<(&str, &str, &str)>) -> tempfile::TempDir {
         let copy = tempfile::tempdir().expect("a folder");
         for source in SOURCES {

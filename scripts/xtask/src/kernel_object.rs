@@ -420,6 +420,64 @@ fn allowed_symbols() -> Result<BTreeSet<String>> {
 mod tests {
     use super::*;
 
+    const BIG_ENDIAN: &str = "s390x-unknown-linux-gnu";
+    const REFUSAL: &str = "on little-endian machines only";
+
+    /// Compiles a crate for `target` up to what other crates need of it; returns what rustc says.
+    fn compile(target: &str, edition: &str, source: &Path, sysroot: &Path, to: &Path) -> String {
+        let output = Command::new("rustc")
+            .env("RUSTC_BOOTSTRAP", "1")
+            .args(["--crate-type=rlib", "--emit=metadata", "--cap-lints=allow"])
+            .args(["--target", target, "--edition", edition])
+            .arg("-Zforce-unstable-if-unmarked")
+            .arg("--sysroot")
+            .arg(sysroot)
+            .arg("--out-dir")
+            .arg(to)
+            .args(["--crate-name", "core"])
+            .arg(source)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    #[test]
+    fn core_does_not_compile_for_a_big_endian_machine() {
+        let step = Step::begin("Compiling libcore for a big-endian machine");
+        let compiler = Compiler::find(&step).unwrap();
+        // It takes seconds, so it is kept.
+        let compiled_by = hex(&Sha256::digest(&compiler.version)[..8]);
+        let sysroot = paths::target().join("big-endian").join(compiled_by);
+        let libraries = sysroot.join("lib/rustlib").join(BIG_ENDIAN).join("lib");
+        if !libraries.join("libcore.rmeta").exists() {
+            fs::create_dir_all(&libraries).unwrap();
+            let libcore = compiler.library.join("core/src/lib.rs");
+            let said = compile(
+                BIG_ENDIAN,
+                &compiler.edition,
+                &libcore,
+                &sysroot,
+                &libraries,
+            );
+            assert!(libraries.join("libcore.rmeta").exists(), "{said}");
+        }
+        let core = paths::repository().join("module/core/src/lib.rs");
+        let scratch = tempfile::tempdir().unwrap();
+        let said = compile(BIG_ENDIAN, "2024", &core, &sysroot, scratch.path());
+        assert!(said.contains(REFUSAL), "{said}");
+
+        let host = command::read(Command::new("rustc").args(["--print", "sysroot"])).unwrap();
+        let little_endian = "x86_64-unknown-linux-gnu";
+        let said = compile(
+            little_endian,
+            "2024",
+            &core,
+            Path::new(&host),
+            scratch.path(),
+        );
+        assert!(!said.contains(REFUSAL), "{said}");
+    }
+
     #[test]
     fn recorded_commands_are_those_that_build_the_object() {
         let step = Step::begin("Looking for the compiler");
