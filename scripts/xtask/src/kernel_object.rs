@@ -3,7 +3,7 @@
 //! It is compiled as the kernel compiles its own Rust, libcore included, from a source tree that
 //! holds nothing else, and its paths are mapped to fixed ones: so anyone with the same compiler gets
 //! the same bytes from the tree that the DKMS package carries. Then [`object_checks`] proves that no
-//! path of it panics.
+//! path of it panics and that its stack frames are small.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -33,6 +33,8 @@ const FLAGS: &[&str] = &[
     "-Zfunction-return=thunk-extern",
     "-Zcf-protection=branch",
     "-Zpatchable-function-entry=16,16",
+    // For object_checks; module/Kbuild leaves it out of the module.
+    "-Zemit-stack-sizes",
 ];
 
 /// The same for KASAN as the kernel passes to gcc (scripts/Makefile.kasan), for debug.config.
@@ -97,8 +99,8 @@ impl Variant {
 ///
 /// # Errors
 ///
-/// The compiler fails or warns, or the object has a symbol that it must not have: then the error
-/// names the symbol and the functions that use it.
+/// The compiler fails or warns, or a check fails: the object has a symbol that it must not have or,
+/// without KASAN, a stack frame over 1 KiB. The error names what it is and where.
 pub fn build(variant: Variant) -> Result<Vec<u8>> {
     let step = Step::begin(match variant {
         Variant::Plain => "Compiling the module's Rust object",
@@ -396,7 +398,12 @@ fn check(object: &[u8], variant: Variant) -> Result<()> {
     object_checks::symbols(object, |symbol| {
         allowed.contains(symbol) || variant.may_leave(symbol)
     })
-    .with_context(|| format!("what it may leave to be linked is in {ALLOWED} and {GLUE_HEADER}"))
+    .with_context(|| format!("what it may leave to be linked is in {ALLOWED} and {GLUE_HEADER}"))?;
+    match variant {
+        Variant::Plain => object_checks::frames(object),
+        // Its checks of the stack make frames larger.
+        Variant::Kasan => Ok(()),
+    }
 }
 
 fn allowed_symbols() -> Result<BTreeSet<String>> {

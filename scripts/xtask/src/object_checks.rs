@@ -1,15 +1,28 @@
-//! A proof about the module's Rust object, read off what the compiler made: no path of it ends in a
-//! panic.
+//! Proofs about the module's Rust object.
+//!
+//! They read what the compiler made: no path of the object ends in a panic, and no function has a
+//! large stack frame.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use object::elf::{R_X86_64_PC32, R_X86_64_PLT32, SHF_ALLOC};
 use object::{
     Object, ObjectSection, ObjectSymbol, Relocation, RelocationFlags, RelocationTarget,
     SectionFlags, SectionIndex, SectionKind, SymbolIndex, SymbolKind,
 };
 use rustc_demangle::demangle;
+
+/// The largest stack frame of a function, in bytes.
+///
+/// Rules are checked and files are read deep in the kernel's 16 KiB stack, below nf_tables and above
+/// an allocation that may reclaim memory. `module/Kbuild` has the same limit for C.
+const MAX_FRAME: u64 = 1024;
+
+/// The section that `-Zemit-stack-sizes` makes: of each function its address, eight bytes that a
+/// relocation fills in, and the size of its frame as ULEB128.
+const STACK_SIZES: &str = ".stack_sizes";
+const ADDRESS_SIZE: usize = 8;
 
 /// Checks that every symbol which the object leaves to be linked is allowed, and that it has no
 /// panic handler.
@@ -39,6 +52,34 @@ pub fn symbols(object: &[u8], is_allowed: impl Fn(&str) -> bool) -> Result<()> {
     )
 }
 
+/// Checks the stack frame of every function of the object.
+///
+/// # Errors
+///
+/// A frame is larger than 1 KiB, or the compiler did not record it. The compiler records none for a
+/// function whose frame grows while it runs and for one written in assembly; the object may have
+/// neither.
+pub fn frames(object: &[u8]) -> Result<()> {
+    let object = object::File::parse(object)?;
+    let frames = recorded_frames(&object)?;
+    let mut faults = Vec::new();
+    for function in functions(&object) {
+        let name = format!("{:#}", demangle(function.name()?));
+        let place = function
+            .section_index()
+            .map(|section| (section.0, function.address()));
+        match place.and_then(|place| frames.get(&place)) {
+            None => faults.push(format!("{name}: not in {STACK_SIZES}")),
+            Some(&frame) if frame > MAX_FRAME => faults.push(format!("{name}: {frame} bytes")),
+            Some(_) => {}
+        }
+    }
+    report(
+        &format!("the kernel object has stack frames over {MAX_FRAME} bytes"),
+        &faults,
+    )
+}
+
 fn report(what: &str, faults: &[String]) -> Result<()> {
     ensure!(faults.is_empty(), "{what}:\n    {}", faults.join("\n    "));
     Ok(())
@@ -50,6 +91,42 @@ fn functions<'data, 'file>(
     object
         .symbols()
         .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition())
+}
+
+/// The frames' sizes in bytes, by each function's section and address.
+fn recorded_frames(object: &object::File<'_>) -> Result<BTreeMap<(usize, u64), u64>> {
+    let mut frames = BTreeMap::new();
+    for section in object.sections() {
+        if section.name()? != STACK_SIZES {
+            continue;
+        }
+        let relocations: BTreeMap<_, _> = section.relocations().collect();
+        let data = section.data()?;
+        let mut at = 0;
+        while at < data.len() {
+            let function = relocations
+                .get(&(at as u64))
+                .and_then(|relocation| destination(object, relocation))
+                .with_context(|| format!("{STACK_SIZES} has an entry of no function"))?;
+            at += ADDRESS_SIZE;
+            let (frame, length) = data
+                .get(at..)
+                .and_then(uleb128)
+                .with_context(|| format!("{STACK_SIZES} is cut off"))?;
+            at += length;
+            frames.insert(function, frame);
+        }
+    }
+    Ok(frames)
+}
+
+/// A number of seven bits a byte, lowest first, and how many bytes it takes.
+fn uleb128(bytes: &[u8]) -> Option<(u64, usize)> {
+    let last = bytes.iter().position(|byte| byte & 0x80 == 0)?;
+    let number = bytes[..=last].iter().rev().try_fold(0u64, |number, byte| {
+        number.checked_mul(0x80)?.checked_add((byte & 0x7f).into())
+    })?;
+    Some((number, last + 1))
 }
 
 /// The section and the address in it that a relocation refers to.
@@ -179,6 +256,13 @@ mod tests {
         pub extern "C" fn trafstat_jumper(n: u64) -> u64 { trafstat_leaf(n ^ 1) }
     "#;
 
+    const FRAME_OF_2_KIB: &str = r#"
+        #[unsafe(no_mangle)]
+        pub extern "C" fn trafstat_large() {
+            core::hint::black_box(&mut [core::hint::black_box(0u8); 2048]);
+        }
+    "#;
+
     fn rust_object(source: &str, flags: &[&str]) -> Vec<u8> {
         compile(
             "object.rs",
@@ -190,6 +274,10 @@ mod tests {
                 .args(["-Crelocation-model=static", "-Zplt=yes"])
                 .args(flags),
         )
+    }
+
+    fn with_stack_sizes(source: &str) -> Vec<u8> {
+        rust_object(source, &["-Zemit-stack-sizes", "-Zfunction-sections=no"])
     }
 
     fn compile(name: &str, source: &str, compiler: &mut Command) -> Vec<u8> {
@@ -210,8 +298,9 @@ mod tests {
 
     #[test]
     fn clean_object_passes() {
-        let object = rust_object(CLEAN, &[]);
+        let object = with_stack_sizes(CLEAN);
         symbols(&object, |_| false).unwrap();
+        frames(&object).unwrap();
     }
 
     #[test]
@@ -220,11 +309,30 @@ mod tests {
             unsafe extern "C" { safe fn elsewhere(); }
             #[unsafe(no_mangle)] pub extern "C" fn trafstat_user() { elsewhere() }
         "#;
-        let object = rust_object(&format!("{CLEAN}{source}"), &[]);
+        let object = with_stack_sizes(&format!("{CLEAN}{source}"));
         symbols(&object, |name| name == "elsewhere").unwrap();
         let error = error(symbols(&object, |_| false));
         assert!(
             error.ends_with("elsewhere, used by trafstat_user"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn frame_over_the_limit_is_named_with_its_size() {
+        let object = with_stack_sizes(&format!("{CLEAN}{FRAME_OF_2_KIB}"));
+        let error = error(frames(&object));
+        let (_, size) = error.split_once("trafstat_large: ").expect(&error);
+        let size: u64 = size.strip_suffix(" bytes").unwrap().parse().unwrap();
+        assert!((2048..2200).contains(&size), "{error}");
+        assert!(!error.contains("trafstat_leaf"), "{error}");
+    }
+
+    #[test]
+    fn function_without_a_recorded_frame_is_an_error() {
+        let error = error(frames(&rust_object(CLEAN, &[])));
+        assert!(
+            error.contains("trafstat_leaf: not in .stack_sizes"),
             "{error}"
         );
     }
@@ -237,5 +345,11 @@ mod tests {
         ];
         let found: Vec<_> = distances(&code).collect();
         assert_eq!(found, [(3, 0, false), (8, 7, true)]);
+    }
+
+    #[test]
+    fn numbers_of_several_bytes_are_read() {
+        assert_eq!(uleb128(&[0xe5, 0x8e, 0x26, 0xff]), Some((624_485, 3)));
+        assert_eq!(uleb128(&[0x80]), None);
     }
 }
