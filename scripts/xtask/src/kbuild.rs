@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 
 use crate::progress::Step;
 use crate::rootfs::Rootfs;
-use crate::{command, files, paths};
+use crate::{command, files, object_checks, paths};
 
 /// The Rust object under the name that `module/Kbuild` copies it from.
 pub const OBJECT: &str = "trafstat_core.prebuilt";
@@ -19,10 +19,11 @@ const MODULE: &str = "xt_TRAFSTAT.ko";
 ///
 /// # Errors
 ///
-/// The compiler, objtool or modpost fails or warns.
+/// The compiler, objtool or modpost fails or warns, or C takes the address of a function of the
+/// Rust object.
 pub fn for_rootfs(rootfs: &Rootfs, object: &[u8]) -> Result<PathBuf> {
     let folder = prepare(&rootfs.kernel, object)?;
-    make_in_rootfs(rootfs, &folder, "")
+    make_in_rootfs(rootfs, &folder, object, "")
 }
 
 /// Builds the module with what only tests have in it, instead of the one to be used; returns its
@@ -33,11 +34,11 @@ pub fn for_rootfs(rootfs: &Rootfs, object: &[u8]) -> Result<PathBuf> {
 /// As for [`for_rootfs`].
 pub fn with_tests(rootfs: &Rootfs, object: &[u8]) -> Result<PathBuf> {
     let folder = prepare(&format!("{}-tests", rootfs.kernel), object)?;
-    make_in_rootfs(rootfs, &folder, "y")
+    make_in_rootfs(rootfs, &folder, object, "y")
 }
 
-fn make_in_rootfs(rootfs: &Rootfs, folder: &Path, tests: &str) -> Result<PathBuf> {
-    make(&rootfs.kernel, folder, |build| {
+fn make_in_rootfs(rootfs: &Rootfs, folder: &Path, object: &[u8], tests: &str) -> Result<PathBuf> {
+    make(&rootfs.kernel, folder, object, |build| {
         let mut make = rootfs.command(folder, "make");
         make.arg("-C").arg(build).arg("M=/mnt");
         make.arg(format!("TRAFSTAT_TESTS={tests}"));
@@ -52,7 +53,7 @@ fn make_in_rootfs(rootfs: &Rootfs, folder: &Path, tests: &str) -> Result<PathBuf
 /// The kernel's headers are missing, or as for [`for_rootfs`].
 pub fn for_host(kernel: &str, object: &[u8]) -> Result<PathBuf> {
     let folder = prepare(kernel, object)?;
-    make(kernel, &folder, |build| {
+    make(kernel, &folder, object, |build| {
         let mut make = Command::new("make");
         make.arg("-C")
             .arg(build)
@@ -109,7 +110,12 @@ fn prepare(name: &str, object: &[u8]) -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn make(kernel: &str, folder: &Path, command: impl FnOnce(&Path) -> Command) -> Result<PathBuf> {
+fn make(
+    kernel: &str,
+    folder: &Path,
+    object: &[u8],
+    command: impl FnOnce(&Path) -> Command,
+) -> Result<PathBuf> {
     let step = Step::begin(format!("Building the module for {kernel}"));
     let module = folder.join(MODULE);
     // Left over from an earlier build, it would look like this one's result.
@@ -129,8 +135,28 @@ fn make(kernel: &str, folder: &Path, command: impl FnOnce(&Path) -> Command) -> 
     }
     ensure!(warnings.is_empty(), "the module's build warns:\n{output}");
     ensure!(module.exists(), "the build made no {MODULE}:\n{output}");
+    check_calls(folder, object)?;
     step.done();
     Ok(module)
+}
+
+/// Checks that the glue's objects, as this kernel's compiler made them, call the Rust object
+/// directly.
+fn check_calls(folder: &Path, object: &[u8]) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let source = entry?.path();
+        let name = files::name(&source);
+        // modpost writes the other source.
+        if !name.ends_with(".c") || name.ends_with(".mod.c") {
+            continue;
+        }
+        let c_object = source.with_extension("o");
+        // Without tests, their sources are not compiled.
+        if c_object.exists() {
+            object_checks::calls(&name, &fs::read(c_object)?, object)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! It is compiled as the kernel compiles its own Rust, libcore included, from a source tree that
 //! holds nothing else, and its paths are mapped to fixed ones: so anyone with the same compiler gets
 //! the same bytes from the tree that the DKMS package carries. Then [`object_checks`] proves that no
-//! path of it panics and that its stack frames are small.
+//! path of it panics, that its stack frames are small and that no pointer leads to it.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -100,7 +100,8 @@ impl Variant {
 /// # Errors
 ///
 /// The compiler fails or warns, or a check fails: the object has a symbol that it must not have or,
-/// without KASAN, a stack frame over 1 KiB. The error names what it is and where.
+/// without KASAN, a stack frame over 1 KiB or an exported function whose address is taken. The error
+/// names what it is and where.
 pub fn build(variant: Variant) -> Result<Vec<u8>> {
     let step = Step::begin(match variant {
         Variant::Plain => "Compiling the module's Rust object",
@@ -400,8 +401,11 @@ fn check(object: &[u8], variant: Variant) -> Result<()> {
     })
     .with_context(|| format!("what it may leave to be linked is in {ALLOWED} and {GLUE_HEADER}"))?;
     match variant {
-        Variant::Plain => object_checks::frames(object),
-        // Its checks of the stack make frames larger.
+        Variant::Plain => {
+            object_checks::frames(object)?;
+            object_checks::addresses(object)
+        }
+        // Its checks of the stack make frames larger, and keep each function's address in its frame.
         Variant::Kasan => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
-//! Proofs about the module's Rust object.
+//! Proofs about the module's Rust object and the C objects that call it.
 //!
-//! They read what the compiler made: no path of the object ends in a panic, and no function has a
-//! large stack frame.
+//! They read what the compiler made: no path of the object ends in a panic, no function has a large
+//! stack frame, and C and Rust call each other by name only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,6 +76,51 @@ pub fn frames(object: &[u8]) -> Result<()> {
     }
     report(
         &format!("the kernel object has stack frames over {MAX_FRAME} bytes"),
+        &faults,
+    )
+}
+
+/// Checks that the object itself refers to the functions it exports by calls and jumps only.
+///
+/// Kernels with kCFI check at each indirect call the type hash before the function, and functions of
+/// the object have none.
+///
+/// # Errors
+///
+/// The address of such a function is taken; the error names it and the place.
+pub fn addresses(object: &[u8]) -> Result<()> {
+    let object = object::File::parse(object)?;
+    let mut faults = Vec::new();
+    for function in functions(&object).filter(ObjectSymbol::is_global) {
+        faults.extend(address_takers(&object, &function)?);
+    }
+    report(
+        "the kernel object takes addresses of functions that it exports",
+        &faults,
+    )
+}
+
+/// Checks that a C object refers to the functions of the Rust object by calls and jumps only, as
+/// [`addresses`] does for the Rust object itself; `name` is the C object's.
+///
+/// # Errors
+///
+/// The address of such a function is taken; the error names it and the place.
+pub fn calls(name: &str, c_object: &[u8], rust_object: &[u8]) -> Result<()> {
+    let rust_object = object::File::parse(rust_object)?;
+    let exported: BTreeSet<_> = functions(&rust_object)
+        .filter(ObjectSymbol::is_global)
+        .map(|function| function.name())
+        .collect::<Result<_, _>>()?;
+    let object = object::File::parse(c_object)?;
+    let mut faults = Vec::new();
+    for symbol in object.symbols().filter(ObjectSymbol::is_undefined) {
+        if exported.contains(symbol.name()?) {
+            faults.extend(address_takers(&object, &symbol)?);
+        }
+    }
+    report(
+        &format!("{name} takes addresses of functions of the Rust object"),
         &faults,
     )
 }
@@ -156,6 +201,8 @@ fn is_distance(relocation: &Relocation) -> bool {
 struct Reference {
     section: SectionIndex,
     offset: u64,
+    /// A call or jump, which leaves no address anywhere.
+    is_branch: bool,
 }
 
 /// The places that refer to `symbol`: by a relocation or, within its section, where the assembler
@@ -176,14 +223,18 @@ fn references(object: &object::File<'_>, symbol: SymbolIndex) -> Result<Vec<Refe
                 references.push(Reference {
                     section: section.index(),
                     offset,
+                    is_branch: section.kind() == SectionKind::Text
+                        && is_distance(&relocation)
+                        && is_branch(bytes, offset),
                 });
             }
         }
         if section.kind() == SectionKind::Text && target.section_index() == Some(section.index()) {
-            references.extend(distances(bytes).filter_map(|(offset, to, _)| {
+            references.extend(distances(bytes).filter_map(|(offset, to, is_branch)| {
                 (to == target.address()).then_some(Reference {
                     section: section.index(),
                     offset,
+                    is_branch,
                 })
             }));
         }
@@ -217,6 +268,19 @@ fn distances(code: &[u8]) -> impl Iterator<Item = (u64, u64, bool)> {
             let to = (offset + 4).checked_add_signed(distance.into())?;
             (is_lea || is_branch).then_some((offset, to, is_branch))
         })
+}
+
+fn address_takers<'data>(
+    object: &object::File<'data>,
+    function: &object::Symbol<'data, '_>,
+) -> Result<Vec<String>> {
+    let mut references = references(object, function.index())?;
+    references.retain(|reference| !reference.is_branch);
+    let name = function.name()?;
+    Ok(places(object, &references)?
+        .into_iter()
+        .map(|place| format!("{name}, in {place}"))
+        .collect())
 }
 
 /// The functions, or else the sections, that references stand in.
@@ -263,6 +327,20 @@ mod tests {
         }
     "#;
 
+    /// One constant and one instruction.
+    const ADDRESSES: [(&str, &str); 2] = [
+        (
+            r#"#[unsafe(no_mangle)] pub static TABLE: extern "C" fn(u64) -> u64 = trafstat_leaf;"#,
+            ".rodata",
+        ),
+        (
+            r#"#[unsafe(no_mangle)] pub fn taker() -> extern "C" fn(u64) -> u64 { trafstat_leaf }"#,
+            "taker",
+        ),
+    ];
+
+    const DECLARED: &str = "unsigned long trafstat_leaf(unsigned long);";
+
     fn rust_object(source: &str, flags: &[&str]) -> Vec<u8> {
         compile(
             "object.rs",
@@ -278,6 +356,15 @@ mod tests {
 
     fn with_stack_sizes(source: &str) -> Vec<u8> {
         rust_object(source, &["-Zemit-stack-sizes", "-Zfunction-sections=no"])
+    }
+
+    fn c_object(source: &str) -> Vec<u8> {
+        let source = format!("{DECLARED}\n{source}");
+        compile(
+            "object.c",
+            &source,
+            Command::new("cc").args(["-c", "-O2", "-fno-pie", "-mcmodel=kernel"]),
+        )
     }
 
     fn compile(name: &str, source: &str, compiler: &mut Command) -> Vec<u8> {
@@ -301,6 +388,7 @@ mod tests {
         let object = with_stack_sizes(CLEAN);
         symbols(&object, |_| false).unwrap();
         frames(&object).unwrap();
+        addresses(&object).unwrap();
     }
 
     #[test]
@@ -338,6 +426,15 @@ mod tests {
     }
 
     #[test]
+    fn exported_function_whose_address_is_taken_is_named_with_the_place() {
+        for (source, place) in ADDRESSES {
+            let error = error(addresses(&with_stack_sizes(&format!("{CLEAN}{source}"))));
+            let named = error.contains(&format!("trafstat_leaf, in {place}"));
+            assert!(named, "{source} makes: {error}");
+        }
+    }
+
+    #[test]
     fn address_taken_without_a_relocation_is_seen() {
         // lea rax, [rip - 7]; call rel32 to itself; a `lea` of the next instruction.
         let code = [
@@ -345,6 +442,34 @@ mod tests {
         ];
         let found: Vec<_> = distances(&code).collect();
         assert_eq!(found, [(3, 0, false), (8, 7, true)]);
+    }
+
+    #[test]
+    fn direct_calls_from_c_pass() {
+        let source = "
+            unsigned long twice(unsigned long n) { return trafstat_leaf(trafstat_leaf(n)) + 1; }
+            unsigned long jump(unsigned long n) { return trafstat_leaf(n + 1); }
+            unsigned long maybe(unsigned long n) { return n ? trafstat_leaf(n) : n; }
+        ";
+        calls("direct.o", &c_object(source), &with_stack_sizes(CLEAN)).unwrap();
+    }
+
+    #[test]
+    fn address_taken_in_c_is_named_with_file_and_place() {
+        let exported = with_stack_sizes(CLEAN);
+        for (source, place) in [
+            ("void *taker(void) { return trafstat_leaf; }", "taker"),
+            ("void *const table[] = { trafstat_leaf };", ".rodata"),
+            (
+                "int taker(void *p) { return p == (void *)trafstat_leaf; }",
+                "taker",
+            ),
+        ] {
+            let error = error(calls("taking.o", &c_object(source), &exported));
+            assert!(error.starts_with("taking.o takes addresses"), "{error}");
+            let named = error.contains(&format!("trafstat_leaf, in {place}"));
+            assert!(named, "{source} makes: {error}");
+        }
     }
 
     #[test]
