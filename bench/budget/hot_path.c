@@ -32,7 +32,12 @@ typedef uint64_t u64;
 /* What the kernel has for the object; a return goes through a thunk of the kernel's. */
 __asm__(".globl __x86_return_thunk\n__x86_return_thunk:\n\tret\n");
 
-void *trafstat_alloc(size_t size, u32 cpu, const struct trafstat_payer *payer)
+/* Nobody has to pay here. */
+struct trafstat_payer {
+	int unused;
+};
+
+void *trafstat_alloc(size_t size, u32 cpu, struct trafstat_payer *payer)
 {
 	void *memory = NULL;
 
@@ -41,16 +46,21 @@ void *trafstat_alloc(size_t size, u32 cpu, const struct trafstat_payer *payer)
 	return posix_memalign(&memory, 64, size) ? NULL : memory;
 }
 
-void trafstat_free(void *memory, size_t size, u32 share)
+void trafstat_free(void *memory, size_t size, struct trafstat_payer *payer)
 {
 	(void)size;
-	(void)share;
+	(void)payer;
 	free(memory);
 }
 
-void trafstat_free_deferred(void *memory, size_t size, u32 share)
+void trafstat_free_deferred(void *memory, size_t size, struct trafstat_payer *payer)
 {
-	trafstat_free(memory, size, share);
+	trafstat_free(memory, size, payer);
+}
+
+void trafstat_free_with_payer(void *memory)
+{
+	free(memory);
 }
 
 static u32 cpus = 1;
@@ -65,8 +75,9 @@ void trafstat_wait_for_writers(void *context)
 	(void)context;
 }
 
-void trafstat_reschedule(void)
+bool trafstat_go_on(void)
 {
+	return true;
 }
 
 static struct trafstat_account_core *account;
@@ -188,10 +199,11 @@ int main(int argc, char **argv)
 {
 	struct trafstat_rule_core *rule;
 	struct trafstat_tables tables[MAX_CPUS];
-	struct trafstat_payer payer = { .share = TRAFSTAT_SHARE_HOST };
+	static const struct trafstat_timestamp now = { 1, 1 };
+	struct trafstat_payer payer;
 	struct xt_trafstat_tginfo info;
 	struct trafstat_stats stats;
-	u8 random[64], *packets;
+	u8 random[TRAFSTAT_RANDOM_BYTES], *packets;
 	bool ipv6, tcp;
 	u32 flows, cpu, i;
 
@@ -214,8 +226,8 @@ int main(int argc, char **argv)
 	packets = calloc(flows, HEADER_BYTES);
 	if (!account || !rule || !packets)
 		die("no memory");
-	if (trafstat_account_init(account, &info, ipv6 ? 10 : 2, &payer, random, 1, cpus) ||
-	    trafstat_rule_init(rule, account, &info, VERDICT))
+	if (trafstat_account_init(account, &info, ipv6 ? 10 : 2, &payer, random, &now, cpus) ||
+	    trafstat_rule_init(rule, account, &info, &payer, VERDICT))
 		die("no account");
 	for (i = 0; i < flows; i++)
 		packet(packets + (size_t)i * HEADER_BYTES, ipv6, tcp, i);
