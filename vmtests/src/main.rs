@@ -8,6 +8,7 @@
 mod checkers;
 mod collector;
 mod cost;
+mod cpu;
 mod demo;
 mod family;
 mod guest;

@@ -56,9 +56,9 @@ const KVM_PATIENCE: Duration = Duration::from_secs(8);
 /// What runs a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Machine {
-    /// Two CPUs of this host's.
+    /// Eight CPUs, two of them online, on this host's.
     Kvm,
-    /// Two emulated CPUs that take turns. When they run in parallel, QEMU 7.2 can go on with code
+    /// Eight emulated CPUs, two of them online, that take turns. When they run in parallel, QEMU 7.2 can go on with code
     /// that the kernel has just patched: the guest dies of a breakpoint of its own, or hangs at it.
     Emulated,
     /// One emulated CPU whose clock advances by 1 ns an instruction and does not wait for this
@@ -312,8 +312,8 @@ impl<'a> Guest<'a> {
             Machine::Counting => command.args(["-icount", "shift=0,sleep=off"]),
         };
         if machine != Machine::Counting {
-            // The third is offline, so that scenarios can have it online and the second one not.
-            command.args(["-smp", "3"]);
+            // All but two are offline until a scenario has them online.
+            command.args(["-smp", "8"]);
         }
         if let Some(captures) = paths::captures() {
             command.arg("-virtfs").arg(format!(

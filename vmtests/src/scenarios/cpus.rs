@@ -1,14 +1,13 @@
 //! What a CPU counts is exact whatever else happens on it: the process's own packets with bottom
 //! halves enabled while others arrive, and its going offline and coming back.
 
-use std::fs;
 use std::net::UdpSocket;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use anyhow::{Result, anyhow, ensure};
 
+use crate::cpu::{self, Switched};
 use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Backend, Iptables, RuleCounters};
@@ -29,8 +28,8 @@ const ROUNDS: u64 = 5;
 pub fn run(guest: &Guest) -> Result<()> {
     println!(
         "possible CPUs {}, online {}",
-        cpus("possible")?,
-        cpus("online")?
+        cpu::numbers("possible")?,
+        cpu::numbers("online")?
     );
     module::load(guest)?;
     let topology = Topology::new(Family::Ipv4)?;
@@ -59,7 +58,7 @@ fn process_and_softirq_share_a_cpu(topology: &Topology, iptables: &Iptables<'_>)
         .map(|(netns, from, to)| {
             scope.spawn(move || {
                 netns.enter(|| {
-                    stay_on(CPU)?;
+                    cpu::stay_on(CPU)?;
                     let socket = UdpSocket::bind((from, 7000))?;
                     for _ in 0..DATAGRAMS {
                         // The other side may have no room; both count what was sent.
@@ -118,7 +117,7 @@ fn cpus_on_both_sides_of_a_hole_count(topology: &Topology, iptables: &Iptables<'
     let before = iptables.counters()?;
     let beyond = Switched::on(BEYOND)?;
     let hole = Switched::off(CPU)?;
-    println!("online {}", cpus("online")?);
+    println!("online {}", cpu::numbers("online")?);
     send(topology, 0, 20_000)?;
     send(topology, BEYOND, 30_000)?;
     let counted = super::settled(iptables)?;
@@ -137,7 +136,7 @@ fn cpus_on_both_sides_of_a_hole_count(topology: &Topology, iptables: &Iptables<'
 /// The remote side sends a datagram to each of many ports from one CPU, which receives them, too.
 fn send(topology: &Topology, cpu: usize, first: u16) -> Result<()> {
     topology.remote.enter(|| {
-        stay_on(cpu)?;
+        cpu::stay_on(cpu)?;
         let socket = UdpSocket::bind((topology.family.remote(), 0))?;
         for port in first..first + PORTS {
             socket.send_to(b"?", (topology.family.local(), port))?;
@@ -166,48 +165,6 @@ fn cpu_goes_and_comes_under_traffic(topology: &Topology, iptables: &Iptables<'_>
         "{before:?} before, {counted:?} counted, {seen:?} seen"
     );
     Ok(())
-}
-
-/// A CPU that is offline, or online, for as long as this lives.
-struct Switched {
-    cpu: usize,
-    back: &'static str,
-}
-
-impl Switched {
-    fn off(cpu: usize) -> Result<Self> {
-        switch(cpu, "0")?;
-        Ok(Self { cpu, back: "1" })
-    }
-
-    fn on(cpu: usize) -> Result<Self> {
-        switch(cpu, "1")?;
-        Ok(Self { cpu, back: "0" })
-    }
-}
-
-impl Drop for Switched {
-    fn drop(&mut self) {
-        if let Err(error) = switch(self.cpu, self.back) {
-            eprintln!("CPU {} stays as it is: {error:#}", self.cpu);
-        }
-    }
-}
-
-fn switch(cpu: usize, online: &str) -> Result<()> {
-    let path = format!("/sys/devices/system/cpu/cpu{cpu}/online");
-    fs::write(&path, online).with_context(|| format!("{online} to {path}"))
-}
-
-fn cpus(which: &str) -> Result<String> {
-    let text = fs::read_to_string(format!("/sys/devices/system/cpu/{which}"))?;
-    Ok(text.trim().to_owned())
-}
-
-fn stay_on(cpu: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).with_context(|| format!("no CPU {cpu}"))
 }
 
 fn less(counters: RuleCounters, part: RuleCounters) -> RuleCounters {

@@ -17,6 +17,7 @@ mod live;
 mod live_interface;
 mod max_entries;
 mod memory_cgroup;
+mod merging;
 mod namespaces;
 mod original_rules;
 mod planted_faults;
@@ -154,6 +155,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "cpus",
         scenario: cpus::run,
+    },
+    Scenario {
+        name: "merging",
+        scenario: merging::run,
     },
     Scenario {
         name: "failing_allocations",
