@@ -190,7 +190,20 @@ impl<'a> Iptables<'a> {
     ///
     /// It cannot be started.
     pub fn end_restore(&self, rules: &str) -> Result<Ended> {
-        let mut command = self.command("-restore", "");
+        self.end_restore_with("", rules)
+    }
+
+    /// Like [`Self::end_restore`], beside the rules that are there.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn end_restore_more(&self, rules: &str) -> Result<Ended> {
+        self.end_restore_with("--noflush", rules)
+    }
+
+    fn end_restore_with(&self, options: &str, rules: &str) -> Result<Ended> {
+        let mut command = self.command("-restore", options);
         self.netns
             .enter(|| process::end_with_input(&mut command, rules))
     }

@@ -68,7 +68,7 @@ impl KernelLog {
     /// # Errors
     ///
     /// The log cannot be read, or grew faster than it was read.
-    pub fn trouble(self) -> Result<Vec<String>> {
+    pub fn trouble(mut self) -> Result<Vec<String>> {
         self.select(is_trouble)
     }
 
@@ -77,7 +77,7 @@ impl KernelLog {
     /// # Errors
     ///
     /// As for [`KernelLog::trouble`].
-    pub fn says(self, text: &str) -> Result<bool> {
+    pub fn says(mut self, text: &str) -> Result<bool> {
         Ok(!self.select(|_, line| line.contains(text))?.is_empty())
     }
 
@@ -86,11 +86,20 @@ impl KernelLog {
     /// # Errors
     ///
     /// As for [`KernelLog::trouble`].
-    pub fn lines(self) -> Result<Vec<String>> {
+    pub fn lines(mut self) -> Result<Vec<String>> {
         self.select(|_, _| true)
     }
 
-    fn select(mut self, is_wanted: impl Fn(u32, &str) -> bool) -> Result<Vec<String>> {
+    /// The lines since the last call, or since then.
+    ///
+    /// # Errors
+    ///
+    /// As for [`KernelLog::trouble`].
+    pub fn new_lines(&mut self) -> Result<Vec<String>> {
+        self.select(|_, _| true)
+    }
+
+    fn select(&mut self, is_wanted: impl Fn(u32, &str) -> bool) -> Result<Vec<String>> {
         let mut found = Vec::new();
         let mut buffer = [0; 8192];
         loop {
@@ -115,11 +124,19 @@ impl KernelLog {
     }
 }
 
+/// Whether the module says in this line that a rule stands in the nat table.
+pub fn warns_of_nat(line: &str) -> bool {
+    line.starts_with("xt_TRAFSTAT: ") && (line.contains("nat table") || line.contains("table nat"))
+}
+
 fn is_trouble(priority: u32, line: &str) -> bool {
     // The facility, in the higher bits, is 0 for the kernel itself.
     let (facility, level) = (priority >> 3, priority & 7);
     TROUBLE.iter().any(|text| line.contains(text))
-        || facility == 0 && level <= WARNING && !HARMLESS.iter().any(|text| line.contains(text))
+        || facility == 0
+            && level <= WARNING
+            && !HARMLESS.iter().any(|text| line.contains(text))
+            && !warns_of_nat(line)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bystander;
 mod checkers;
 mod collector;
 mod cost;
@@ -21,6 +22,7 @@ mod pktgen;
 mod proc;
 mod process;
 mod scenarios;
+mod tenant;
 mod topology;
 mod traffic;
 

@@ -56,7 +56,7 @@ fn insert(guest: &Guest, file: &str, parameters: &[&str]) -> Result<()> {
 pub fn unload() -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let ended = process::end(Command::new("rmmod").arg("xt_TRAFSTAT"))?;
+        let ended = process::end_within(&mut rmmod(), PATIENCE)?;
         if ended.code == Some(0) {
             return Ok(());
         }
@@ -65,6 +65,13 @@ pub fn unload() -> Result<()> {
         }
         thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// The command that unloads the module, once.
+pub fn rmmod() -> Command {
+    let mut rmmod = Command::new("rmmod");
+    rmmod.arg("xt_TRAFSTAT");
+    rmmod
 }
 
 /// Waits until nothing uses the module any more.

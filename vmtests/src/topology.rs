@@ -326,6 +326,11 @@ impl Netns {
         Ok(Self { name })
     }
 
+    /// The file that stands for the namespace.
+    pub fn path(&self) -> String {
+        format!("/run/netns/{}", self.name)
+    }
+
     /// Runs `ip` on the namespace's devices, with `arguments` separated by spaces.
     ///
     /// # Errors
@@ -412,8 +417,8 @@ impl Netns {
     ///
     /// The namespace cannot be entered, or those of `work`.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let file = File::open(format!("/run/netns/{}", self.name))
-            .with_context(|| format!("no namespace {}", self.name))?;
+        let file =
+            File::open(self.path()).with_context(|| format!("no namespace {}", self.name))?;
         thread::scope(|scope| {
             scope
                 .spawn(|| {

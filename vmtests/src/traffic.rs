@@ -4,7 +4,10 @@ pub mod packet;
 mod sctp;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket,
+};
+use std::ops::Range;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::family::Family;
 use crate::iptables::RuleCounters;
 use crate::topology::Topology;
 
@@ -214,6 +218,31 @@ pub fn scan(topology: &Topology, first: u16, ports: u16) -> Result<()> {
     let client = topology.remote.enter(|| bind_udp(family.remote(), 0))?;
     for port in first..first + ports {
         client.send_to(b"?", (family.local(), port))?;
+    }
+    Ok(())
+}
+
+/// Sends a datagram of each of `flows` from the loopback address, to others of the same device.
+///
+/// For IPv6 these are in fd00::/64, which a route has to lead there.
+///
+/// # Errors
+///
+/// A datagram cannot be sent.
+pub fn loopback_flows(family: Family, flows: Range<u32>) -> Result<()> {
+    let source: IpAddr = match family {
+        Family::Ipv4 => Ipv4Addr::LOCALHOST.into(),
+        Family::Ipv6 => Ipv6Addr::LOCALHOST.into(),
+    };
+    let socket = UdpSocket::bind((source, 0))?;
+    for flow in flows {
+        let [_, a, b, c] = flow.to_be_bytes();
+        let host = u16::from_be_bytes([a, b]);
+        let destination: IpAddr = match family {
+            Family::Ipv4 => Ipv4Addr::new(127, a, b, c.max(1)).into(),
+            Family::Ipv6 => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, host, u16::from(c)).into(),
+        };
+        socket.send_to(b"?", (destination, 1000 + u16::from(c)))?;
     }
     Ok(())
 }

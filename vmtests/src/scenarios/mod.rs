@@ -3,12 +3,14 @@
 mod access;
 mod autoload;
 mod big_tcp;
+mod blocked_readers;
 mod captures;
 mod collide;
 mod conservation;
 mod counters_agree;
 mod cpus;
 mod csv;
+mod ending_namespaces;
 mod failing_allocations;
 mod flood;
 mod killed_collector;
@@ -24,8 +26,10 @@ mod planted_faults;
 mod proc_name;
 mod readers;
 mod reload_under_traffic;
+mod replaced_account;
 mod rules;
 mod stress;
+mod unload_beside_reader;
 mod userns_flood;
 mod worst;
 
@@ -101,6 +105,10 @@ pub const ALL: &[Scenario] = &[
         scenario: lifecycle::run,
     },
     Scenario {
+        name: "replaced_account",
+        scenario: replaced_account::run,
+    },
+    Scenario {
         name: "namespaces",
         scenario: namespaces::run,
     },
@@ -147,6 +155,18 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "userns_flood",
         scenario: userns_flood::run,
+    },
+    Scenario {
+        name: "blocked_readers",
+        scenario: blocked_readers::run,
+    },
+    Scenario {
+        name: "ending_namespaces",
+        scenario: ending_namespaces::run,
+    },
+    Scenario {
+        name: "unload_beside_reader",
+        scenario: unload_beside_reader::run,
     },
     Scenario {
         name: "max_entries",

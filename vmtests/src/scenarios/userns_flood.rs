@@ -1,10 +1,8 @@
 //! An unprivileged user with namespaces of its own makes accounts and flows without end: it meets the
 //! cap, and the host's own accounts go on as if it were not there.
 
-use std::net::{Ipv4Addr, UdpSocket};
-use std::process::{Child, Command};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
@@ -13,9 +11,9 @@ use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Iptables};
 use crate::kernel_log::KernelLog;
 use crate::module;
-use crate::proc::{self, ACCOUNT, AccountKey, Snapshot};
-use crate::process::{self, Ended};
-use crate::topology::{Netns, Topology};
+use crate::proc::{ACCOUNT, AccountKey, Snapshot};
+use crate::tenant::{NOBODY, Tenant};
+use crate::topology::Topology;
 use crate::traffic;
 
 /// Half of it is for users, and for any one of them.
@@ -37,9 +35,6 @@ const TENANT_ACCOUNTS: usize = 4000;
 const HOST_FLOWS: u16 = 4000;
 const SCANNED_AT_ONCE: u16 = 100;
 
-/// Namespaces are made in no time, but on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
 pub fn run(guest: &Guest) -> Result<()> {
     let parameters = [
         format!("max_memory={MAX_MEMORY}"),
@@ -50,9 +45,9 @@ pub fn run(guest: &Guest) -> Result<()> {
     let iptables = Iptables::new(guest, &topology.local, topology.family);
     iptables.count_local(ALL_PORTS)?;
 
-    let tenant = Tenant::new(guest)?;
+    let tenant = Tenant::new(guest, "trafstat-tenant", NOBODY)?;
     let log = KernelLog::from_now()?;
-    let accounts = tenant.make_accounts()?;
+    let accounts = make_accounts(&tenant)?;
     println!("the user has {accounts} accounts");
     ensure!(
         accounts > 0 && log.says("no memory for account")?,
@@ -65,8 +60,10 @@ pub fn run(guest: &Guest) -> Result<()> {
         "*filter\n-A OUTPUT -o lo -p udp -j TRAFSTAT --local-net 127.0.0.0/8 --name flood \
          --local-udp-ports all --remote-udp-ports all\nCOMMIT\n",
     )?;
-    tenant.netns.enter(flood)?;
-    let held = tenant_memory(&tenant)?;
+    tenant
+        .netns()
+        .enter(|| traffic::loopback_flows(Family::Ipv4, 0..TENANT_FLOWS))?;
+    let held = tenant.memory()?;
     ensure!(
         held > MAX_MEMORY / 4 && held <= MAX_MEMORY / 2,
         "the user holds {held} bytes of {MAX_MEMORY}"
@@ -98,138 +95,51 @@ pub fn run(guest: &Guest) -> Result<()> {
     );
 
     // The user's own flows were folded, and none was lost.
-    let flooded = Snapshot::collect(&tenant.netns, TENANT)?;
+    let flooded = Snapshot::collect(tenant.netns(), TENANT)?;
     ensure!(
         flooded.header.folded_packets > 0 && flooded.header.seen_packets == u64::from(TENANT_FLOWS),
         "{:?}",
         flooded.header
     );
-    tenant.sees_its_own_accounts_only()
+    sees_its_own_accounts_only(&tenant)
 }
 
-/// A datagram of each flow, to itself.
-fn flood() -> Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    for flow in 0..TENANT_FLOWS {
-        let [_, a, b, c] = flow.to_be_bytes();
-        socket.send_to(
-            b"?",
-            (Ipv4Addr::new(127, a, b, c.max(1)), 1000 + u16::from(c)),
-        )?;
+/// Makes accounts until one is refused; returns how many there are.
+fn make_accounts(tenant: &Tenant) -> Result<usize> {
+    for first in (0..TENANT_ACCOUNTS).step_by(RULES_AT_ONCE) {
+        let mut rules = String::from("*filter\n");
+        for number in first..first + RULES_AT_ONCE {
+            rules.push_str(&format!(
+                "-A FORWARD -j TRAFSTAT --local-net 10.0.0.0/8 --name a{number}\n"
+            ));
+        }
+        rules.push_str("COMMIT\n");
+        let ended = tenant.end(&["iptables-nft-restore", "--noflush"], &rules)?;
+        if ended.code != Some(0) {
+            ensure!(
+                ended.stderr.contains("Cannot allocate memory"),
+                "refused for another reason: {ended:?}"
+            );
+            return Ok(first);
+        }
+    }
+    anyhow::bail!("{TENANT_ACCOUNTS} accounts are not too many")
+}
+
+fn sees_its_own_accounts_only(tenant: &Tenant) -> Result<()> {
+    let listed = tenant.succeed(&["cat", "/proc/self/net/trafstat/accounts"])?;
+    ensure!(
+        listed.contains("ipv4 flood 127.0.0.0/8") && !listed.contains(ACCOUNT.name),
+        "the user sees {listed:?}"
+    );
+    tenant.succeed(&["cat", "/proc/self/net/trafstat/snapshot/ipv4/flood"])?;
+    for of_host in ["accounts", "snapshot/ipv4"] {
+        let path = format!("/proc/1/net/trafstat/{of_host}");
+        let refused = tenant.end(&["cat", &path], "")?;
+        ensure!(
+            refused.code == Some(1) && refused.stdout.is_empty(),
+            "the user reads {path}: {refused:?}"
+        );
     }
     Ok(())
-}
-
-/// What the accounts of the user say that they hold, all together.
-fn tenant_memory(tenant: &Tenant) -> Result<u64> {
-    proc::accounts(&tenant.netns)?
-        .iter()
-        .map(|account| proc::number(account, "memory_bytes"))
-        .sum()
-}
-
-/// User 65534 with a user and a network namespace of its own, for as long as this lives.
-struct Tenant {
-    // Before the process that holds it: namespaces end when nothing is left in them.
-    netns: Netns,
-    holder: Holder,
-    plugin_path: std::ffi::OsString,
-}
-
-struct Holder(Child);
-
-const HOLDER: &str = "--mount=/proc/1/ns/mnt \
-                      setpriv --reuid 65534 --regid 65534 --clear-groups \
-                      unshare --user --map-root-user --net sleep 3600";
-
-impl Tenant {
-    fn new(guest: &Guest) -> Result<Self> {
-        // Who lives in a chroot, as this guest does, may make no user namespace.
-        let mut unshare = Command::new("nsenter");
-        unshare.args(HOLDER.split_whitespace());
-        let holder = Holder(unshare.spawn()?);
-        let pid = holder.0.id();
-        let deadline = Instant::now() + PATIENCE;
-        // All are in place once the last program runs.
-        while std::fs::read_to_string(format!("/proc/{pid}/comm"))?.trim() != "sleep" {
-            ensure!(Instant::now() < deadline, "no namespaces were made");
-            thread::sleep(Duration::from_millis(50));
-        }
-        let tenant = Self {
-            netns: Netns::attach("trafstat-tenant", pid)?,
-            holder,
-            plugin_path: guest.plugin_path(),
-        };
-        let up = tenant.end(&["ip", "link", "set", "lo", "up"], "")?;
-        ensure!(up.code == Some(0), "{up:?}");
-        Ok(tenant)
-    }
-
-    /// Runs a program as the namespaces' own root, who is user 65534 to everybody else.
-    fn end(&self, arguments: &[&str], input: &str) -> Result<Ended> {
-        let mut command = Command::new("nsenter");
-        command
-            .args(["--target", &self.holder.0.id().to_string()])
-            .args(["--user", "--net", "--setuid", "0", "--setgid", "0"])
-            .args(arguments)
-            .env("XTABLES_LIBDIR", &self.plugin_path);
-        process::end_with_input(&mut command, input)
-    }
-
-    fn restore(&self, rules: &str) -> Result<()> {
-        let ended = self.end(&["iptables-nft-restore", "--noflush"], rules)?;
-        ensure!(ended.code == Some(0), "{ended:?}");
-        Ok(())
-    }
-
-    /// Makes accounts until one is refused; returns how many there are.
-    fn make_accounts(&self) -> Result<usize> {
-        for first in (0..TENANT_ACCOUNTS).step_by(RULES_AT_ONCE) {
-            let mut rules = String::from("*filter\n");
-            for number in first..first + RULES_AT_ONCE {
-                rules.push_str(&format!(
-                    "-A FORWARD -j TRAFSTAT --local-net 10.0.0.0/8 --name a{number}\n"
-                ));
-            }
-            rules.push_str("COMMIT\n");
-            let ended = self.end(&["iptables-nft-restore", "--noflush"], &rules)?;
-            if ended.code != Some(0) {
-                ensure!(
-                    ended.stderr.contains("Cannot allocate memory"),
-                    "refused for another reason: {ended:?}"
-                );
-                return Ok(first);
-            }
-        }
-        anyhow::bail!("{TENANT_ACCOUNTS} accounts are not too many")
-    }
-
-    fn sees_its_own_accounts_only(&self) -> Result<()> {
-        let listed = self.end(&["cat", "/proc/self/net/trafstat/accounts"], "")?;
-        ensure!(
-            listed.code == Some(0)
-                && listed.stdout.contains("ipv4 flood 127.0.0.0/8")
-                && !listed.stdout.contains(ACCOUNT.name),
-            "the user sees {listed:?}"
-        );
-        let snapshot = self.end(&["cat", "/proc/self/net/trafstat/snapshot/ipv4/flood"], "")?;
-        ensure!(snapshot.code == Some(0), "{snapshot:?}");
-        for of_host in ["accounts", "snapshot/ipv4"] {
-            let path = format!("/proc/1/net/trafstat/{of_host}");
-            let refused = self.end(&["cat", &path], "")?;
-            ensure!(
-                refused.code == Some(1) && refused.stdout.is_empty(),
-                "the user reads {path}: {refused:?}"
-            );
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.kill().and_then(|()| self.0.wait()) {
-            eprintln!("the user's namespaces are left over: {error}");
-        }
-    }
 }
