@@ -1,6 +1,7 @@
 //! The scenarios, one a module; each is a function that returns an error when it fails.
 
 mod access;
+mod act_ipt;
 mod autoload;
 mod big_tcp;
 mod blocked_readers;
@@ -10,9 +11,11 @@ mod conservation;
 mod counters_agree;
 mod cpus;
 mod csv;
+mod csv_mode;
 mod ending_namespaces;
 mod failing_allocations;
 mod flood;
+mod hidden_names;
 mod killed_collector;
 mod lifecycle;
 mod live;
@@ -21,6 +24,7 @@ mod max_entries;
 mod memory_cgroup;
 mod merging;
 mod namespaces;
+mod nat_table;
 mod original_rules;
 mod planted_faults;
 mod proc_name;
@@ -117,6 +121,14 @@ pub const ALL: &[Scenario] = &[
         scenario: rules::run,
     },
     Scenario {
+        name: "nat_table",
+        scenario: nat_table::run,
+    },
+    Scenario {
+        name: "act_ipt",
+        scenario: act_ipt::run,
+    },
+    Scenario {
         name: "original_rules",
         scenario: original_rules::run,
     },
@@ -127,6 +139,14 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "csv",
         scenario: csv::run,
+    },
+    Scenario {
+        name: "csv_mode",
+        scenario: csv_mode::run,
+    },
+    Scenario {
+        name: "hidden_names",
+        scenario: hidden_names::run,
     },
     Scenario {
         name: "access",
