@@ -12,12 +12,14 @@ mod counters_agree;
 mod cpus;
 mod csv;
 mod csv_mode;
+mod duration;
 mod ending_namespaces;
 mod failing_allocations;
 mod flood;
 mod hidden_names;
 mod killed_collector;
 mod lifecycle;
+mod limits;
 mod live;
 mod live_interface;
 mod max_entries;
@@ -121,6 +123,10 @@ pub const ALL: &[Scenario] = &[
         scenario: rules::run,
     },
     Scenario {
+        name: "limits",
+        scenario: limits::run,
+    },
+    Scenario {
         name: "nat_table",
         scenario: nat_table::run,
     },
@@ -155,6 +161,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "live",
         scenario: live::run,
+    },
+    Scenario {
+        name: "duration",
+        scenario: duration::run,
     },
     Scenario {
         name: "live_interface",
