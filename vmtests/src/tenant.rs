@@ -63,6 +63,17 @@ impl Tenant {
         Self::hold(unshare, name, guest.plugin_path())
     }
 
+    /// Makes a user namespace within this one, with a network of its own called `name`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Tenant::new`].
+    pub fn nested(&self, name: &'static str) -> Result<Self> {
+        let mut unshare = self.enter("--mount");
+        unshare.args(["--setuid", "0", "--setgid", "0"]);
+        Self::hold(unshare, name, self.plugin_path.clone())
+    }
+
     fn hold(mut unshare: Command, name: &'static str, plugin_path: OsString) -> Result<Self> {
         unshare.args(["unshare", "--user", "--map-root-user", "--net", "--mount"]);
         let holder = Holder(unshare.args(["sleep", "3600"]).spawn()?);

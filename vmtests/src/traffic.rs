@@ -224,7 +224,7 @@ pub fn scan(topology: &Topology, first: u16, ports: u16) -> Result<()> {
 
 /// Sends a datagram of each of `flows` from the loopback address, to others of the same device.
 ///
-/// For IPv6 these are in fd00::/64, which a route has to lead there.
+/// For IPv6 these are [`LOOPBACK_FLOWS`], which a route has to lead there.
 ///
 /// # Errors
 ///
@@ -246,6 +246,9 @@ pub fn loopback_flows(family: Family, flows: Range<u32>) -> Result<()> {
     }
     Ok(())
 }
+
+/// Where [`loopback_flows`] sends to over IPv6.
+pub const LOOPBACK_FLOWS: &str = "fd00::/64";
 
 /// Pings the local side `count` times.
 ///

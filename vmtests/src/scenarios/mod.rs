@@ -35,7 +35,10 @@ mod reload_under_traffic;
 mod replaced_account;
 mod rules;
 mod stress;
+mod tenant_memory;
+mod tenant_shares;
 mod unload_beside_reader;
+mod user_caps;
 mod userns_flood;
 mod worst;
 
@@ -185,6 +188,18 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "userns_flood",
         scenario: userns_flood::run,
+    },
+    Scenario {
+        name: "user_caps",
+        scenario: user_caps::run,
+    },
+    Scenario {
+        name: "tenant_shares",
+        scenario: tenant_shares::run,
+    },
+    Scenario {
+        name: "tenant_memory",
+        scenario: tenant_memory::run,
     },
     Scenario {
         name: "blocked_readers",
