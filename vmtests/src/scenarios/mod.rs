@@ -34,6 +34,7 @@ mod readers;
 mod reload_under_traffic;
 mod replaced_account;
 mod rules;
+mod sampling;
 mod stress;
 mod tenant_memory;
 mod tenant_shares;
@@ -216,6 +217,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "max_entries",
         scenario: max_entries::run,
+    },
+    Scenario {
+        name: "sampling",
+        scenario: sampling::run,
     },
     Scenario {
         name: "cpus",
