@@ -7,6 +7,7 @@
 
 #include <linux/jiffies.h>
 #include <linux/module.h>
+#include <linux/ratelimit.h>
 #include <linux/sched.h>
 
 #include "trafstat.h"
@@ -24,15 +25,22 @@ static DEFINE_SPINLOCK(operations_lock);
 static void trafstat_operations_watch(struct work_struct *work);
 static DECLARE_DELAYED_WORK(watch, trafstat_operations_watch);
 
+/* Users can block as many as they like; the log need not say how many it left out. */
+static struct ratelimit_state tell_limit =
+	RATELIMIT_STATE_INIT_FLAGS("trafstat_operation", DEFAULT_RATELIMIT_INTERVAL,
+				   DEFAULT_RATELIMIT_BURST, RATELIMIT_MSG_ON_RELEASE);
+
 static void trafstat_operation_tell(struct trafstat_operation *operation)
 {
 	const struct trafstat_account *account = operation->account;
 
 	operation->tell_at = jiffies + TELL_AGAIN;
-	pr_info_ratelimited("process %s (%d) is blocked while it uses %s%s below /proc/net/trafstat: the module cannot be unloaded until it goes on or is killed\n",
-			    operation->task->comm, task_pid_nr(operation->task),
-			    account ? "account " : "the list of accounts",
-			    account ? account->name : "");
+	if (!__ratelimit(&tell_limit))
+		return;
+	pr_info("process %s (%d) is blocked while it uses %s%s below /proc/net/trafstat: the module cannot be unloaded until it goes on or is killed\n",
+		operation->task->comm, task_pid_nr(operation->task),
+		account ? "account " : "the list of accounts",
+		account ? account->name : "");
 }
 
 static void trafstat_operations_watch(struct work_struct *work)

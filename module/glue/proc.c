@@ -63,9 +63,15 @@ static struct net *trafstat_keep_net(const struct trafstat_net *tn)
 	return maybe_get_net(tn->net);
 }
 
+/*
+ * The kernel makes the folders' dentries and inodes below /proc/net anew for each open
+ * file; those of three folders are more than a file of /proc/net itself takes.
+ */
+#define PATH_BYTES	3584
+
 size_t trafstat_reader_bytes(void)
 {
-	return kmalloc_size_roundup(sizeof(struct trafstat_reader)) + PAGE_SIZE;
+	return kmalloc_size_roundup(sizeof(struct trafstat_reader)) + PAGE_SIZE + PATH_BYTES;
 }
 
 static struct trafstat_reader *trafstat_reader_alloc(struct trafstat_account *account,

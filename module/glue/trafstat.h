@@ -180,7 +180,7 @@ int trafstat_memory_init(void);
 void trafstat_memory_exit(void);
 
 /* proc.c */
-/* What an open file takes besides what every open file of /proc takes. */
+/* What an open file takes more than one of /proc/net does. */
 size_t trafstat_reader_bytes(void);
 int trafstat_proc_net_init(struct trafstat_net *tn);
 void trafstat_proc_net_exit(struct trafstat_net *tn);

@@ -18,7 +18,7 @@ use crate::process;
 use crate::tenant::{Blocked, LIMIT, NOBODY, Tenant, Way};
 
 /// Room for some accounts, so that it is noticed when an account's is not given back.
-const MAX_USER_MEMORY: &str = "max_user_memory=2000000";
+const ROOM: [&str; 2] = ["max_user_memory=2000000", "max_tenant_memory=2000000"];
 /// More accounts than that has room for.
 const TOO_MANY_ACCOUNTS: usize = 200;
 
@@ -38,7 +38,7 @@ const FILES: [&str; 5] = [
 
 pub fn run(guest: &Guest) -> Result<()> {
     let ways = Way::all()?;
-    module::load_with(guest, &[MAX_USER_MEMORY])?;
+    module::load_with(guest, &ROOM)?;
     let bystander = Bystander::new(guest)?;
     let possible = possible_accounts(guest)?;
     for way in ways {

@@ -18,8 +18,8 @@ use crate::proc::{AccountKey, Snapshot};
 use crate::tenant::{NOBODY, Tenant};
 use crate::traffic;
 
-/// What the user may take, of which the files need the larger part at a page each.
-const CAP: u64 = 56 << 20;
+/// What the user may take, of which the files need the larger part.
+const CAP: u64 = 96 << 20;
 const FILES: u64 = 10_000;
 
 /// More flows than then have room in an epoch.

@@ -499,10 +499,17 @@ fn sampled_capture_that_is_counted_again_gives_the_same_figures() {
     assert_eq!(first.flows, again.flows);
     let figures = |counted: &Counted| -> Vec<_> {
         let headers = counted.headers.iter();
-        headers.map(|header| (header.account_id, header.skipped_packets)).collect()
+        headers
+            .map(|header| (header.account_id, header.skipped_packets))
+            .collect()
     };
     assert_eq!(figures(&first), figures(&again));
-    assert!(first.headers.iter().any(|header| header.skipped_packets > 0));
+    assert!(
+        first
+            .headers
+            .iter()
+            .any(|header| header.skipped_packets > 0)
+    );
 }
 
 #[test]
