@@ -222,6 +222,10 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         budgets: &Budgets<M>,
         guard: &'a M::Guard,
     ) -> &'a Record<W> {
+        // A key of protocol 0 and an address of zeros is the last record's own.
+        if self.last.has_key(key) {
+            return &self.last;
+        }
         let found = self.index.find(hash, guard, |place| {
             let record = self.chunks.get(place, guard)?;
             record.has_key(key).then_some((place, record))

@@ -12,8 +12,12 @@ use crate::support::Snapshot;
 
 /// An account of 10.0.0.0 with this prefix.
 fn account_of(prefix_len: u8, max_entries: u32) -> Ipv4Account {
+    account_of_net([10, 0, 0, 0], prefix_len, max_entries)
+}
+
+fn account_of_net(net: [u8; 4], prefix_len: u8, max_entries: u32) -> Ipv4Account {
     let mut local_addr = [0; 16];
-    local_addr[0] = 10;
+    local_addr[..4].copy_from_slice(&net);
     let identity = Identity {
         id: [7; 16],
         name: [b'a'; 32],
@@ -102,4 +106,26 @@ fn what_has_no_room_for_its_local_address_either_is_told() {
         account.stats(&()).totals.unattributed.packets,
         last.sent_packets
     );
+}
+
+#[test]
+fn fold_of_no_address_and_protocol_0_is_the_last_record() {
+    let account = account_of_net([0; 4], 0, 1);
+    let rule = rule(Sampling::default(), ()).expect("memory");
+    // The first has a record. There is room for one fold, which the third takes.
+    for (protocol, host) in [(6, 1), (0, 0), (1, 1), (47, 1)] {
+        let flow = Flow {
+            protocol,
+            local: [0, 0, 0, host],
+            remote: [192, 0, 2, 1],
+            local_port: 0,
+            remote_port: 0,
+        };
+        count(&account, &rule, 0, &header(&flow, true, false), 100);
+    }
+    let snapshot = Snapshot::close_and_read(&account);
+    snapshot.assert_conserved();
+    // Each key once.
+    assert_eq!(snapshot.by_flow().len(), 3);
+    assert_eq!(snapshot.header.unattributed_packets, 2);
 }
