@@ -9,5 +9,6 @@ pub mod extension_headers;
 pub mod flow_table;
 pub mod import;
 pub mod parse;
+pub mod rule_blob;
 pub mod rule_options;
 pub mod snapshot;

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use fastrand::Rng;
 use trafstat_fuzz_targets::{
-    capture, config, extension_headers, flow_table, import, parse, rule_options, snapshot,
+    capture, config, extension_headers, flow_table, import, parse, rule_blob, rule_options,
+    snapshot,
 };
 
 /// Inputs for each target, beside the committed ones.
@@ -40,6 +41,11 @@ fn import_has_no_finding() {
 #[test]
 fn parse_has_no_finding() {
     run("parse", parse::run);
+}
+
+#[test]
+fn rule_blob_has_no_finding() {
+    run("rule_blob", rule_blob::run);
 }
 
 #[test]

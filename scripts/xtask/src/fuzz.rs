@@ -15,11 +15,12 @@ const CARGO_FUZZ_VERSION: &str = "0.13.2";
 /// libFuzzer is C++.
 const PACKAGES: &[&str] = &["g++"];
 
-const TARGETS: [&str; 8] = [
+const TARGETS: [&str; 9] = [
     "parse",
     "extension_headers",
     "flow_table",
     "capture",
+    "rule_blob",
     "rule_options",
     "snapshot",
     "import",
