@@ -7,7 +7,9 @@
 #![allow(unsafe_code)]
 
 use std::{
+    env,
     ffi::{CStr, CString, c_char, c_uint, c_void},
+    io::{self, Write},
     mem::offset_of,
     process, ptr,
 };
@@ -20,6 +22,7 @@ use bindings::{
     xt_option_entry, xt_option_type, xtables_target,
 };
 use trafstat_rule::{
+    command_line::{NAT_WARNING, adds_to_nat},
     local_net::{Family, Ipv4, Ipv6},
     options::{self, ENTRIES},
     ports::Transport,
@@ -209,6 +212,11 @@ unsafe extern "C" fn complete<F: Family>(call: *mut xt_fcheck_call) {
     let info = unsafe { &mut *call.data.cast::<RuleInfo>() };
     if let Err(reason) = options::complete::<F>(info) {
         exit_error(PARAMETER_PROBLEM, &reason);
+    }
+    // libxtables comes here for rules to be deleted or looked for, too.
+    if adds_to_nat(env::args_os().skip(1)) {
+        // A warning that cannot be written is no reason to refuse the rule.
+        let _ = writeln!(io::stderr(), "TRAFSTAT: {NAT_WARNING}");
     }
 }
 

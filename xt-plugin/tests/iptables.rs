@@ -195,6 +195,26 @@ fn ipv6_refusal_is_one_line_that_names_the_option() {
 }
 
 #[test]
+fn rule_in_table_nat_is_taken_with_a_warning() {
+    let warning = "TRAFSTAT: table nat sees only the first packet of each connection, so most of \
+                   the traffic is not counted: put the rule into filter, mangle or raw\n";
+    for (family, net) in [(IPV4, "192.0.2.1"), (IPV6, "2001:db8::1")] {
+        let rule = ["OUTPUT", "-j", "TRAFSTAT", "--local-net", net];
+        for (command, expected) in [
+            (&["-t", "nat", "-A"][..], warning),
+            (&["-vt", "nat", "-I"], warning),
+            (&["--table=nat", "--append"], warning),
+            (&["-t", "mangle", "-A"], ""),
+            (&["-A"], ""),
+        ] {
+            let output = family.translate(&[command, &rule].concat());
+            assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+            assert_eq!(stderr(&output), expected, "{command:?}");
+        }
+    }
+}
+
+#[test]
 fn value_that_is_not_utf8_is_refused() {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 

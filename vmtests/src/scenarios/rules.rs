@@ -12,11 +12,18 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{Backend, Iptables};
+use crate::kernel_log::KernelLog;
 use crate::module;
 use crate::topology::Topology;
 
 /// iptables' exit status for wrong usage.
 const WRONG_USAGE: i32 = 2;
+
+/// The plugin's words and the kernel's about a rule that sees few packets.
+const NAT_WARNING: &str = "TRAFSTAT: table nat sees only the first packet of each connection, so \
+                           most of the traffic is not counted: put the rule into filter, mangle \
+                           or raw";
+const NAT_NOTICE: &str = "in table nat";
 
 pub fn run(guest: &Guest) -> Result<()> {
     module::load(guest)?;
@@ -24,10 +31,11 @@ pub fn run(guest: &Guest) -> Result<()> {
     for family in [Family::Ipv4, Family::Ipv6] {
         let rules = RuleTests::read(guest, family)?;
         let topology = Topology::new(family)?;
-        for backend in backends {
+        for (number, backend) in backends.iter().enumerate() {
             let iptables = Iptables::new(guest, &topology.local, family).through(*backend);
             accepted_rules_are_saved_as_they_restore(&iptables, &rules)
                 .and_then(|()| refused_rules_change_nothing(&iptables, &rules, family))
+                .and_then(|()| rule_in_table_nat_is_warned_of(&iptables, family, number == 0))
                 .with_context(|| iptables.program())?;
         }
     }
@@ -109,6 +117,30 @@ fn refused_rules_change_nothing(
         "a refused rule changed the others"
     );
     iptables.flush()
+}
+
+/// A rule in nat is taken. The plugin warns each time that one is added, and the kernel's log
+/// once in a network namespace.
+fn rule_in_table_nat_is_warned_of(
+    iptables: &Iptables<'_>,
+    family: Family,
+    is_first: bool,
+) -> Result<()> {
+    let rule = format!("OUTPUT -j TRAFSTAT --local-net {}", family.local());
+    let log = KernelLog::from_now()?;
+    for (command, is_warned_of) in [("-A", true), ("-C", false), ("-D", false)] {
+        let ended = iptables.end(&format!("-t nat {command} {rule}"))?;
+        let has_warning = ended.stderr.lines().any(|line| line == NAT_WARNING);
+        ensure!(
+            ended.code == Some(0) && has_warning == is_warned_of,
+            "{command} in nat: {ended:?}"
+        );
+    }
+    ensure!(
+        log.says(NAT_NOTICE)? == is_first,
+        "the log should have '{NAT_NOTICE}' once"
+    );
+    Ok(())
 }
 
 fn is_refused(iptables: &Iptables<'_>, rule: &str) -> Result<()> {

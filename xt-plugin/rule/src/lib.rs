@@ -8,6 +8,7 @@
 //! without the kernel module. What is wrong comes back as one line of text.
 #![forbid(unsafe_code)]
 
+pub mod command_line;
 mod decimal;
 pub mod local_net;
 pub mod name;
