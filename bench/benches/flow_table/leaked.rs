@@ -20,7 +20,6 @@ impl<T> LeakedSlot<T> {
     const EMPTY: &'static Vec<T> = &Vec::new();
 }
 
-#[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
 impl<T: Blank> Blank for LeakedSlot<T> {
     const BLANK: Self = Self(AtomicCell::new(Self::EMPTY));
 

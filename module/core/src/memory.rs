@@ -31,7 +31,6 @@ pub trait Blank: Sized + Send + Sync + 'static {
     fn blank(&self);
 }
 
-#[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
 impl Blank for AtomicU64 {
     const BLANK: Self = Self::new(0);
 

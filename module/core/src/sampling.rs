@@ -98,7 +98,7 @@ impl SamplingKey {
     #[inline]
     pub fn takes(&self, number: PacketNumber, rate: u32) -> bool {
         // The uppermost bits of the product are the draw scaled to 0..rate.
-        u128::from(self.draw(number)) * u128::from(rate) >> 64 == 0
+        (u128::from(self.draw(number)) * u128::from(rate)) >> 64 == 0
     }
 
     /// 64 random bits for one packet.

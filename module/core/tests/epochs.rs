@@ -41,7 +41,6 @@ struct LoomSlot<T> {
     current: AtomicU32,
 }
 
-#[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
 impl<T: Blank> Blank for LoomSlot<T> {
     const BLANK: Self = Self {
         slices: [const { OnceLock::new() }; 4],

@@ -75,7 +75,6 @@ pub struct KernelSlot<T> {
 const CLAIMED: u32 = 1 << 31;
 const LEN: u32 = CLAIMED - 1;
 
-#[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
 impl<T: Blank> Blank for KernelSlot<T> {
     const BLANK: Self = Self {
         first: AtomicPtr::new(ptr::dangling_mut()),

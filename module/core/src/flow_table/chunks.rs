@@ -96,7 +96,6 @@ const fn chunk_len(chunk: usize) -> usize {
 
 impl<M: Memory, const W: usize> Chunks<M, W> {
     /// No chunks.
-    #[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
     pub(super) const BLANK: Self = Self {
         slots: [const { Blank::BLANK }; SLOTS + 1],
     };

@@ -122,7 +122,6 @@ pub struct FlowTable<M: Memory, const W: usize> {
     pub samples: Samples,
 }
 
-#[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
 impl<M: Memory, const W: usize> Blank for FlowTable<M, W> {
     const BLANK: Self = Self {
         totals: Totals::BLANK,

@@ -55,7 +55,6 @@ const _: () = assert!(FOLDED as u64 != MOVED >> 40);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Record<2>>() == 64);
 
-#[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
 impl<const W: usize> Blank for Record<W> {
     const BLANK: Self = Self {
         key: zeros(),
@@ -139,11 +138,12 @@ impl<const W: usize> Record<W> {
 
     /// The record that takes what found no room elsewhere: its key has nothing but the
     /// FOLDED flag.
+    #[expect(clippy::forget_non_drop, reason = "loom's atomics have destructors")]
     #[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
     pub(super) const LAST: Self = {
         let mut record = Self::BLANK;
         let rest = AtomicU64::new(rest_word(0, 0, 0, FOLDED));
-        // Loom's atomics have destructors, which constants cannot run.
+        // Constants run no destructor.
         core::mem::forget(core::mem::replace(&mut record.key[W - 1], rest));
         record
     };

@@ -33,7 +33,6 @@ impl Memory for ScarceMemory {
     type Slot<T: Blank> = ScarceSlot<T>;
 }
 
-#[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
 impl<T: Blank> Blank for ScarceSlot<T> {
     const BLANK: Self = Self {
         slot: StdSlot::BLANK,
