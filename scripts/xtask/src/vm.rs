@@ -58,8 +58,9 @@ const KVM_PATIENCE: Duration = Duration::from_secs(8);
 enum Machine {
     /// Eight CPUs, two of them online, on this host's.
     Kvm,
-    /// Eight emulated CPUs, two of them online, that take turns. When they run in parallel, QEMU 7.2 can go on with code
-    /// that the kernel has just patched: the guest dies of a breakpoint of its own, or hangs at it.
+    /// Eight emulated CPUs, two of them online, that take turns. When they run in parallel, QEMU 7.2
+    /// can go on with code that the kernel has just patched: the guest dies of a breakpoint of its
+    /// own, or hangs at it.
     Emulated,
     /// One emulated CPU whose clock advances by 1 ns an instruction and does not wait for this
     /// host's, so that a time in the guest is a number of instructions, the same on any host.
