@@ -140,7 +140,7 @@ static bool trafstat_account_is_unused(const struct trafstat_account *account)
  */
 static bool trafstat_account_end(struct trafstat_account *account)
 {
-	const struct trafstat_net *tn = account->tn;
+	struct trafstat_net *tn = account->tn;
 
 	if (account->ended || (tn->exiting && !tn->dead) || !trafstat_account_is_unused(account) ||
 	    !trafstat_operations_stop(account))
@@ -151,6 +151,7 @@ static bool trafstat_account_end(struct trafstat_account *account)
 		return false;
 	}
 	account->ended = true;
+	WRITE_ONCE(tn->ended, tn->ended + 1);
 	return true;
 }
 
@@ -162,8 +163,9 @@ static void trafstat_account_bury(struct trafstat_account *account)
 	trafstat_proc_account_remove(account);
 	mutex_lock(&tn->lock);
 	list_del(&account->list);
+	WRITE_ONCE(tn->left, tn->left + 1);
 	mutex_unlock(&tn->lock);
-	wake_up_all(&tn->ended);
+	wake_up_all(&tn->leaving);
 	if (!trafstat_account_is_idle(account->core))
 		trafstat_account_log_discarded(account);
 	/* The caller holds the namespace. */
@@ -333,17 +335,19 @@ static void trafstat_account_take_rule(struct trafstat_account *account,
 
 /*
  * Gives the rule to the account of its name, if there is one. Returns -ENOENT if not, and
- * -EAGAIN where the account was ended and is about to leave the list. One that is over and
- * has another net is ended here and handed out in @over.
+ * -EAGAIN where the account was ended and is about to leave the list: then @left is how many
+ * left it before. One that is over and has another net is ended here and handed out in @over.
  */
 static int trafstat_account_adopt(struct trafstat_net *tn, u8 nfproto,
 				  const struct xt_trafstat_tginfo *info,
-				  struct xt_trafstat_rule *rule, struct trafstat_account **over)
+				  struct xt_trafstat_rule *rule, struct trafstat_account **over,
+				  unsigned int *left)
 {
 	struct trafstat_account *account;
 	int err = 0;
 
 	mutex_lock(&tn->lock);
+	*left = tn->left;
 	account = trafstat_account_find(tn, nfproto, info);
 	if (!account) {
 		err = -ENOENT;
@@ -363,34 +367,20 @@ static int trafstat_account_adopt(struct trafstat_net *tn, u8 nfproto,
 	return err;
 }
 
-static bool trafstat_account_has_left(struct trafstat_net *tn, u8 nfproto,
+/* Waits, not for long, until an account more than @left has left the list. */
+static int trafstat_account_await_end(struct trafstat_net *tn, unsigned int left,
 				      const struct xt_trafstat_tginfo *info)
 {
-	struct trafstat_account *account;
-	bool has_left;
+	long time_left;
 
-	mutex_lock(&tn->lock);
-	account = trafstat_account_find(tn, nfproto, info);
-	has_left = !account || !account->ended;
-	mutex_unlock(&tn->lock);
-	return has_left;
-}
-
-/* Waits, not for long, until an account that was ended has left the list. */
-static int trafstat_account_await_end(struct trafstat_net *tn, u8 nfproto,
-				      const struct xt_trafstat_tginfo *info)
-{
-	long left;
-
-	left = wait_event_killable_timeout(tn->ended,
-					   trafstat_account_has_left(tn, nfproto, info),
-					   ENDED_TIMEOUT);
-	if (left > 0)
+	time_left = wait_event_killable_timeout(tn->leaving, READ_ONCE(tn->left) != left,
+						ENDED_TIMEOUT);
+	if (time_left > 0)
 		return 0;
-	if (!left)
+	if (!time_left)
 		pr_info_ratelimited("account %s of that name is being taken down; try again\n",
 				    info->name);
-	return left ?: -EBUSY;
+	return time_left ?: -EBUSY;
 }
 
 int trafstat_account_add_rule(struct net *net, u8 nfproto,
@@ -399,13 +389,14 @@ int trafstat_account_add_rule(struct net *net, u8 nfproto,
 {
 	struct trafstat_net *tn = trafstat_net(net);
 	struct trafstat_account *account, *over = NULL;
+	unsigned int left;
 	int err;
 
 	err = mutex_lock_killable(&tn->create);
 	if (err)
 		return err;
-	while ((err = trafstat_account_adopt(tn, nfproto, info, rule, &over)) == -EAGAIN) {
-		err = trafstat_account_await_end(tn, nfproto, info);
+	while ((err = trafstat_account_adopt(tn, nfproto, info, rule, &over, &left)) == -EAGAIN) {
+		err = trafstat_account_await_end(tn, left, info);
 		if (err)
 			break;
 	}
@@ -460,7 +451,7 @@ static int __net_init trafstat_net_init(struct net *net)
 	mutex_init(&tn->create);
 	mutex_init(&tn->lock);
 	spin_lock_init(&tn->rules_lock);
-	init_waitqueue_head(&tn->ended);
+	init_waitqueue_head(&tn->leaving);
 	INIT_LIST_HEAD(&tn->accounts);
 	INIT_WORK(&tn->reap, trafstat_reap_work);
 	err = trafstat_proc_net_init(tn);
@@ -470,19 +461,6 @@ static int __net_init trafstat_net_init(struct net *net)
 	}
 	ref->tn = tn;
 	return 0;
-}
-
-/* Whether no account is being buried, so that none's files are removed elsewhere. */
-static bool trafstat_net_is_quiet(struct trafstat_net *tn)
-{
-	struct trafstat_account *account;
-	bool is_quiet = true;
-
-	mutex_lock(&tn->lock);
-	list_for_each_entry(account, &tn->accounts, list)
-		is_quiet &= !account->ended;
-	mutex_unlock(&tn->lock);
-	return is_quiet;
 }
 
 /*
@@ -498,7 +476,8 @@ static void __net_exit trafstat_net_exit(struct net *net)
 	mutex_lock(&tn->lock);
 	tn->exiting = true;
 	mutex_unlock(&tn->lock);
-	wait_event(tn->ended, trafstat_net_is_quiet(tn));
+	/* None is ended any more, and the files of those that were are about to go. */
+	wait_event(tn->leaving, READ_ONCE(tn->left) == READ_ONCE(tn->ended));
 	/* Nobody ends or makes an account now, so the list stays as it is. */
 	list_for_each_entry(account, &tn->accounts, list)
 		trafstat_proc_account_remove(account);

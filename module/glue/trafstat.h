@@ -76,7 +76,9 @@ struct trafstat_net {
 	struct mutex lock;
 	spinlock_t rules_lock;
 	struct list_head accounts;
-	wait_queue_head_t ended;	/* an account that was ended left the list */
+	unsigned int ended;		/* accounts, ever; under `lock`, as the next one */
+	unsigned int left;		/* of them, those that left the list */
+	wait_queue_head_t leaving;	/* for `left` to change */
 	bool exiting;			/* its files go, and accounts stay meanwhile */
 	bool dead;			/* the namespace and its files are gone */
 	bool is_host;			/* of the initial user namespace */
