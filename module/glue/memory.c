@@ -3,9 +3,9 @@
  * Memory of the accounts: allocation in both contexts at the creator's expense, the
  * caps, and the queues of the work that nobody waits for.
  *
- * Whoever may make a user and a network namespace may make accounts and fill them, so
- * these are charged to the memory cgroup of whoever made the account, whoever's packet
- * or worker allocates. Where that has no limit there are three caps: over the whole
+ * A user who may make a user and a network namespace may make accounts and fill them. So
+ * these are charged to the memory cgroup of the process that made the account, whichever
+ * packet or worker allocates. Where that has no limit there are three caps: over the whole
  * module, over all accounts outside of the initial user namespace, and over those of one
  * tenant, so that something is left for the host's own accounts and for other tenants'.
  *

@@ -232,31 +232,36 @@ typedef ssize_t (*trafstat_fill_fn)(struct trafstat_reader *reader, u64 offset, 
 		done_;								\
 	})
 
-static ssize_t trafstat_fill_snapshot(struct trafstat_reader *reader, u64 offset, size_t len)
+/*
+ * Core's functions are called by their names: kernels with kCFI refuse a call through a
+ * pointer to a function of Rust.
+ */
+static ssize_t trafstat_fill_closed(struct trafstat_reader *reader, u64 offset, size_t len,
+				    bool is_csv)
 {
+	const struct trafstat_account_core *core = reader->account->core;
 	ssize_t done = trafstat_reader_lock(reader);
 
 	if (done)
 		return done;
-	done = trafstat_until_done(trafstat_read_snapshot(reader->account->core, &reader->cursor,
-							  offset, reader->page, len));
+	done = trafstat_until_done(is_csv ?
+		trafstat_read_csv(core, &reader->cursor, offset, reader->page, len) :
+		trafstat_read_snapshot(core, &reader->cursor, offset, reader->page, len));
+	/* The end of csv acknowledges. */
+	if (!done && is_csv)
+		trafstat_acknowledge(core, reader->epoch);
 	trafstat_reader_unlock(reader);
 	return done;
 }
 
-/* The end acknowledges. */
+static ssize_t trafstat_fill_snapshot(struct trafstat_reader *reader, u64 offset, size_t len)
+{
+	return trafstat_fill_closed(reader, offset, len, false);
+}
+
 static ssize_t trafstat_fill_csv(struct trafstat_reader *reader, u64 offset, size_t len)
 {
-	ssize_t done = trafstat_reader_lock(reader);
-
-	if (done)
-		return done;
-	done = trafstat_until_done(trafstat_read_csv(reader->account->core, &reader->cursor,
-						     offset, reader->page, len));
-	if (!done)
-		trafstat_acknowledge(reader->account->core, reader->epoch);
-	trafstat_reader_unlock(reader);
-	return done;
+	return trafstat_fill_closed(reader, offset, len, true);
 }
 
 static ssize_t trafstat_read_live_once(struct trafstat_reader *reader, u64 offset, size_t len)
@@ -420,8 +425,8 @@ static const struct proc_ops trafstat_snapshot_ops = {
 };
 
 /*
- * Whoever made the files readable by others with csv_mode wants those others to get in, but
- * not to keep the collector out.
+ * An administrator who makes the files readable by others with csv_mode wants those others
+ * to get in, but not to keep the collector out.
  */
 static int trafstat_csv_take(struct trafstat_account *account, struct file *file)
 {

@@ -61,9 +61,9 @@ extern const char *const trafstat_family_names[TRAFSTAT_FAMILIES];
 struct mem_cgroup;
 struct trafstat_tenant;
 
-/* Who pays for the memory of an account or rule, and how much that is. */
+/* Pays for the memory of an account or rule; knows how much that is. */
 struct trafstat_payer {
-	struct mem_cgroup *memcg;		/* of whoever made the account or rule */
+	struct mem_cgroup *memcg;		/* of the process that made the account or rule */
 	struct trafstat_tenant *tenant;		/* NULL: the host */
 	atomic_long_t bytes;
 };

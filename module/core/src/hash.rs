@@ -15,8 +15,9 @@ pub struct HashKey(pub [u64; 6]);
 /// 2^64 over the golden ratio, odd: spreads neighbouring numbers evenly.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// Both halves of the product, one XORed onto the other.
 #[inline]
-fn fold(a: u64, b: u64) -> u64 {
+pub(crate) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product >> 64) as u64 ^ product as u64
 }

@@ -9,6 +9,7 @@
 
 use trafstat_abi::RuleInfo;
 
+use crate::hash::fold;
 use crate::parse::transport::{TCP, UDP};
 
 /// The rates of a rule: one in that many packets; 0 and 1 count every packet.
@@ -79,13 +80,6 @@ pub struct PacketNumber {
 /// Odd constants of wyhash: half of each one's bits are set.
 const STEP: u64 = 0xa076_1d64_78bd_642f;
 const SPREAD: u64 = 0xe703_7ed1_a0b4_28db;
-
-/// Both halves of the product, one XORed onto the other.
-#[inline]
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    (product >> 64) as u64 ^ product as u64
-}
 
 impl SamplingKey {
     /// The key of a capture's account, which is the same whenever the capture is read.
