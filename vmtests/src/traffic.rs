@@ -237,12 +237,18 @@ pub fn loopback_flows(family: Family, flows: Range<u32>) -> Result<()> {
     let socket = UdpSocket::bind((source, 0))?;
     for flow in flows {
         let [_, a, b, c] = flow.to_be_bytes();
-        let host = u16::from_be_bytes([a, b]);
-        let destination: IpAddr = match family {
-            Family::Ipv4 => Ipv4Addr::new(127, a, b, c.max(1)).into(),
-            Family::Ipv6 => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, host, u16::from(c)).into(),
+        let destination: (IpAddr, u16) = match family {
+            Family::Ipv4 => {
+                let address = Ipv4Addr::new(127, a, b, c.max(1));
+                (address.into(), 1000 + u16::from(c))
+            }
+            // Few addresses and many ports: 6.12 keeps a neighbour for each address.
+            Family::Ipv6 => {
+                let address = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, u16::from(c));
+                (address.into(), u16::from_be_bytes([a, b]) + 1)
+            }
         };
-        socket.send_to(b"?", (destination, 1000 + u16::from(c)))?;
+        socket.send_to(b"?", destination)?;
     }
     Ok(())
 }
