@@ -30,10 +30,11 @@ use zerocopy::FromBytes;
 const CPUS: u32 = 2;
 
 /// The most steps of an input; what follows is ignored.
-const STEPS: usize = 24;
+const STEPS: usize = 16;
 
-/// The most packets of one step.
-const RUN: u16 = 32;
+/// The most packets of one step. Under a hash key of zeros all flows collide, and merging them
+/// takes time by the square of their number.
+const RUN: u16 = 12;
 
 /// Two with ports, two that share their lists, and two without.
 const PROTOCOLS: [u8; 6] = [TCP, UDP, SCTP, UDP_LITE, 1, 0];
@@ -368,7 +369,9 @@ where
     let records = epoch.records();
     assert!(records <= 2 * u64::from(epoch.limits().max_entries) + 1);
 
-    let bytes = read_all(epoch, &Binary, 4095);
+    // In odd steps, not too many for one input.
+    let len = usize::from(input.arbitrary::<u8>()? | 1) + 2 * records as usize;
+    let bytes = read_all(epoch, &Binary, len);
     let (header, rest) = SnapshotHeader::read_from_prefix(&bytes).expect("a header");
     assert_eq!(header.records, records);
     let record_size = usize::from(header.record_size);
@@ -392,14 +395,9 @@ where
     }
     assert_eq!(recorded, totals.recorded);
 
-    let lines = read_all(epoch, &Csv, 4095);
+    let lines = read_all(epoch, &Csv, len);
     let line_feeds = lines.iter().filter(|byte| **byte == b'\n').count();
     assert_eq!(line_feeds as u64, records);
-
-    // In odd steps, not too many for one input.
-    let len = usize::from(input.arbitrary::<u8>()? | 1) + 2 * records as usize;
-    assert!(read_all(epoch, &Binary, len) == bytes);
-    assert!(read_all(epoch, &Csv, len) == lines);
     check_jumps(epoch, &Binary, &bytes, input)?;
     check_jumps(epoch, &Csv, &lines, input)
 }
