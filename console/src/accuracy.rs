@@ -26,7 +26,7 @@ pub fn cell(error: Option<StandardError>) -> String {
     error.map_or_else(|| "?".to_owned(), |error| whole(error.packets))
 }
 
-/// What people must know of a total's accuracy, a sentence each; nothing where it is exact.
+/// The remarks on a total's accuracy, a sentence each; none where it is exact.
 pub fn sentences(accuracy: &Accuracy, error: Option<StandardError>) -> Vec<String> {
     let mut sentences = sampling(accuracy, error);
     sentences.extend(unattributed(accuracy));

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::system::System;
 
-/// What tells one build of the module from another.
+/// The version and source checksum of one build of the module.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Build {
     /// Its version; modules have one since 0.2.0.

@@ -56,7 +56,7 @@ impl<'a, M: Memory, const W: usize> Epoch<'a, M, W> {
         self.side.totals(self.guard)
     }
 
-    /// What sampling took of each class, on all CPUs.
+    /// The samples of each class, over all CPUs.
     pub fn samples(&self) -> [Sample; SampleClass::COUNT] {
         self.side.samples(self.guard)
     }

@@ -149,7 +149,7 @@ fn merge_part<M: Memory, const W: usize>(
     true
 }
 
-/// What the scratch has for a record.
+/// The outcome of a search in the scratch.
 enum Found<'a, const W: usize> {
     /// Another CPU's record of the same flow.
     Flow(&'a Record<W>),

@@ -121,7 +121,7 @@ pub struct Keys {
     pub sampling: SamplingKey,
 }
 
-/// What closing an epoch asks of the place it runs in.
+/// The services that closing an epoch needs from the place it runs in.
 pub trait Environment {
     /// Returns once no packet and no worker is under way that began before the call.
     fn wait_for_writers(&self);

@@ -187,7 +187,7 @@ impl<M: Memory, const W: usize> Side<M, W> {
         sum
     }
 
-    /// What sampling took of each class, on all CPUs.
+    /// The samples of each class, over all CPUs.
     pub fn samples(&self, guard: &M::Guard) -> [Sample; SampleClass::COUNT] {
         let mut sum = [Sample::default(); SampleClass::COUNT];
         for table in self.tables(guard) {
@@ -323,7 +323,7 @@ impl<M: Memory, const W: usize> Side<M, W> {
     }
 }
 
-/// What comes at a place.
+/// The record at a place, or why there is none.
 #[derive(Debug)]
 pub enum Next<'a, const W: usize> {
     /// This record, at the place.
