@@ -6,6 +6,7 @@
 mod abi;
 mod budget;
 mod build;
+mod check;
 mod ci;
 mod command;
 mod debug_kernel;
@@ -69,6 +70,8 @@ enum Task {
         #[arg(long)]
         all: bool,
     },
+    /// Check format, lints and the unit tests that changes since the last check can have broken.
+    Check,
     /// Run every check that a change must pass.
     Ci,
     /// Run the scenarios in a virtual machine; with FILTER only those whose name contains it.
@@ -200,6 +203,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo { host: true, .. } => demo::on_host(),
         Task::Demo { kernel, .. } => demo::in_guest(kernel.platform()),
         Task::Test { all } => test::run(all),
+        Task::Check => check::run(),
         Task::Ci => ci::run(),
         Task::Vmtest { filter, kernel } => {
             let tally = vmtest::run(Platform::select(&kernel), filter.as_deref())?;

@@ -80,7 +80,12 @@ fn rebuild(tally: &mut Tally) {
     }
 }
 
-fn run_tests(cargo: &mut Command, tally: &mut Tally) -> Result<()> {
+/// Runs `cargo`, which runs tests, and adds their numbers to `tally`.
+///
+/// # Errors
+///
+/// Cargo cannot be started.
+pub fn run_tests(cargo: &mut Command, tally: &mut Tally) -> Result<()> {
     let mut own = Tally::default();
     let status = command::stream(cargo, |line| {
         println!("{line}");
