@@ -62,20 +62,27 @@ pub fn run(name: Option<&str>, length: Length) -> Result<()> {
     let mut findings = Vec::new();
     for target in wanted {
         eprintln!("fuzzing {}", target);
-        let mut fuzz = Command::new(&cargo_fuzz);
+        let cargo_fuzz = |verb| {
+            let mut fuzz = Command::new(&cargo_fuzz);
+            fuzz.current_dir(paths::repository())
+                // Sanitizers are unstable options of the compiler that is there.
+                .env("RUSTC_BOOTSTRAP", "1")
+                .args(["fuzz", verb, "--target-dir"]);
+            if PROGRAMS.contains(&target) {
+                fuzz.arg(paths::target().join("fuzz-programs"))
+                    .arg("--no-trace-compares");
+            } else {
+                fuzz.arg(paths::target().join("fuzz"));
+            }
+            fuzz.arg(target);
+            fuzz
+        };
+        // A failure of what follows is a finding.
+        command::run_visibly(&mut cargo_fuzz("build"))?;
         let kept = paths::target().join("fuzz/corpus").join(target);
         fs::create_dir_all(&kept)?;
-        fuzz.current_dir(paths::repository())
-            // Sanitizers are unstable options of the compiler that is there.
-            .env("RUSTC_BOOTSTRAP", "1")
-            .args(["fuzz", "run", "--target-dir"]);
-        if PROGRAMS.contains(&target) {
-            fuzz.arg(paths::target().join("fuzz-programs"))
-                .arg("--no-trace-compares");
-        } else {
-            fuzz.arg(paths::target().join("fuzz"));
-        }
-        fuzz.arg(target).arg(kept);
+        let mut fuzz = cargo_fuzz("run");
+        fuzz.arg(kept);
         let committed = paths::repository().join("fuzz/corpus").join(target);
         if committed.is_dir() {
             fuzz.arg(committed);
