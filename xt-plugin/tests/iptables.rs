@@ -12,7 +12,7 @@ use std::{
     sync::OnceLock,
 };
 
-#[path = "../rule/src/t_file.rs"]
+#[path = "../../rule/src/t_file.rs"]
 mod t_file;
 
 /// The programs of an address family, and what its rule tests are.

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 /// where the folder is not there.
 pub fn recorded(subfolder: &str) -> Vec<PathBuf> {
     let folder = std::env::var_os("TRAFSTAT_CAPTURES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/captures"),
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/captures"),
         PathBuf::from,
     );
     let folder = folder.join(subfolder);

@@ -124,8 +124,8 @@ mod tests {
 
     /// The rule tests of iptables and those of ip6tables.
     const T_FILES: [&str; 2] = [
-        include_str!("../../libxt_TRAFSTAT.t"),
-        include_str!("../../libxt_TRAFSTAT.ip6.t"),
+        include_str!("../../xt-plugin/libxt_TRAFSTAT.t"),
+        include_str!("../../xt-plugin/libxt_TRAFSTAT.ip6.t"),
     ];
 
     fn saved<F: Family>(rule: &str) -> String {
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn help_and_manual_name_every_option() {
-        let manual = include_str!("../../libxt_TRAFSTAT.man").replace("\\-", "-");
+        let manual = include_str!("../../xt-plugin/libxt_TRAFSTAT.man").replace("\\-", "-");
         for entry in &ENTRIES {
             let option = format!("--{}", entry.name());
             assert!(HELP.contains(&option), "help lacks {option}");
