@@ -237,7 +237,7 @@ fn build() -> Result<PathBuf> {
     }
     let status = cargo
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--release", "--package", "trafstat-store"])
+        .args(["build", "--release", "--package", "trafstat-store-cli"])
         .args(["--package", "trafstat-console"])
         .status()?;
     ensure!(status.success(), "the programs do not build");

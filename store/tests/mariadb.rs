@@ -3,11 +3,9 @@
 mod common;
 #[path = "common/mariadb.rs"]
 mod mariadb_server;
-mod program;
 
 use common::{SnapshotBuilder, record};
 use mysql::prelude::Queryable;
-use program::mysql_url;
 use trafstat_store::backend::{
     Archive, ArchiveForm, Begun, Mysql, MysqlLogin, Password, Retention, Store, StoreError,
 };
@@ -220,35 +218,8 @@ fn hostile_database_name_is_only_a_name() {
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
 
-    // By the program, as a URL and as the configuration names it.
-    let config = folder.path().join("trafstat.toml");
-    std::fs::write(
-        &config,
-        format!(
-            "[store]\nbackend = \"mysql\"\nuser = \"root\"\nsocket = {socket:?}\n\
-             database = {name:?}\n"
-        ),
-    )
-    .unwrap();
-    let url = mysql_url(socket, &name, "root");
-    for store in [["--config", config.to_str().unwrap()], ["--url", &url]] {
-        for command in ["init", "migrate", "check"] {
-            let output = std::process::Command::new(env!("CARGO_BIN_EXE_trafstat-store"))
-                .env("TRAFSTAT_CONFIG", "/dev/null")
-                .env("HOME", "/nonexistent")
-                .args(store)
-                .arg(command)
-                .output()
-                .unwrap();
-            assert!(
-                output.status.success(),
-                "{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-    }
-
     let mut store = Mysql::open(&mariadb_server::login(socket, &name)).unwrap();
+    store.migrate().unwrap();
     for epoch in 1..=2 {
         assert_eq!(stored(&mut store, epoch).unwrap(), State::Stored);
     }

@@ -5,13 +5,11 @@ mod common;
 mod mariadb_server;
 #[path = "common/mysql.rs"]
 mod mysql_server;
-mod program;
 
 use std::path::Path;
 
-use common::SnapshotBuilder;
+use common::{SnapshotBuilder, lan};
 use mysql::prelude::Queryable;
-use program::lan;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use trafstat_store::backend::{Mysql, Sqlite, Store, StoreError};

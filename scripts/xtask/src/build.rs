@@ -96,7 +96,7 @@ pub fn programs() -> Result<Built> {
     // Cargo keeps both builds apart but gives both programs one name: the other is copied away.
     command::run_visibly(&mut cargo_build(&[
         "--package",
-        "trafstat-store",
+        "trafstat-store-cli",
         "--features",
         "kill-points",
     ]))?;
@@ -106,7 +106,7 @@ pub fn programs() -> Result<Built> {
 
     command::run_visibly(&mut cargo_build(&[
         "--package",
-        "trafstat-store",
+        "trafstat-store-cli",
         "--package",
         "trafstat-console",
     ]))?;

@@ -17,7 +17,10 @@ pub fn run() -> Result<()> {
     abi::check()?;
     cargo("fmt --all --check")?;
     cargo("clippy --workspace --exclude trafstat-ffi --all-targets -- -D warnings")?;
-    cargo("clippy --package trafstat-store --all-targets --features kill-points -- -D warnings")?;
+    cargo(
+        "clippy --package trafstat-store --package trafstat-store-cli --all-targets \
+         --features kill-points -- -D warnings",
+    )?;
     kernel_object::lint()?;
     budget::run(false)?;
     let mut tally = test::cargo_test(false)?;

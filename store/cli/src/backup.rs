@@ -6,17 +6,17 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use super::progress::Progress;
-use super::{Settings, say};
+use crate::progress::Progress;
+use crate::{Settings, say};
 
 /// Copy the database, which may be in use, to a new file.
 #[derive(Debug, Args)]
-pub(super) struct BackupOptions {
+pub struct BackupOptions {
     /// File to write; it must not exist yet.
     path: PathBuf,
 }
 
-pub(super) fn run(options: &BackupOptions, settings: &Settings) -> Result<ExitCode> {
+pub fn run(options: &BackupOptions, settings: &Settings) -> Result<ExitCode> {
     let progress = Progress::new("copying");
     settings.location.open_read_only()?.back_up(&options.path)?;
     progress.finish();

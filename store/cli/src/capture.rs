@@ -8,10 +8,10 @@ use trafstat_store::origin::Origin;
 use trafstat_store::output::{Format, to_stdout};
 use trafstat_store::source::capture::{Capture, CaptureName, CaptureOptions};
 
-use super::{Settings, WRONG_USAGE};
+use crate::{Settings, WRONG_USAGE};
 
 /// Counts a capture to its end, into the store.
-pub(super) fn run(
+pub fn run(
     name: &CaptureName,
     options: &CaptureOptions,
     format: Format,

@@ -6,10 +6,10 @@ use anyhow::{Context, Result};
 use trafstat_store::host::KnownHost;
 use trafstat_store::output::to_stdout;
 
-use super::progress::Progress;
-use super::{Settings, say};
+use crate::progress::Progress;
+use crate::{Settings, say};
 
-pub(super) fn run(settings: &Settings) -> Result<ExitCode> {
+pub fn run(settings: &Settings) -> Result<ExitCode> {
     let progress = Progress::new("checking");
     let mut store = settings.location.open_read_only()?;
     let wrong = store.check()?;

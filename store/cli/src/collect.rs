@@ -20,11 +20,11 @@ use trafstat_store::output::{Format, to_stdout};
 use trafstat_store::source::capture::{CaptureOptions, OwnedRules, SourceName};
 use trafstat_store::source::{Namespace, PROC_ROOT, Proc, Source};
 
-use super::progress::Progress;
-use super::{Settings, capture, live};
+use crate::progress::Progress;
+use crate::{Settings, capture, live};
 
 #[derive(Debug, Args)]
-pub(super) struct CollectOptions {
+pub struct CollectOptions {
     /// Collect once, whatever the configuration says.
     #[arg(long, conflicts_with = "every", global = true)]
     once: bool,
@@ -65,11 +65,7 @@ pub(super) struct CollectOptions {
     capture: CaptureOptions,
 }
 
-pub(super) fn run(
-    options: &CollectOptions,
-    store: &StoreOptions,
-    settings: Settings,
-) -> Result<ExitCode> {
+pub fn run(options: &CollectOptions, store: &StoreOptions, settings: Settings) -> Result<ExitCode> {
     match &options.capture.source {
         Some(SourceName::Capture(name)) => {
             return capture::run(name, &options.capture, options.format, &settings);
@@ -86,7 +82,7 @@ pub(super) fn run(
 }
 
 /// Nothing is lost, but the database does not have it yet.
-pub(super) const SPOOLED: u8 = 3;
+pub const SPOOLED: u8 = 3;
 
 fn once(options: &CollectOptions, settings: &Settings) -> Result<ExitCode> {
     let mut sources = options.sources(&settings.config.collect)?;
@@ -170,7 +166,7 @@ fn serve(
 type Sources<S> = Vec<(Origin, S)>;
 
 /// The rounds of a service.
-pub(super) struct Rounds<'a, S> {
+pub struct Rounds<'a, S> {
     pub options: &'a CollectOptions,
     pub store: &'a StoreOptions,
     pub service: &'a Service,
@@ -187,7 +183,7 @@ pub(super) struct Rounds<'a, S> {
 impl<S: Source> Rounds<'_, S> {
     /// Collects until the service is to stop; reads the configuration again on SIGHUP. Gives
     /// the last one.
-    pub(super) fn serve(&self, mut settings: Settings, mut every: Duration) -> Result<Settings> {
+    pub fn serve(&self, mut settings: Settings, mut every: Duration) -> Result<Settings> {
         self.service.ready();
         loop {
             self.serve_until_reload(&settings, every)?;
@@ -379,7 +375,7 @@ fn write_report(format: Format, outcomes: &[Outcome]) -> Result<()> {
 
 impl CollectOptions {
     /// The rules by which a live interface is counted.
-    pub(super) fn live_rules(&self) -> Result<OwnedRules, String> {
+    pub fn live_rules(&self) -> Result<OwnedRules, String> {
         if self.once {
             return Err(
                 "--once: a live interface is counted until it is stopped; leave it \
@@ -394,26 +390,26 @@ impl CollectOptions {
     }
 
     /// The network namespace of a live interface, unless this process is in it.
-    pub(super) fn live_netns(&self) -> Option<&str> {
+    pub fn live_netns(&self) -> Option<&str> {
         self.netns.first().map(String::as_str)
     }
 
     /// How often a live interface's epochs close, where the command line says so.
-    pub(super) fn epoch_or_every(&self) -> Option<Duration> {
+    pub fn epoch_or_every(&self) -> Option<Duration> {
         self.capture.epoch.or(self.every)
     }
 
     /// Says what a last round of a service came to.
-    pub(super) fn report(&self, round: &Round) -> Result<()> {
+    pub fn report(&self, round: &Round) -> Result<()> {
         tell(self.format, round, true, &mut false)
     }
 
     /// How every subcommand reports.
-    pub(super) fn format(&self) -> Format {
+    pub fn format(&self) -> Format {
         self.format
     }
 
-    pub(super) fn spool_place(&self, config: &CollectConfig) -> SpoolPlace {
+    pub fn spool_place(&self, config: &CollectConfig) -> SpoolPlace {
         SpoolPlace {
             path: self
                 .spool

@@ -13,8 +13,8 @@ use trafstat_store::export::{Exported, Form, Level, Selection, export, to_file};
 use trafstat_store::output::{Format, to_stdout};
 use trafstat_store::time;
 
-use super::Settings;
-use super::progress::Progress;
+use crate::Settings;
+use crate::progress::Progress;
 
 /// Write records or sums out, as CSV (the default) or JSON.
 ///
@@ -25,7 +25,7 @@ use super::progress::Progress;
   trafstat-store export --since 2026-01-01 --until 2026-02-01 --output january.csv.zst
   trafstat-store export service-day --account lan --format json | jq .sums[]
   trafstat-store export --restorable | ssh backup trafstat-store restore /dev/stdin")]
-pub(super) struct ExportOptions {
+pub struct ExportOptions {
     /// What to write out, by the names of the views.
     #[arg(value_enum, value_name = "WHAT", default_value = "flow")]
     level: Level,
@@ -51,11 +51,7 @@ pub(super) struct ExportOptions {
     output: Option<PathBuf>,
 }
 
-pub(super) fn run(
-    options: &ExportOptions,
-    format: Format,
-    settings: &Settings,
-) -> Result<ExitCode> {
+pub fn run(options: &ExportOptions, format: Format, settings: &Settings) -> Result<ExitCode> {
     let form = match (options.restorable, format) {
         (true, Format::Json) => bail!("--restorable is CSV: leave --format out"),
         (true, _) if options.level != Level::Flow => {

@@ -8,9 +8,9 @@ use comfy_table::{CellAlignment, Table, presets};
 use trafstat_store::host::KnownHost;
 use trafstat_store::output::{Format, to_stdout};
 
-use super::Settings;
+use crate::Settings;
 
-pub(super) fn run(format: Format, settings: &Settings) -> Result<ExitCode> {
+pub fn run(format: Format, settings: &Settings) -> Result<ExitCode> {
     let hosts = settings.location.open_read_only()?.hosts()?;
     to_stdout(|writer| write(&hosts, format, writer)).context("cannot write to standard output")?;
     for warning in hosts.iter().flat_map(KnownHost::warnings) {

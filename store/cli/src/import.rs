@@ -20,8 +20,8 @@ use trafstat_store::origin::Origin;
 use trafstat_store::output::{Format, to_stdout};
 use trafstat_store::time;
 
-use super::Settings;
-use super::progress::Progress;
+use crate::Settings;
+use crate::progress::Progress;
 
 /// Take over what the original xt_TRAFSTAT has: its CSV, what its rotation wrote, and its
 /// tables in MySQL.
@@ -34,7 +34,7 @@ use super::progress::Progress;
   trafstat-store import /var/trafstat/trafstat_192_0_2_0_24_*.gz
   trafstat-store import --from-url mysql://trafstat@localhost/trafstat
   trafstat-store import --local-net 192.0.2.0/24 --closed \"2024-01-31 12:00\" dump.csv")]
-pub(super) struct ImportOptions {
+pub struct ImportOptions {
     /// Files as they come from /proc/trafstat, or from SELECT * INTO OUTFILE.
     #[arg(required_unless_present = "from_url", value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -81,11 +81,7 @@ pub(super) struct ImportOptions {
     hostname: Option<String>,
 }
 
-pub(super) fn run(
-    options: &ImportOptions,
-    format: Format,
-    settings: &Settings,
-) -> Result<ExitCode> {
+pub fn run(options: &ImportOptions, format: Format, settings: &Settings) -> Result<ExitCode> {
     let mut origin = Origin::of_this_process()?;
     if let (Some(machine_id), Some(hostname)) = (&options.machine_id, &options.hostname) {
         origin = Origin {

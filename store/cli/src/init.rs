@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use trafstat_store::backend::StoreError;
 
-use super::{Settings, say};
+use crate::{Settings, say};
 
-pub(super) fn init(settings: &Settings) -> Result<ExitCode> {
+pub fn init(settings: &Settings) -> Result<ExitCode> {
     settings.location.open()?;
     say(&format!("{} is ready", settings.location))
 }
 
-pub(super) fn migrate(settings: &Settings) -> Result<ExitCode> {
+pub fn migrate(settings: &Settings) -> Result<ExitCode> {
     // A database that is not there is a mistyped path, not one to create.
     match settings.location.open_read_only() {
         Ok(_) | Err(StoreError::TooOld { .. }) => {}

@@ -12,13 +12,13 @@ use trafstat_store::origin::Origin;
 use trafstat_store::source::Namespace;
 use trafstat_store::source::live::{self, Interface, Live, LiveSource, Seen};
 
-use super::collect::{CollectOptions, Rounds, SPOOLED};
-use super::{Settings, WRONG_USAGE};
+use crate::collect::{CollectOptions, Rounds, SPOOLED};
+use crate::{Settings, WRONG_USAGE};
 
 /// How often epochs close where nothing says so.
 const DEFAULT_EPOCH: Duration = Duration::from_secs(5 * 60);
 
-pub(super) fn run(
+pub fn run(
     interface: &str,
     options: &CollectOptions,
     store: &StoreOptions,

@@ -1,4 +1,4 @@
-//! The command line of `trafstat-store`, a file a subcommand.
+//! Collects what xt_TRAFSTAT counted into a database; a file a subcommand.
 
 mod backup;
 mod capture;
@@ -31,6 +31,7 @@ use trafstat_store::output::{to_stdout, with_causes};
 /// twice.
 #[derive(Debug, Parser)]
 #[command(
+    name = "trafstat-store",
     version,
     after_help = "Examples:
   trafstat-store                         collect once, as a timer does
@@ -99,8 +100,7 @@ struct Settings {
     location: Location,
 }
 
-/// Does what the command line says.
-pub fn run() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     execute(&cli).unwrap_or_else(|error| {
         if let Some(wrong) = error.downcast_ref::<OptionsError>() {

@@ -11,12 +11,12 @@ use trafstat_store::collect::Watch;
 
 /// A line on standard error from when the work takes more than two seconds until this is
 /// dropped; nothing where standard error is no terminal.
-pub(super) struct Progress {
+pub struct Progress {
     showing: Cell<Option<(Sender<()>, JoinHandle<()>)>>,
 }
 
 impl Progress {
-    pub(super) fn new(what: &'static str) -> Self {
+    pub fn new(what: &'static str) -> Self {
         let showing = stderr().is_terminal().then(|| {
             let (end, ended) = channel();
             let thread = thread::spawn(move || {
@@ -42,7 +42,7 @@ impl Progress {
     }
 
     /// Takes the line away.
-    pub(super) fn finish(&self) {
+    pub fn finish(&self) {
         if let Some((end, thread)) = self.showing.take() {
             drop(end);
             // It has nothing that could fail but the terminal.

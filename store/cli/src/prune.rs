@@ -7,19 +7,19 @@ use clap::Args;
 use jiff::Timestamp;
 use trafstat_store::time;
 
-use super::{Settings, say};
+use crate::{Settings, say};
 
 /// Delete the records of epochs that closed before a time.
 ///
 /// The file keeps its size: what is freed is used again.
 #[derive(Debug, Args)]
-pub(super) struct PruneOptions {
+pub struct PruneOptions {
     /// Time such as "2026-01-31 12:00", or so long ago, such as 400d.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     before: Timestamp,
 }
 
-pub(super) fn run(options: &PruneOptions, settings: &Settings) -> Result<ExitCode> {
+pub fn run(options: &PruneOptions, settings: &Settings) -> Result<ExitCode> {
     // A database that is not there is a mistyped path, not one to create.
     settings.location.open_read_only()?;
     let pruned = settings.location.open()?.prune(options.before)?;

@@ -6,20 +6,20 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::progress::Progress;
-use super::{Settings, say};
+use crate::progress::Progress;
+use crate::{Settings, say};
 
 /// Add what backups, archives and restorable exports have, every epoch once.
 ///
 /// May be repeated: what the database has already is not added again.
 #[derive(Debug, Args)]
-pub(super) struct RestoreOptions {
+pub struct RestoreOptions {
     /// Files that "backup", "rotate" or "export --restorable" wrote.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 }
 
-pub(super) fn run(options: &RestoreOptions, settings: &Settings) -> Result<ExitCode> {
+pub fn run(options: &RestoreOptions, settings: &Settings) -> Result<ExitCode> {
     let mut store = settings.location.open()?;
     for file in &options.files {
         let progress = Progress::new("restoring");

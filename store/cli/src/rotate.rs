@@ -9,15 +9,15 @@ use jiff::{Timestamp, ZonedDateTime};
 use trafstat_store::backend::{Archive, ArchiveForm, Retention};
 use trafstat_store::options::config::{KeepFor, parse_keep_for};
 
-use super::progress::Progress;
-use super::{Settings, say};
+use crate::progress::Progress;
+use crate::{Settings, say};
 
 /// Archive and delete what is older than it is to be kept, level by level.
 ///
 /// Records are written to the archive and read back before they are deleted; sums are kept
 /// for as long as they are to be. A level of which nothing is said is kept.
 #[derive(Debug, Args)]
-pub(super) struct RotateOptions {
+pub struct RotateOptions {
     /// How long records are kept, such as 90d.
     #[arg(long, value_name = "TIME", value_parser = parse_keep_for)]
     keep_records: Option<KeepFor>,
@@ -47,7 +47,7 @@ pub(super) struct RotateOptions {
     no_archive: bool,
 }
 
-pub(super) fn run(options: &RotateOptions, settings: &Settings) -> Result<ExitCode> {
+pub fn run(options: &RotateOptions, settings: &Settings) -> Result<ExitCode> {
     let config = &settings.config.retention;
     let before = |said: Option<KeepFor>, configured: Option<KeepFor>| {
         said.or(configured).map(time_before_now).transpose()

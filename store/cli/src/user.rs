@@ -8,11 +8,11 @@ use clap::Args;
 use trafstat_store::backend::MysqlLogin;
 use trafstat_store::options::{Location, administrator_of};
 
-use super::{Settings, say};
+use crate::{Settings, say};
 
 /// Who may create users.
 #[derive(Debug, Args)]
-pub(super) struct Administrator {
+pub struct Administrator {
     /// Read the administrator's login from this option file, not from ~/.my.cnf.
     #[arg(long, value_name = "FILE")]
     admin_defaults_file: Option<PathBuf>,
@@ -29,19 +29,19 @@ pub(super) struct Administrator {
 
 /etc/trafstat/my.cnf has \"password=...\" below \"[client]\". The administrator is whom ~/.my.cnf
 names; without one, the user that runs this, which a server on the same host lets in as root.")]
-pub(super) struct CreateUserOptions {
+pub struct CreateUserOptions {
     #[command(flatten)]
     administrator: Administrator,
 }
 
 /// Take the MySQL user that stores away; what was stored stays.
 #[derive(Debug, Args)]
-pub(super) struct DropUserOptions {
+pub struct DropUserOptions {
     #[command(flatten)]
     administrator: Administrator,
 }
 
-pub(super) fn create(options: &CreateUserOptions, settings: &Settings) -> Result<ExitCode> {
+pub fn create(options: &CreateUserOptions, settings: &Settings) -> Result<ExitCode> {
     let (login, administrator) = options.administrator.logins(settings)?;
     if login.password.is_none() {
         bail!(
@@ -55,7 +55,7 @@ pub(super) fn create(options: &CreateUserOptions, settings: &Settings) -> Result
     say(&format!("{} is ready", settings.location))
 }
 
-pub(super) fn drop(options: &DropUserOptions, settings: &Settings) -> Result<ExitCode> {
+pub fn drop(options: &DropUserOptions, settings: &Settings) -> Result<ExitCode> {
     let (login, administrator) = options.administrator.logins(settings)?;
     login.drop_user(&administrator)?;
     say(&format!(

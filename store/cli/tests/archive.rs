@@ -1,7 +1,8 @@
 //! `rotate` and `restore`: whatever happens in between, no record is lost or doubled.
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
-#[path = "common/mariadb.rs"]
+#[path = "../../tests/common/mariadb.rs"]
 mod mariadb_server;
 mod program;
 
@@ -12,8 +13,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use common::{SnapshotBuilder, record};
-use program::{Host, Tmpfs, code, lan, mysql_url, program, stderr, stdout};
+use common::{SnapshotBuilder, lan, record};
+use program::{Host, Tmpfs, code, mysql_url, program, stderr, stdout};
 
 const FORMS: [&str; 2] = ["sqlite", "csv"];
 

@@ -1,5 +1,6 @@
 //! The program `trafstat-store`, run as users run it.
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
 mod program;
 
@@ -11,8 +12,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{SnapshotBuilder, record};
-use program::{Host, code, lan, netns, program, sent_packets, stderr, stdout};
+use common::{SnapshotBuilder, lan, record};
+use program::{Host, code, netns, program, sent_packets, stderr, stdout};
 use serde_json::{Value, json};
 
 #[test]

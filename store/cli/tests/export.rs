@@ -1,5 +1,6 @@
 //! `trafstat-store export`: what is stored comes out, and goes in again elsewhere.
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
 mod program;
 
@@ -9,7 +10,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
-use program::{Host, code, lan, stderr, stdout};
+use common::lan;
+use program::{Host, code, stderr, stdout};
 
 fn host(epochs: u64) -> Host {
     let host = Host::new();

@@ -1,20 +1,21 @@
 //! Many hosts in one store: who they are, those that pass for one, and their clocks.
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
-#[path = "common/mariadb.rs"]
+#[path = "../../tests/common/mariadb.rs"]
 mod mariadb_server;
-#[path = "common/mysql.rs"]
+#[path = "../../tests/common/mysql.rs"]
 mod mysql_server;
 mod program;
 
 use std::fs;
 use std::path::Path;
 
-use common::{SnapshotBuilder, record};
+use common::{SnapshotBuilder, lan, record};
 use jiff::{SignedDuration, Timestamp};
 use mariadb_server::NetworkServer;
 use mysql::prelude::Queryable;
-use program::{Host, code, lan, stderr, stdout};
+use program::{Host, code, stderr, stdout};
 use trafstat_store::backend::{Mysql, Sqlite, Store};
 use trafstat_store::collect::append;
 use trafstat_store::host::{KnownHost, RunningHost, Welcome};

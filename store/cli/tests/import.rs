@@ -1,5 +1,6 @@
 //! `trafstat-store import`: what the original's users have is stored, whole and once.
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
 mod program;
 

@@ -1,8 +1,9 @@
 //! `trafstat-store` and a MariaDB server over the network: the way to it, TLS, what the
 //! server refuses, and what becomes of a commit whose connection is cut.
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
-#[path = "common/mariadb.rs"]
+#[path = "../../tests/common/mariadb.rs"]
 mod mariadb_server;
 mod program;
 
@@ -16,10 +17,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{SnapshotBuilder, record};
+use common::{SnapshotBuilder, lan, record};
 use mariadb_server::{NetworkServer, free_port};
 use mysql::prelude::Queryable;
-use program::{Host, Tmpfs, code, lan, stderr, stdout};
+use program::{Host, Tmpfs, code, stderr, stdout};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// What [`lan`] counts in one epoch.

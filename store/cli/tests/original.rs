@@ -1,8 +1,9 @@
 //! `trafstat-store import --from-url`: the original's tables on a MariaDB server are
 //! taken over, whole and once, and stay as they are.
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
-#[path = "common/mariadb.rs"]
+#[path = "../../tests/common/mariadb.rs"]
 mod mariadb_server;
 mod program;
 

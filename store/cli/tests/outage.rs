@@ -1,6 +1,7 @@
 //! Outages: the database away, the spool full, the collector killed between the two.
 //! Nothing is lost, nothing counted twice.
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
 mod program;
 
@@ -10,8 +11,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Output;
 
-use common::{HOUR_NS, SnapshotBuilder, record};
-use program::{Host, Tmpfs, code, lan, program, sent_packets, stderr, stdout};
+use common::{HOUR_NS, SnapshotBuilder, lan, record};
+use program::{Host, Tmpfs, code, program, sent_packets, stderr, stdout};
 use proptest::prelude::*;
 use rusqlite::Connection;
 

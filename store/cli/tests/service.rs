@@ -1,7 +1,8 @@
 //! `trafstat-store --every`, as systemd runs it.
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
-#[path = "common/mariadb.rs"]
+#[path = "../../tests/common/mariadb.rs"]
 mod mariadb_server;
 mod program;
 
@@ -10,9 +11,9 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{SnapshotBuilder, record};
+use common::{SnapshotBuilder, lan, record};
 use mysql::prelude::Queryable;
-use program::{Host, code, lan, mysql_url, program, stderr};
+use program::{Host, code, mysql_url, program, stderr};
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 

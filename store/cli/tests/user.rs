@@ -1,7 +1,8 @@
 //! `trafstat-store create-user`: a database and a user with rights on it alone, on a real server.
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
-#[path = "common/mariadb.rs"]
+#[path = "../../tests/common/mariadb.rs"]
 mod mariadb_server;
 mod program;
 
@@ -10,9 +11,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use common::lan;
 use mysql::Conn;
 use mysql::prelude::Queryable;
-use program::{Host, code, lan, mysql_url, program, stderr, stdout};
+use program::{Host, code, mysql_url, program, stderr, stdout};
 
 const PASSWORD: &str = "sw0rd'fish\\";
 
@@ -257,4 +259,43 @@ fn what_is_missing_is_said() {
         "{}",
         stderr(&output)
     );
+}
+
+#[test]
+fn hostile_database_name_is_only_a_name_in_url_and_configuration() {
+    let socket = mariadb_server::socket();
+    let name = format!("u{}`'\"; DROP TABLE record; -- \\%ÿ日", std::process::id());
+    let quoted = format!("`{}`", name.replace('`', "``"));
+    let mut root = mariadb_server::connect(socket, None);
+    root.query_drop(format!("CREATE DATABASE {quoted}"))
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("trafstat.toml");
+    fs::write(
+        &config,
+        format!(
+            "[store]\nbackend = \"mysql\"\nuser = \"root\"\nsocket = {socket:?}\n\
+             database = {name:?}\n"
+        ),
+    )
+    .unwrap();
+    let url = mysql_url(socket, &name, "root");
+    for store in [["--config", config.to_str().unwrap()], ["--url", &url]] {
+        for command in ["init", "migrate", "check"] {
+            let output = program()
+                .env("HOME", "/nonexistent")
+                .args(store)
+                .arg(command)
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+    }
+    root.query_drop(format!("USE {quoted}")).unwrap();
+    let hosts: Option<u64> = root.query_first("SELECT COUNT(*) FROM host").unwrap();
+    assert_eq!(hosts, Some(0));
 }

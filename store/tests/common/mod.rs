@@ -132,6 +132,15 @@ pub fn record(local: u8, remote: u8, protocol: u8, local_port: u16, packets: u64
     }
 }
 
+/// Two flows of the account `lan` in one epoch.
+pub fn lan(epoch: u64) -> SnapshotBuilder {
+    SnapshotBuilder::new(
+        "lan",
+        epoch,
+        vec![record(1, 1, 6, 22, 10), record(2, 1, 17, 53, 20)],
+    )
+}
+
 /// A folder laid out as `/proc/net/trafstat`, of ordinary files: what a collector
 /// writes to a snapshot stands after it.
 pub struct ProcFolder {

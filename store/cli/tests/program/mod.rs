@@ -12,7 +12,7 @@ use trafstat_store::backend::{Sqlite, Store};
 use trafstat_store::origin::Origin;
 use trafstat_store::query::{Field, Filter, Order, Query};
 
-use crate::common::{ProcFolder, SnapshotBuilder, record};
+use crate::common::ProcFolder;
 
 /// A kernel's folder and a place for a database.
 pub struct Host {
@@ -91,14 +91,6 @@ pub fn sent_packets(db: &Path) -> u64 {
     };
     let mut store = Sqlite::open_read_only(db).unwrap();
     store.query(&query).unwrap().total.sent_packets
-}
-
-pub fn lan(epoch: u64) -> SnapshotBuilder {
-    SnapshotBuilder::new(
-        "lan",
-        epoch,
-        vec![record(1, 1, 6, 22, 10), record(2, 1, 17, 53, 20)],
-    )
 }
 
 pub fn stdout(output: &Output) -> String {
