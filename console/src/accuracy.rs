@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json, json};
 use trafstat_store::query::{Accuracy, StandardError};
 use trafstat_store::snapshot::SampleClass;
 
-use crate::units;
+use trafstat_cli::units;
 
 /// The names of a standard error's numbers in CSV and JSON.
 pub const COLUMNS: [&str; 2] = ["packets_standard_error", "bytes_standard_error"];

@@ -10,7 +10,6 @@ mod setup;
 mod show;
 mod system;
 mod top;
-mod units;
 
 use std::process::ExitCode;
 
@@ -22,8 +21,8 @@ use report::ReportOptions;
 use setup::SetupOptions;
 use show::ShowOptions;
 use top::TopOptions;
-use trafstat_store::manual::ManualOptions;
-use trafstat_store::output::with_causes;
+use trafstat_cli::manual::ManualOptions;
+use trafstat_cli::output::with_causes;
 
 /// Sets up what counts traffic, and shows what used the network, from what trafstat-store collected.
 #[derive(Debug, Parser)]

@@ -18,7 +18,7 @@
 //! - [`import`] takes over what the original xt_TRAFSTAT's users have.
 //! - [`query`] is a question to the store and its answer.
 //! - [`protocol`] and [`services`] have the names of protocols and ports.
-//! - [`options`], [`output`], [`time`] and [`manual`] are what the programs' command lines share.
+//! - [`options`] reads the configuration, which says where the store is.
 
 pub mod account;
 pub mod backend;
@@ -27,13 +27,11 @@ pub mod export;
 pub mod host;
 pub mod import;
 mod kill_point;
-pub mod manual;
 pub mod options;
 pub mod origin;
-pub mod output;
 pub mod protocol;
 pub mod query;
 pub mod services;
 pub mod snapshot;
 pub mod source;
-pub mod time;
+mod time;

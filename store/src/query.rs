@@ -7,7 +7,6 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use clap::ValueEnum;
 use ipnet::IpNet;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -36,7 +35,7 @@ pub struct Query {
 }
 
 /// A field of a record that groups can be made by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Field {
     /// IANA protocol number.
     Protocol,
@@ -53,7 +52,6 @@ pub enum Field {
     /// Name of the host that counted.
     Host,
     /// The five minutes, UTC, in which the epoch closed.
-    #[value(name = "5min")]
     FiveMinutes,
     /// The hour, UTC, in which the epoch closed.
     Hour,
@@ -85,7 +83,7 @@ pub struct Filter {
 }
 
 /// What groups are sorted by; counters with the largest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// Bytes sent and received.
     Bytes,
@@ -179,6 +177,20 @@ impl Default for Query {
 }
 
 impl Field {
+    /// Every one, in the order in which help lists them.
+    pub const ALL: [Self; 10] = [
+        Self::Protocol,
+        Self::LocalIp,
+        Self::RemoteIp,
+        Self::LocalPort,
+        Self::RemotePort,
+        Self::Account,
+        Self::Host,
+        Self::FiveMinutes,
+        Self::Hour,
+        Self::Day,
+    ];
+
     /// The field's name in CSV and JSON.
     pub fn column(self) -> &'static str {
         match self {
@@ -202,6 +214,18 @@ impl Field {
 }
 
 impl Order {
+    /// Every one, in the order in which help lists them.
+    pub const ALL: [Self; 8] = [
+        Self::Bytes,
+        Self::Packets,
+        Self::SentBytes,
+        Self::ReceivedBytes,
+        Self::SentPackets,
+        Self::ReceivedPackets,
+        Self::SynPackets,
+        Self::Fields,
+    ];
+
     /// The number that counters are sorted by; all are alike for [`Order::Fields`].
     pub fn measure(self, counters: &Counters) -> u64 {
         match self {

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp, ZonedDateTime};
+use trafstat_cli::output::with_causes;
+use trafstat_cli::store::StoreOptions;
 use trafstat_store::backend::Store;
-use trafstat_store::options::StoreOptions;
-use trafstat_store::output::with_causes;
 use trafstat_store::query::{Field, Filter, Order, Query};
 
 use super::findings::COLLECTED_WITHIN_MINUTES;

@@ -11,8 +11,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
-use trafstat_store::options::StoreOptions;
-use trafstat_store::output::{Format, to_stdout};
+use trafstat_cli::output::{Format, to_stdout};
+use trafstat_cli::store::StoreOptions;
 
 use crate::quota::Usage;
 use crate::system::ThisHost;

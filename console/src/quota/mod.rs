@@ -11,12 +11,12 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use jiff::ZonedDateTime;
 use serde_json::json;
-use trafstat_store::options::StoreOptions;
+use trafstat_cli::output::{Format, to_stdout};
+use trafstat_cli::store::StoreOptions;
 use trafstat_store::options::config::Config;
-use trafstat_store::output::{Format, to_stdout};
 
 use crate::names::Names;
-use crate::units;
+use trafstat_cli::units;
 pub use usage::Usage;
 
 /// What to do about quotas.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
-use trafstat_store::output::with_causes;
+use trafstat_cli::output::with_causes;
 
 use super::usage::Usage;
 use crate::system::{System, ThisHost};

@@ -6,7 +6,7 @@ use super::figures::{Figures, Line, Section};
 use super::text;
 use crate::accuracy;
 use crate::names::{Names, title};
-use crate::units;
+use trafstat_cli::units;
 
 /// Writes the file.
 pub(super) fn write(figures: &Figures, names: &Names, writer: &mut dyn Write) -> io::Result<()> {

@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use jiff::ZonedDateTime;
+use trafstat_cli::output::to_stdout;
+use trafstat_cli::store::StoreOptions;
 use trafstat_store::account::Name;
-use trafstat_store::options::StoreOptions;
-use trafstat_store::output::to_stdout;
 use trafstat_store::query::Filter;
 
 use crate::accuracy;

@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::figures::{Figures, Line, Section, change};
 use crate::accuracy;
 use crate::names::{Names, title};
-use crate::units;
+use trafstat_cli::units;
 
 /// Writes a headline, the steps with bars, and a table for each section.
 pub(super) fn write(figures: &Figures, names: &Names, writer: &mut dyn Write) -> io::Result<()> {

@@ -13,15 +13,16 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value as Json, json};
+use trafstat_cli::capture::{CaptureOptions, SourceName, remarks};
+use trafstat_cli::output::{Format, to_stdout};
+use trafstat_cli::store::StoreOptions;
+use trafstat_cli::{time, values};
 use trafstat_store::account::Name;
-use trafstat_store::options::StoreOptions;
 use trafstat_store::origin::Origin;
-use trafstat_store::output::{Format, to_stdout};
+use trafstat_store::protocol;
 use trafstat_store::query::{Accumulator, Answer, Field, Filter, Order, Query};
 use trafstat_store::services::Services;
 use trafstat_store::snapshot::Counters;
-use trafstat_store::source::capture::{Capture, CaptureOptions, SourceName};
-use trafstat_store::{protocol, time};
 
 use crate::accuracy;
 use crate::names::Names;
@@ -62,7 +63,7 @@ pub struct ShowOptions {
     #[arg(
         long,
         value_name = "FIELDS",
-        value_enum,
+        value_parser = values::field(),
         value_delimiter = ',',
         default_value = "local-ip,protocol,local-port"
     )]
@@ -70,7 +71,7 @@ pub struct ShowOptions {
 
     /// What to sort by, largest first, or by the fields [default: bytes; by the fields if one
     /// is a time].
-    #[arg(long, value_name = "COUNTER", value_enum)]
+    #[arg(long, value_name = "COUNTER", value_parser = values::order())]
     sort: Option<Order>,
 
     /// How many lines to show; 0 shows all [default: 20; all if sorted by the fields].
@@ -181,11 +182,11 @@ impl ShowOptions {
             return self.write(&query, &answer);
         };
         let rules = self.capture.rules().map_err(anyhow::Error::msg)?;
-        let mut capture = Capture::open(name, &rules, &self.capture)?;
+        let mut capture = self.capture.open(name, &rules)?;
         let mut sums = Accumulator::new(&query);
         capture.sum_up(&Origin::of_this_process()?, &mut sums)?;
         self.write(&query, &sums.answer())?;
-        for remark in capture.remarks() {
+        for remark in remarks(&capture) {
             eprintln!("trafstat: {remark}");
         }
         Ok(capture.finish()?)

@@ -11,7 +11,7 @@ use trafstat_store::snapshot::Counters;
 use super::rates::{self, Rates};
 use crate::accuracy;
 use crate::names::{Names, title};
-use crate::units;
+use trafstat_cli::units;
 
 /// How to show it.
 pub(super) struct Style {

@@ -13,7 +13,7 @@ use trafstat_store::query::Field;
 
 use super::meter::{Line, Meter, Rates, Sort};
 use crate::names::{Names, title};
-use crate::units;
+use trafstat_cli::units;
 
 /// What the user chose.
 pub struct Screen {

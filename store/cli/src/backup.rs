@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use crate::progress::Progress;
 use crate::{Settings, say};
+use trafstat_cli::progress::Progress;
 
 /// Copy the database, which may be in use, to a new file.
 #[derive(Debug, Args)]

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use trafstat_store::collect::Report;
+use trafstat_cli::capture::{CaptureOptions, remarks};
+use trafstat_cli::output::{Format, to_stdout};
 use trafstat_store::origin::Origin;
-use trafstat_store::output::{Format, to_stdout};
-use trafstat_store::source::capture::{Capture, CaptureName, CaptureOptions};
+use trafstat_store::source::capture::CaptureName;
 
+use crate::report::Report;
 use crate::{Settings, WRONG_USAGE};
 
 /// Counts a capture to its end, into the store.
@@ -24,7 +25,7 @@ pub fn run(
             return Ok(ExitCode::from(WRONG_USAGE));
         }
     };
-    let mut capture = Capture::open(name, &rules, options)?;
+    let mut capture = options.open(name, &rules)?;
     let origin = Origin::of_this_process()?;
     let mut store = settings.location.open()?;
     let outcomes = capture.collect(store.as_mut(), &origin);
@@ -37,7 +38,7 @@ pub fn run(
         let report = Report::new(&outcomes);
         to_stdout(|writer| report.write(format, writer)).context("cannot write the report")?;
     }
-    for remark in capture.remarks() {
+    for remark in remarks(&capture) {
         eprintln!("trafstat-store: {remark}");
     }
     capture.finish()?;

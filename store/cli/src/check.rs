@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use trafstat_cli::output::to_stdout;
 use trafstat_store::host::KnownHost;
-use trafstat_store::output::to_stdout;
 
-use crate::progress::Progress;
 use crate::{Settings, say};
+use trafstat_cli::progress::Progress;
 
 pub fn run(settings: &Settings) -> Result<ExitCode> {
     let progress = Progress::new("checking");

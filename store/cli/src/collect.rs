@@ -8,20 +8,22 @@ use anyhow::{Context, Result};
 use bytesize::ByteSize;
 use clap::Args;
 use jiff::Timestamp;
+use trafstat_cli::capture::{CaptureOptions, SourceName};
+use trafstat_cli::output::{Format, to_stdout};
+use trafstat_cli::store::StoreOptions;
 use trafstat_store::collect::{
-    Collector, DEFAULT_SPOOL_PATH, DEFAULT_SPOOL_SIZE, Outcome, Report, Round, Service, SpoolPlace,
-    State, Watch, Woken, next_due,
+    Collector, DEFAULT_SPOOL_PATH, DEFAULT_SPOOL_SIZE, Outcome, Round, Service, SpoolPlace, State,
+    Watch, Woken, next_due,
 };
 use trafstat_store::host::{RunningHost, Welcome};
-use trafstat_store::options::StoreOptions;
 use trafstat_store::options::config::{CollectConfig, parse_duration};
 use trafstat_store::origin::Origin;
-use trafstat_store::output::{Format, to_stdout};
-use trafstat_store::source::capture::{CaptureOptions, OwnedRules, SourceName};
+use trafstat_store::source::capture::OwnedRules;
 use trafstat_store::source::{Namespace, PROC_ROOT, Proc, Source};
 
-use crate::progress::Progress;
+use crate::report::Report;
 use crate::{Settings, capture, live};
+use trafstat_cli::progress::Progress;
 
 #[derive(Debug, Args)]
 pub struct CollectOptions {

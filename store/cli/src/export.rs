@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use jiff::Timestamp;
+use trafstat_cli::output::{Format, to_stdout};
+use trafstat_cli::{time, values};
 use trafstat_store::account::Name;
 use trafstat_store::backend::StoreError;
 use trafstat_store::export::{Exported, Form, Level, Selection, export, to_file};
-use trafstat_store::output::{Format, to_stdout};
-use trafstat_store::time;
 
 use crate::Settings;
-use crate::progress::Progress;
+use trafstat_cli::progress::Progress;
 
 /// Write records or sums out, as CSV (the default) or JSON.
 ///
@@ -27,7 +27,7 @@ use crate::progress::Progress;
   trafstat-store export --restorable | ssh backup trafstat-store restore /dev/stdin")]
 pub struct ExportOptions {
     /// What to write out, by the names of the views.
-    #[arg(value_enum, value_name = "WHAT", default_value = "flow")]
+    #[arg(value_parser = values::level(), value_name = "WHAT", default_value = "flow")]
     level: Level,
 
     /// Only accounts of this name; may be given several times.

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
+use trafstat_cli::output::{Format, to_stdout};
 use trafstat_store::host::KnownHost;
-use trafstat_store::output::{Format, to_stdout};
 
 use crate::Settings;
 

@@ -9,19 +9,19 @@ use comfy_table::{CellAlignment, Table, presets};
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use serde::Serialize;
+use trafstat_cli::output::{Format, to_stdout};
+use trafstat_cli::store::login_at;
+use trafstat_cli::time;
 use trafstat_store::account::Name;
 use trafstat_store::backend::OriginalTables;
 use trafstat_store::import::{
     ClosedAt, ImportError, Imported, OriginalAccount, import, original_account, rows_of_file,
 };
-use trafstat_store::options::login_at;
 use trafstat_store::options::secret::Secret;
 use trafstat_store::origin::Origin;
-use trafstat_store::output::{Format, to_stdout};
-use trafstat_store::time;
 
 use crate::Settings;
-use crate::progress::Progress;
+use trafstat_cli::progress::Progress;
 
 /// Take over what the original xt_TRAFSTAT has: its CSV, what its rotation wrote, and its
 /// tables in MySQL.

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use trafstat_cli::store::StoreOptions;
 use trafstat_store::collect::{Collector, Service, Watch};
-use trafstat_store::options::StoreOptions;
 use trafstat_store::origin::Origin;
 use trafstat_store::source::Namespace;
 use trafstat_store::source::live::{self, Interface, Live, LiveSource, Seen};

@@ -9,8 +9,8 @@ mod hosts;
 mod import;
 mod init;
 mod live;
-mod progress;
 mod prune;
+mod report;
 mod restore;
 mod rotate;
 mod user;
@@ -19,10 +19,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
-use trafstat_store::manual::{ManualOptions, write_configuration_page};
+use trafstat_cli::manual::{ManualOptions, write_configuration_page};
+use trafstat_cli::output::{to_stdout, with_causes};
+use trafstat_cli::store::{OptionsError, StoreOptions};
+use trafstat_store::options::Location;
 use trafstat_store::options::config::Config;
-use trafstat_store::options::{Location, OptionsError, StoreOptions};
-use trafstat_store::output::{to_stdout, with_causes};
 
 /// Collects what xt_TRAFSTAT counted into a database, exactly once.
 ///

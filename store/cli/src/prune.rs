@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
-use trafstat_store::time;
+use trafstat_cli::time;
 
 use crate::{Settings, say};
 

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::progress::Progress;
 use crate::{Settings, say};
+use trafstat_cli::progress::Progress;
 
 /// Add what backups, archives and restorable exports have, every epoch once.
 ///

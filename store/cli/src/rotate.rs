@@ -9,8 +9,9 @@ use jiff::{Timestamp, ZonedDateTime};
 use trafstat_store::backend::{Archive, ArchiveForm, Retention};
 use trafstat_store::options::config::{KeepFor, parse_keep_for};
 
-use crate::progress::Progress;
 use crate::{Settings, say};
+use trafstat_cli::progress::Progress;
+use trafstat_cli::values;
 
 /// Archive and delete what is older than it is to be kept, level by level.
 ///
@@ -39,7 +40,7 @@ pub struct RotateOptions {
     archive: Option<PathBuf>,
 
     /// What the files in it are [default: sqlite].
-    #[arg(long, value_name = "FORM", value_enum, conflicts_with = "no_archive")]
+    #[arg(long, value_name = "FORM", value_parser = values::archive_form(), conflicts_with = "no_archive")]
     archive_form: Option<ArchiveForm>,
 
     /// Delete records without writing them out.

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use trafstat_cli::store::administrator_of;
 use trafstat_store::backend::MysqlLogin;
-use trafstat_store::options::{Location, administrator_of};
+use trafstat_store::options::Location;
 
 use crate::{Settings, say};
 

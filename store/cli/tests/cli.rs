@@ -17,6 +17,12 @@ use program::{Host, code, netns, program, sent_packets, stderr, stdout};
 use serde_json::{Value, json};
 
 #[test]
+fn program_is_called_as_its_users_know_it() {
+    let output = program().arg("--version").output().unwrap();
+    assert!(stdout(&output).starts_with("trafstat-store "), "{output:?}");
+}
+
+#[test]
 fn collects_once_without_a_subcommand() {
     let host = Host::new();
     host.proc.serve(&[("lan", &lan(1))]);

@@ -16,7 +16,6 @@ mod sqlite;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use jiff::Timestamp;
 use serde::Deserialize;
 use thiserror::Error;
@@ -194,7 +193,7 @@ pub struct Archive<'a> {
 }
 
 /// What the files of an archive are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ArchiveForm {
     /// SQLite databases, which can be asked as they are.
@@ -202,6 +201,11 @@ pub enum ArchiveForm {
     Sqlite,
     /// CSV compressed with zstd, which any program reads.
     Csv,
+}
+
+impl ArchiveForm {
+    /// Every one, in the order in which help lists them.
+    pub const ALL: [Self; 2] = [Self::Sqlite, Self::Csv];
 }
 
 /// What rotating deleted.
@@ -232,11 +236,7 @@ pub struct Restored {
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// There is nothing to read yet.
-    #[error(
-        "there is no database {}: \"trafstat-store\" creates it with the first collection, \
-         --db names another",
-        .0.display()
-    )]
+    #[error("there is no database {}", .0.display())]
     Missing(PathBuf),
     /// The system keeps the file from this user.
     #[error(
@@ -342,10 +342,7 @@ pub enum StoreError {
     #[error("cannot write what is exported: {0}")]
     Write(#[source] io::Error),
     /// The file has nothing that could be restored.
-    #[error(
-        "{} is no file that \"backup\", \"rotate\" or \"export --restorable\" wrote",
-        .0.display()
-    )]
+    #[error("{} is no file that could be restored", .0.display())]
     NotRestorable(PathBuf),
     /// A line of a file is wrong.
     #[error("{}, line {line}: {reason}", .path.display())]

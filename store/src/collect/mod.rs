@@ -11,14 +11,12 @@
 
 mod backoff;
 mod recorder;
-mod report;
 mod service;
 mod spool;
 mod watch;
 
 use thiserror::Error;
 
-pub use report::Report;
 pub use service::{Service, Stopper, Woken, next_due};
 pub use spool::{DEFAULT_SPOOL_PATH, DEFAULT_SPOOL_SIZE, Spool, SpoolError, SpoolPlace};
 pub use watch::{Unwatched, Watch};

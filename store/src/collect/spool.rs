@@ -77,8 +77,8 @@ pub enum SpoolError {
     },
     /// The disk's limit.
     #[error(
-        "the disk of the spool {} is full; make room, or name a file on another disk with \
-         --spool",
+        "the disk of the spool {} is full; make room, or name a file on another disk \
+         (spool)",
         .0.display()
     )]
     DiskFull(PathBuf),

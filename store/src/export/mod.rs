@@ -12,7 +12,6 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 
-use clap::ValueEnum;
 use jiff::Timestamp;
 
 pub(crate) use compression::Packer;
@@ -28,7 +27,7 @@ use crate::snapshot::{Counters, Header, Record};
 use lines::{CsvLines, JsonLines, Lines};
 
 /// What is written out, by the names of the views that show the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     /// Every record.
     Flow,
@@ -109,6 +108,16 @@ pub struct Sum<'a> {
 }
 
 impl Level {
+    /// Every one, in the order in which help lists them.
+    pub const ALL: [Self; 6] = [
+        Self::Flow,
+        Self::LocalHour,
+        Self::LocalDay,
+        Self::ServiceHour,
+        Self::ServiceDay,
+        Self::RemoteMonth,
+    ];
+
     /// What its sums are by; of no use for records.
     pub fn fields(self) -> &'static [Field] {
         match self {

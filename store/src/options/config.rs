@@ -16,10 +16,10 @@ use jiff::{SignedDuration, Span};
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor, value};
 use thiserror::Error;
 
+use super::Backend;
 use super::mysql::{Host, MysqlOptions, MysqlUrl};
 use super::quota::QuotaConfig;
 use super::secret::Secret;
-use super::{Backend, parse_backend};
 use crate::backend::{ArchiveForm, TlsMode};
 
 /// Where the configuration is unless the user says otherwise.
@@ -266,7 +266,7 @@ fn place(text: &str, span: Option<Range<usize>>) -> (usize, String) {
 
 fn backend<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Backend>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    parse_backend(&text).map(Some).map_err(de::Error::custom)
+    text.parse().map(Some).map_err(de::Error::custom)
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

@@ -346,7 +346,7 @@ fn this_user() -> String {
 }
 
 /// What several URLs say together: all their hosts, the rest from the first that says it.
-pub(super) fn joined(urls: &[MysqlUrl]) -> MysqlOptions {
+pub fn joined(urls: &[MysqlUrl]) -> MysqlOptions {
     let mut hosts = Vec::new();
     let mut options = MysqlOptions::default();
     for MysqlUrl(url) in urls {

@@ -42,7 +42,7 @@ fn of_server(server: &MySqlError) -> StoreError {
         // User or password wrong.
         1045 | 1698 => StoreError::Denied(format!(
             "{message}: are user and password right, in ~/.my.cnf or in the file that \
-             --defaults-file names?"
+             defaults-file names?"
         )),
         // Not from this host.
         1130 => StoreError::Denied(format!(

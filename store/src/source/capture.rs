@@ -1,19 +1,16 @@
 //! Captures: the module's core in this process, over recorded frames.
 
-mod options;
-mod progress;
-
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use thiserror::Error;
-use trafstat_capture::engine::{Engine, Served, Tally};
+use trafstat_abi::RuleInfo;
+use trafstat_capture::engine::{Engine, Rules, Served, Tally};
 use trafstat_capture::file::{CaptureError, CaptureFile};
-
-pub use options::{CaptureName, CaptureOptions, OwnedRules, SourceName};
 
 use super::SourceError;
 use crate::account::{Account, Family};
@@ -22,14 +19,68 @@ use crate::collect::{CollectError, Outcome, append};
 use crate::origin::Origin;
 use crate::query::Accumulator;
 use crate::snapshot::Snapshot;
-use progress::{FRAMES, Metered, Progress};
+
+/// Where a capture is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CaptureName {
+    /// A capture file.
+    File(PathBuf),
+    /// A capture on standard input.
+    Stdin,
+}
+
+/// The rules to count by, one for each address family that has a local net.
+#[derive(Debug, Default)]
+pub struct OwnedRules {
+    /// Of packets of IPv4.
+    pub ipv4: Option<Box<RuleInfo>>,
+    /// Of packets of IPv6.
+    pub ipv6: Option<Box<RuleInfo>>,
+}
+
+impl OwnedRules {
+    /// The rules, as the engine takes them.
+    pub fn as_rules(&self) -> Rules<'_> {
+        Rules {
+            ipv4: self.ipv4.as_deref(),
+            ipv6: self.ipv6.as_deref(),
+        }
+    }
+}
+
+/// How far a capture was read.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading<'a> {
+    /// What became of its frames.
+    pub tally: &'a Tally,
+    /// Bytes of the file, as it is compressed or not.
+    pub bytes: u64,
+    /// How many bytes it has, where that is known.
+    pub of: Option<u64>,
+}
+
+/// Who watches a capture being read.
+pub trait Progress {
+    /// The reading got on; called every [`FRAMES`] frames.
+    fn show(&mut self, reading: &Reading<'_>);
+
+    /// The reading is over.
+    fn clear(&mut self);
+}
+
+/// Frames from one call of [`Progress::show`] to the next.
+pub const FRAMES: u64 = 1 << 16;
 
 /// A capture, counted epoch by epoch.
 pub struct Capture {
     label: String,
     file: CaptureFile<'static>,
     engine: Engine,
-    progress: Progress,
+    progress: Box<dyn Progress>,
+    /// Bytes that were read of the file.
+    read: Rc<Cell<u64>>,
+    /// Bytes that the file has.
+    of: Option<u64>,
     /// Why the capture ended before its end.
     broken: Option<CaptureError>,
 }
@@ -77,16 +128,17 @@ pub enum CaptureFailure {
 }
 
 impl Capture {
-    /// Opens a capture to be counted by these rules.
+    /// Opens a capture to be counted by these rules, in epochs of this length.
     ///
     /// # Errors
     /// That it cannot be opened or is no capture.
     pub fn open(
         name: &CaptureName,
         rules: &OwnedRules,
-        options: &CaptureOptions,
+        epoch: Option<Duration>,
+        progress: Box<dyn Progress>,
     ) -> Result<Self, CaptureFailure> {
-        let (stream, label, input_bytes): (Box<dyn Read>, _, _) = match name {
+        let (stream, label, of): (Box<dyn Read>, _, _) = match name {
             CaptureName::Stdin => (Box::new(io::stdin()), "standard input".to_owned(), None),
             CaptureName::File(path) => {
                 let (file, bytes) = open_file(path).map_err(|reason| CaptureFailure::Open {
@@ -97,18 +149,21 @@ impl Capture {
             }
         };
         let read = Rc::new(Cell::new(0));
-        let progress = Progress::new(Rc::clone(&read), input_bytes);
-        let file = CaptureFile::open(Metered { stream, read }).map_err(|reason| {
-            CaptureFailure::NoCapture {
-                label: label.clone(),
-                reason,
-            }
+        let metered = Metered {
+            stream,
+            read: Rc::clone(&read),
+        };
+        let file = CaptureFile::open(metered).map_err(|reason| CaptureFailure::NoCapture {
+            label: label.clone(),
+            reason,
         })?;
         Ok(Self {
             label,
             file,
-            engine: Engine::new(rules.as_rules(), options.epoch),
+            engine: Engine::new(rules.as_rules(), epoch),
             progress,
+            read,
+            of,
             broken: None,
         })
     }
@@ -133,7 +188,11 @@ impl Capture {
                 }
             }
             if self.engine.tally().frames % FRAMES == 0 {
-                self.progress.show(self.engine.tally());
+                self.progress.show(&Reading {
+                    tally: self.engine.tally(),
+                    bytes: self.read.get(),
+                    of: self.of,
+                });
             }
         }
         self.engine.close_last();
@@ -204,33 +263,14 @@ impl Capture {
         self.engine.tally()
     }
 
-    /// What the user should know of frames that no account has; empty where there is
-    /// nothing.
-    pub fn remarks(&self) -> Vec<String> {
-        let tally = self.tally();
-        let mut remarks = Vec::new();
-        if tally.frames == 0 && self.broken.is_none() {
-            remarks.push(format!("{}: there are no packets in it", self.label));
-        }
-        for (count, family) in [
-            (tally.ipv4_without_rule, "IPv4"),
-            (tally.ipv6_without_rule, "IPv6"),
-        ] {
-            if count > 0 {
-                remarks.push(format!(
-                    "{}: {count} {family} packets are not counted; --local-net has no {family} \
-                     net",
-                    self.label
-                ));
-            }
-        }
-        if tally.other > 0 {
-            remarks.push(format!(
-                "{}: {} packets are not IP and not counted",
-                self.label, tally.other
-            ));
-        }
-        remarks
+    /// The capture's name, for people.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Whether the capture ended before its end.
+    pub fn is_broken(&self) -> bool {
+        self.broken.is_some()
     }
 
     /// Whether all of the capture was read.
@@ -251,6 +291,20 @@ impl Capture {
             0 => Ok(()),
             frames => Err(CaptureFailure::UnknownLink { label, frames }),
         }
+    }
+}
+
+/// A stream that tells how much was read of it.
+struct Metered<R> {
+    stream: R,
+    read: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.stream.read(bytes)?;
+        self.read.set(self.read.get() + count as u64);
+        Ok(count)
     }
 }
 

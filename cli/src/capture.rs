@@ -1,16 +1,16 @@
 //! The options of counting without the kernel module: a rule's, and when epochs close.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use jiff::SignedDuration;
 use trafstat_abi::RuleInfo;
-use trafstat_capture::engine::Rules;
 use trafstat_rule::local_net::{Family, Ipv4, Ipv6};
 use trafstat_rule::options::{self, ENTRIES};
+use trafstat_store::services;
+use trafstat_store::source::capture::{Capture, CaptureFailure, CaptureName, OwnedRules};
 
-use crate::services;
+use crate::progress::CaptureProgress;
 
 /// What to count instead of the kernel module's accounts, and by which rule.
 ///
@@ -83,22 +83,6 @@ pub enum SourceName {
     Live(String),
 }
 
-/// Where a capture is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CaptureName {
-    /// A capture file.
-    File(PathBuf),
-    /// A capture on standard input.
-    Stdin,
-}
-
-/// The rules that options make, one for each address family that has a local net.
-#[derive(Debug, Default)]
-pub struct OwnedRules {
-    ipv4: Option<Box<RuleInfo>>,
-    ipv6: Option<Box<RuleInfo>>,
-}
-
 impl CaptureOptions {
     /// The rules that the options make.
     ///
@@ -121,6 +105,14 @@ impl CaptureOptions {
             ipv4: self.rule::<Ipv4>(&ipv4)?,
             ipv6: self.rule::<Ipv6>(&ipv6)?,
         })
+    }
+
+    /// Opens a capture to be counted by these rules; a terminal shows how far it is.
+    ///
+    /// # Errors
+    /// That it cannot be opened or is no capture.
+    pub fn open(&self, name: &CaptureName, rules: &OwnedRules) -> Result<Capture, CaptureFailure> {
+        Capture::open(name, rules, self.epoch, Box::new(CaptureProgress::new()))
     }
 
     fn rule<F: Family>(&self, nets: &[&str]) -> Result<Option<Box<RuleInfo>>, String> {
@@ -166,14 +158,31 @@ impl CaptureOptions {
     }
 }
 
-impl OwnedRules {
-    /// The rules, as the engine takes them.
-    pub fn as_rules(&self) -> Rules<'_> {
-        Rules {
-            ipv4: self.ipv4.as_deref(),
-            ipv6: self.ipv6.as_deref(),
+/// What the user should know of frames that no account has; empty where there is nothing.
+pub fn remarks(capture: &Capture) -> Vec<String> {
+    let tally = capture.tally();
+    let label = capture.label();
+    let mut remarks = Vec::new();
+    if tally.frames == 0 && !capture.is_broken() {
+        remarks.push(format!("{label}: there are no packets in it"));
+    }
+    for (count, family) in [
+        (tally.ipv4_without_rule, "IPv4"),
+        (tally.ipv6_without_rule, "IPv6"),
+    ] {
+        if count > 0 {
+            remarks.push(format!(
+                "{label}: {count} {family} packets are not counted; --local-net has no {family} net"
+            ));
         }
     }
+    if tally.other > 0 {
+        remarks.push(format!(
+            "{label}: {} packets are not IP and not counted",
+            tally.other
+        ));
+    }
+    remarks
 }
 
 fn parse_source(text: &str) -> Result<SourceName, String> {

@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::{Outcome, State};
-use crate::account::Family;
-use crate::output::Format;
+use trafstat_cli::output::Format;
+use trafstat_store::account::Family;
+use trafstat_store::collect::{Outcome, State};
 
 /// The outcome of a collection, one line an account.
 #[derive(Debug, Serialize)]

@@ -4,6 +4,8 @@ use std::io::{self, BufWriter, Write};
 
 use clap::ValueEnum;
 
+use crate::hint::hint;
+
 /// The form in which a program writes what it found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -29,10 +31,13 @@ pub fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Re
     }
 }
 
-/// An error and its causes in one line, each once: most errors' texts have their cause already.
+/// An error and its causes in one line, each once, and what to do about it.
+///
+/// Most errors' texts have their cause already.
 pub fn with_causes(error: &anyhow::Error) -> String {
     let mut text = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    let hints = error.chain().filter_map(hint).map(str::to_owned);
+    for cause in error.chain().map(ToString::to_string).chain(hints) {
         if text.is_empty() {
             text = cause;
         } else if !text.contains(&cause) {
@@ -45,8 +50,21 @@ pub fn with_causes(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use anyhow::anyhow;
+    use trafstat_store::backend::StoreError;
 
     use super::*;
+    use crate::store::OpenError;
+
+    #[test]
+    fn hint_stands_at_the_end() {
+        let missing = || StoreError::Missing("a.db".into());
+        let told = "there is no database a.db: \"trafstat-store\" creates it with the first \
+                    collection, --db names another";
+        assert_eq!(with_causes(&missing().into()), told);
+        assert_eq!(with_causes(&OpenError::from(missing()).into()), told);
+        let error = anyhow::Error::from(missing()).context("cannot query");
+        assert_eq!(with_causes(&error), format!("cannot query: {told}"));
+    }
 
     #[test]
     fn cause_is_told_once() {

@@ -1,0 +1,24 @@
+//! What to do about an error, in the words of the command line.
+
+use std::error::Error;
+
+use trafstat_store::backend::StoreError;
+
+use crate::store::OpenError;
+
+/// The words that follow the error's own; none where these say what to do.
+pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let store = match error.downcast_ref() {
+        Some(OpenError::Store(error)) => Some(error),
+        _ => error.downcast_ref(),
+    };
+    match store? {
+        StoreError::Missing(_) => {
+            Some("\"trafstat-store\" creates it with the first collection, --db names another")
+        }
+        StoreError::NotRestorable(_) => {
+            Some("\"backup\", \"rotate\" and \"export --restorable\" write such files")
+        }
+        _ => None,
+    }
+}
