@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use trafstat_store::backend::StoreError;
+use trafstat_store::store::StoreError;
 
 use crate::store::OpenError;
 

@@ -50,7 +50,7 @@ pub fn with_causes(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use anyhow::anyhow;
-    use trafstat_store::backend::StoreError;
+    use trafstat_store::store::StoreError;
 
     use super::*;
     use crate::store::OpenError;

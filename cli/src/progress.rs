@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use trafstat_store::collect::Watch;
 use trafstat_store::source::capture::{self, Reading};
+use trafstat_store::watch::Watch;
 
 /// Nothing is shown of what takes less.
 const SILENCE: Duration = Duration::from_secs(2);

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use thiserror::Error;
-use trafstat_store::backend::{DEFAULT_PATH, MysqlLogin, Store, StoreError, TlsMode};
+use trafstat_store::backend::{DEFAULT_PATH, MysqlLogin, TlsMode};
 use trafstat_store::options::config::{Config, ConfigError, StoreConfig};
 use trafstat_store::options::mysql::{self, MysqlOptions, MysqlUrl, MysqlUrlError, TlsModeError};
 use trafstat_store::options::option_file::{ClientOptions, OptionFileError, OptionFiles};
 use trafstat_store::options::secret::Secret;
 use trafstat_store::options::{Backend, Location};
+use trafstat_store::store::{Store, StoreError};
 
 /// Which store a program uses.
 #[derive(Debug, Clone, Default, Args)]

@@ -1,9 +1,9 @@
 //! Parsers of values that have names; help and manual list them.
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use trafstat_store::backend::ArchiveForm;
-use trafstat_store::export::Level;
 use trafstat_store::query::{Field, Order};
+use trafstat_store::store::ArchiveForm;
+use trafstat_store::store::Level;
 
 /// Parses a field to sum up by.
 pub fn field() -> impl TypedValueParser<Value = Field> {

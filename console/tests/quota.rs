@@ -11,10 +11,11 @@ use std::process::{Command, Output};
 use common::{SnapshotBuilder, record};
 use jiff::Timestamp;
 use serde_json::Value;
-use trafstat_store::backend::{Sqlite, Store};
+use trafstat_store::backend::Sqlite;
 use trafstat_store::collect::append;
 use trafstat_store::origin::Origin;
 use trafstat_store::snapshot::Snapshot;
+use trafstat_store::store::Store;
 
 /// A host with a database, a configuration and a command that notes what it was told.
 struct Host {

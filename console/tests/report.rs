@@ -8,10 +8,11 @@ use std::process::{Command, Output};
 
 use common::{HOUR_NS, NOON_NS, SnapshotBuilder, record};
 use serde_json::{Value, json};
-use trafstat_store::backend::{Sqlite, Store};
+use trafstat_store::backend::Sqlite;
 use trafstat_store::collect::append;
 use trafstat_store::origin::Origin;
 use trafstat_store::snapshot::Snapshot;
+use trafstat_store::store::Store;
 
 /// A database of the days 30 and 31 January 2026, UTC, an epoch an hour.
 ///

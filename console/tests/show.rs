@@ -10,10 +10,11 @@ use std::process::{Command, Output};
 
 use common::{SnapshotBuilder, record};
 use serde_json::{Value, json};
-use trafstat_store::backend::{Sqlite, Store};
+use trafstat_store::backend::Sqlite;
 use trafstat_store::collect::append;
 use trafstat_store::origin::Origin;
 use trafstat_store::snapshot::Snapshot;
+use trafstat_store::store::Store;
 
 /// A database of two accounts and three epochs.
 ///
@@ -623,7 +624,7 @@ fn shows_while_a_collector_writes() {
     let mut store = Sqlite::open(&database.path()).unwrap();
     let bytes = SnapshotBuilder::new("lan", 3, vec![record(1, 7, 6, 443, 1)]).bytes();
     let mut snapshot = Snapshot::open(&bytes[..]).unwrap();
-    let trafstat_store::backend::Begun::New(mut transaction) =
+    let trafstat_store::store::Begun::New(mut transaction) =
         store.begin(&origin(), snapshot.header()).unwrap()
     else {
         panic!("epoch 3 is stored already");

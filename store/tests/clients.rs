@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{SnapshotBuilder, record};
-use trafstat_store::backend::{Mysql, Sqlite, Store};
+use trafstat_store::backend::{Mysql, Sqlite};
 use trafstat_store::collect::append;
 use trafstat_store::origin::Origin;
 use trafstat_store::snapshot::Snapshot;
+use trafstat_store::store::Store;
 
 /// A database, and the client that people have for it.
 enum Client {

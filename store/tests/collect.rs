@@ -10,11 +10,13 @@ use std::rc::Rc;
 
 use common::{SnapshotBuilder, record};
 use trafstat_store::account::{Account, Family};
-use trafstat_store::backend::{Sqlite, Store, StoreError};
-use trafstat_store::collect::{CollectError, Collector, Outcome, State, Unwatched};
+use trafstat_store::backend::Sqlite;
+use trafstat_store::collect::{CollectError, Collector, Outcome, State};
 use trafstat_store::origin::Origin;
 use trafstat_store::query::{Field, Filter, Order, Query};
 use trafstat_store::source::{ClosedEpoch, Source, SourceError};
+use trafstat_store::store::{Store, StoreError};
+use trafstat_store::watch::Unwatched;
 
 /// A kernel in which every opening without an unacknowledged epoch closes the next.
 #[derive(Default)]

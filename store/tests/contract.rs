@@ -24,11 +24,9 @@ use mysql::prelude::Queryable;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use trafstat_abi::SnapshotHeader;
-use trafstat_store::backend::{
-    Archive, ArchiveForm, Begun, Mysql, Retention, Sqlite, Store, StoreError,
-};
-use trafstat_store::collect::{CollectError, State, Unwatched, append};
-use trafstat_store::export::{Form, Level, Selection, export};
+use trafstat_store::backend::{Mysql, Sqlite};
+use trafstat_store::collect::{CollectError, State, append};
+use trafstat_store::export::{Form, export};
 use trafstat_store::origin::Origin;
 use trafstat_store::query::{
     Accumulator, Accuracy, Answer, Covered, Field, Filter, Order, Query, StandardError, Value,
@@ -36,6 +34,9 @@ use trafstat_store::query::{
 use trafstat_store::snapshot::{
     Counters, Endpoint, Growth, Header, Record, Sample, Snapshot, SnapshotError, Volume,
 };
+use trafstat_store::store::{Archive, ArchiveForm, Begun, Retention, Store, StoreError};
+use trafstat_store::store::{Level, Selection};
+use trafstat_store::watch::Unwatched;
 
 /// A place for one store, empty at first.
 trait Database {

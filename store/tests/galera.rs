@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use common::{SnapshotBuilder, record};
 use mysql::Conn;
 use mysql::prelude::Queryable;
-use trafstat_store::backend::{Mysql, MysqlHost, MysqlLogin, Store};
+use trafstat_store::backend::{Mysql, MysqlHost, MysqlLogin};
 use trafstat_store::collect::{CollectError, append};
 use trafstat_store::origin::Origin;
 use trafstat_store::snapshot::Snapshot;
+use trafstat_store::store::Store;
 
 const PROVIDER: &str = "/usr/lib/galera/libgalera_smm.so";
 

@@ -6,12 +6,11 @@ mod mariadb_server;
 
 use common::{SnapshotBuilder, record};
 use mysql::prelude::Queryable;
-use trafstat_store::backend::{
-    Archive, ArchiveForm, Begun, Mysql, MysqlLogin, Password, Retention, Store, StoreError,
-};
+use trafstat_store::backend::{Mysql, MysqlLogin, Password};
 use trafstat_store::collect::{CollectError, State, append};
 use trafstat_store::origin::Origin;
 use trafstat_store::snapshot::Snapshot;
+use trafstat_store::store::{Archive, ArchiveForm, Begun, Retention, Store, StoreError};
 
 struct Database {
     name: String,

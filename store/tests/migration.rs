@@ -12,11 +12,12 @@ use common::{SnapshotBuilder, lan};
 use mysql::prelude::Queryable;
 use rusqlite::Connection;
 use tempfile::TempDir;
-use trafstat_store::backend::{Mysql, Sqlite, Store, StoreError};
+use trafstat_store::backend::{Mysql, Sqlite};
 use trafstat_store::collect::append;
 use trafstat_store::origin::Origin;
 use trafstat_store::query::{Answer, Field, Filter, Order, Query};
 use trafstat_store::snapshot::Snapshot;
+use trafstat_store::store::{Store, StoreError};
 
 /// What [`lan`] counts in one epoch.
 const SENT_PACKETS: u64 = 30;

@@ -12,11 +12,12 @@ use std::process::{Command, Stdio};
 use common::{HOUR_NS, NOON_NS, SnapshotBuilder, record};
 use jiff::Timestamp;
 use proptest::prelude::*;
-use trafstat_store::backend::{Archive, ArchiveForm, Begun, Mysql, Retention, Sqlite, Store};
+use trafstat_store::backend::{Mysql, Sqlite};
 use trafstat_store::collect::append;
 use trafstat_store::origin::Origin;
 use trafstat_store::query::{Field, Filter, Order, Query};
 use trafstat_store::snapshot::{Counters, Snapshot};
+use trafstat_store::store::{Archive, ArchiveForm, Begun, Retention, Store};
 
 /// What may happen.
 #[derive(Debug, Clone)]

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use mysql::prelude::Queryable;
 use rusqlite::Connection;
-use trafstat_store::backend::{Begun, Mysql, Sqlite, Store};
+use trafstat_store::backend::{Mysql, Sqlite};
 use trafstat_store::snapshot::{Header, Record};
+use trafstat_store::store::{Begun, Store};
 
 use crate::mariadb;
 use crate::traffic::{Traffic, origin};

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use trafstat_store::backend::{Mysql, Sqlite, Store};
+use trafstat_store::backend::{Mysql, Sqlite};
 use trafstat_store::query::{Answer, Field, Filter, Order, Query};
+use trafstat_store::store::Store;
 
 use crate::day::append;
 use crate::mariadb;

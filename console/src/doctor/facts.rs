@@ -7,8 +7,8 @@ use anyhow::Result;
 use jiff::{SignedDuration, Timestamp, ZonedDateTime};
 use trafstat_cli::output::with_causes;
 use trafstat_cli::store::StoreOptions;
-use trafstat_store::backend::Store;
 use trafstat_store::query::{Field, Filter, Order, Query};
+use trafstat_store::store::Store;
 
 use super::findings::COLLECTED_WITHIN_MINUTES;
 use super::module::{self, Build};

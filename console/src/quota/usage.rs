@@ -3,9 +3,9 @@
 use anyhow::{Context, Result};
 use jiff::civil::Date;
 use jiff::{Span, Timestamp, ZonedDateTime};
-use trafstat_store::backend::Store;
 use trafstat_store::options::quota::{QuotaLimit, QuotaPeriod};
 use trafstat_store::query::{Filter, Query};
+use trafstat_store::store::Store;
 
 /// What is used of a quota in the period that is not over.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,11 +6,11 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use ipnet::IpNet;
 use jiff::Timestamp;
-use trafstat_store::backend::Store;
 use trafstat_store::query::{
     Accuracy, Answer, Covered, Field, Filter, Group, Order, Query, StandardError, Value,
 };
 use trafstat_store::snapshot::Counters;
+use trafstat_store::store::Store;
 
 use super::period::Period;
 

@@ -18,6 +18,7 @@ use trafstat_cli::output::{Format, to_stdout};
 use trafstat_cli::store::StoreOptions;
 use trafstat_cli::{time, values};
 use trafstat_store::account::Name;
+use trafstat_store::collect::sum_up;
 use trafstat_store::origin::Origin;
 use trafstat_store::protocol;
 use trafstat_store::query::{Accumulator, Answer, Field, Filter, Order, Query};
@@ -184,7 +185,7 @@ impl ShowOptions {
         let rules = self.capture.rules().map_err(anyhow::Error::msg)?;
         let mut capture = self.capture.open(name, &rules)?;
         let mut sums = Accumulator::new(&query);
-        capture.sum_up(&Origin::of_this_process()?, &mut sums)?;
+        sum_up(&mut capture, &Origin::of_this_process()?, &mut sums)?;
         self.write(&query, &sums.answer())?;
         for remark in remarks(&capture) {
             eprintln!("trafstat: {remark}");

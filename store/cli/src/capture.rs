@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use trafstat_cli::capture::{CaptureOptions, remarks};
 use trafstat_cli::output::{Format, to_stdout};
+use trafstat_store::collect::collect_capture;
 use trafstat_store::origin::Origin;
 use trafstat_store::source::capture::CaptureName;
 
@@ -28,7 +29,7 @@ pub fn run(
     let mut capture = options.open(name, &rules)?;
     let origin = Origin::of_this_process()?;
     let mut store = settings.location.open()?;
-    let outcomes = capture.collect(store.as_mut(), &origin);
+    let outcomes = collect_capture(&mut capture, store.as_mut(), &origin);
     for outcome in &outcomes {
         if let Err(error) = &outcome.result {
             eprintln!("trafstat-store: account {}: {error}", outcome.account);

@@ -13,13 +13,14 @@ use trafstat_cli::output::{Format, to_stdout};
 use trafstat_cli::store::StoreOptions;
 use trafstat_store::collect::{
     Collector, DEFAULT_SPOOL_PATH, DEFAULT_SPOOL_SIZE, Outcome, Round, Service, SpoolPlace, State,
-    Watch, Woken, next_due,
+    Woken, next_due,
 };
 use trafstat_store::host::{RunningHost, Welcome};
 use trafstat_store::options::config::{CollectConfig, parse_duration};
 use trafstat_store::origin::Origin;
 use trafstat_store::source::capture::OwnedRules;
 use trafstat_store::source::{Namespace, PROC_ROOT, Proc, Source};
+use trafstat_store::watch::Watch;
 
 use crate::report::Report;
 use crate::{Settings, capture, live};

@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use trafstat_cli::output::{Format, to_stdout};
 use trafstat_cli::{time, values};
 use trafstat_store::account::Name;
-use trafstat_store::backend::StoreError;
-use trafstat_store::export::{Exported, Form, Level, Selection, export, to_file};
+use trafstat_store::export::{Exported, Form, export, to_file};
+use trafstat_store::store::StoreError;
+use trafstat_store::store::{Level, Selection};
 
 use crate::Settings;
 use trafstat_cli::progress::Progress;

@@ -13,7 +13,7 @@ use trafstat_cli::output::{Format, to_stdout};
 use trafstat_cli::store::login_at;
 use trafstat_cli::time;
 use trafstat_store::account::Name;
-use trafstat_store::backend::OriginalTables;
+use trafstat_store::import::OriginalTables;
 use trafstat_store::import::{
     ClosedAt, ImportError, Imported, OriginalAccount, import, original_account, rows_of_file,
 };

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use trafstat_store::backend::StoreError;
+use trafstat_store::store::StoreError;
 
 use crate::{Settings, say};
 

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use trafstat_cli::store::StoreOptions;
-use trafstat_store::collect::{Collector, Service, Watch};
+use trafstat_store::collect::{Collector, Service};
 use trafstat_store::origin::Origin;
 use trafstat_store::source::Namespace;
 use trafstat_store::source::live::{self, Interface, Live, LiveSource, Seen};
+use trafstat_store::watch::Watch;
 
 use crate::collect::{CollectOptions, Rounds, SPOOLED};
 use crate::{Settings, WRONG_USAGE};

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use jiff::{Timestamp, ZonedDateTime};
-use trafstat_store::backend::{Archive, ArchiveForm, Retention};
 use trafstat_store::options::config::{KeepFor, parse_keep_for};
+use trafstat_store::store::{Archive, ArchiveForm, Retention};
 
 use crate::{Settings, say};
 use trafstat_cli::progress::Progress;

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use trafstat_store::backend::{Sqlite, Store};
+use trafstat_store::backend::Sqlite;
 use trafstat_store::query::{Field, Filter, Order, Query};
+use trafstat_store::store::Store;
 
 /// 2026-01-31T12:00:00Z.
 const NOON_SECS: u32 = 1_769_860_800;

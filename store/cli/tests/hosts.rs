@@ -16,12 +16,13 @@ use jiff::{SignedDuration, Timestamp};
 use mariadb_server::NetworkServer;
 use mysql::prelude::Queryable;
 use program::{Host, code, stderr, stdout};
-use trafstat_store::backend::{Mysql, Sqlite, Store};
+use trafstat_store::backend::{Mysql, Sqlite};
 use trafstat_store::collect::append;
 use trafstat_store::host::{KnownHost, RunningHost, Welcome};
 use trafstat_store::origin::Origin;
 use trafstat_store::query::{Field, Filter, Order, Query};
 use trafstat_store::snapshot::Snapshot;
+use trafstat_store::store::Store;
 
 const ID: &str = "0123456789abcdef0123456789abcdef";
 

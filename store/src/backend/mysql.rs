@@ -11,7 +11,6 @@
 
 mod error;
 mod login;
-mod original;
 mod user;
 
 use std::collections::HashSet;
@@ -23,15 +22,13 @@ use std::time::Duration;
 use mysql::prelude::Queryable;
 use mysql::{Conn, LocalInfileHandler, Params, Value as MysqlValue};
 
-use super::StoreError;
 use super::sql::{
     self, Access, Backend, Database, Dialect, SnapshotKey, Value, counter_values, insert_rows,
     one_integer, places, schema,
 };
 use crate::protocol;
 use crate::snapshot::Record;
-
-pub use original::OriginalTables;
+use crate::store::StoreError;
 
 pub use login::{DEFAULT_PORT, MysqlHost, MysqlLogin, Password, TlsMode};
 

@@ -23,14 +23,14 @@ use rusqlite::{
 use rustix::fs::Access;
 use rustix::io::Errno;
 
-use super::StoreError;
-use super::file::{create_file, create_folder, sync_parent, system_error, write_new_file};
 use super::sql::{
     Access as For, Backend, Database, Dialect, SnapshotKey, Value, counter_values, one_integer,
     places, schema,
 };
 use crate::protocol;
 use crate::snapshot::{Growth, Record};
+use crate::store::StoreError;
+use crate::whole_file::{create_file, create_folder, sync_parent, system_error, write_new_file};
 
 /// Where the database is unless the user says otherwise.
 pub const DEFAULT_PATH: &str = "/var/lib/trafstat/trafstat.db";
@@ -582,7 +582,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::backend::Store;
+    use crate::store::Store;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-use crate::backend::StoreError;
+use crate::store::StoreError;
 
 /// Pauses that double, with a random part so that many hosts do not come back at once.
 pub(super) struct Backoff {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::Watch;
+use crate::watch::Watch;
 
 /// A reader that may remember its bytes until they are forgotten.
 pub(super) struct Recorder<'a, R> {

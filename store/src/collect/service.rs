@@ -12,7 +12,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
-use super::Watch;
+use crate::watch::Watch;
 
 /// A process that runs until SIGTERM or SIGINT, and tells systemd how it is.
 ///

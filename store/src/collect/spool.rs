@@ -21,6 +21,7 @@ use zstd::zstd_safe::CParameter;
 
 use super::recorder::Recorder;
 use crate::account::Account;
+use crate::kill_point::KillPoint;
 use crate::origin::Origin;
 use crate::snapshot::{Snapshot, SnapshotError};
 
@@ -306,7 +307,7 @@ impl Spool {
                 }
             }
         }
-        super::KillPoint::BeforeSpoolCommit.pass();
+        KillPoint::BeforeSpoolCommit.pass();
         transaction.commit().map_err(failed)?;
         Ok(true)
     }

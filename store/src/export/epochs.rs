@@ -14,13 +14,13 @@ use std::str::FromStr;
 use csv::StringRecord;
 use jiff::Timestamp;
 
-use super::{EPOCH_COLUMNS, Epochs, Fields, RECORD_COLUMNS, time};
+use super::fields::{EPOCH_COLUMNS, Fields, RECORD_COLUMNS, time};
 use crate::account::Account;
-use crate::backend::StoreError;
 use crate::origin::Origin;
 use crate::snapshot::{
     Counters, Endpoint, Growth, Header, Record, Sample, Totals, Volume, check_conservation,
 };
+use crate::store::{Epochs, StoreError};
 
 /// What only the epochs' own lines have, before the totals and after them.
 const BEFORE_TOTALS: [&str; 5] = ["machine_id", "account_id", "local_net", "opened", "records"];

@@ -6,11 +6,11 @@ use std::net::IpAddr;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::{EPOCH_COLUMNS, Epochs, Fields, Level, RECORD_COLUMNS, Sum, time};
+use super::fields::{EPOCH_COLUMNS, Fields, RECORD_COLUMNS, time};
 use crate::account::Family;
-use crate::backend::StoreError;
 use crate::origin::Origin;
 use crate::snapshot::{Header, Record};
+use crate::store::{Epochs, Level, StoreError, Sum};
 
 /// Writes lines of one form.
 pub(super) trait Lines {

@@ -6,53 +6,21 @@
 
 mod compression;
 mod epochs;
+mod fields;
 mod lines;
 
-use std::fmt;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
-
-use jiff::Timestamp;
 
 pub(crate) use compression::Packer;
 pub(crate) use epochs::{EpochReader, EpochWriter};
 
-use crate::account::{Account, Name};
-use crate::backend::file::{create_file, system_error, write_new_file};
-use crate::backend::{Store, StoreError};
-use crate::collect::Watch;
 use crate::origin::Origin;
-use crate::query::{Field, Value};
-use crate::snapshot::{Counters, Header, Record};
+use crate::snapshot::{Header, Record};
+use crate::store::{Epochs, Level, Selection, Store, StoreError};
+use crate::watch::Watch;
+use crate::whole_file::{create_file, system_error, write_new_file};
 use lines::{CsvLines, JsonLines, Lines};
-
-/// What is written out, by the names of the views that show the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// Every record.
-    Flow,
-    /// Hourly sums by local address.
-    LocalHour,
-    /// Daily sums by local address.
-    LocalDay,
-    /// Hourly sums by protocol and local port.
-    ServiceHour,
-    /// Daily sums by protocol and local port.
-    ServiceDay,
-    /// Monthly sums by remote address.
-    RemoteMonth,
-}
-
-/// Which part of a level is written out.
-#[derive(Debug, Clone, Default)]
-pub struct Selection {
-    /// Names of accounts; all if none.
-    pub accounts: Vec<Name>,
-    /// Epochs that closed, or sums whose period begins, at this time or later.
-    pub since: Option<Timestamp>,
-    /// Epochs that closed, or sums whose period begins, before this time.
-    pub until: Option<Timestamp>,
-}
 
 /// The form in which it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,71 +40,6 @@ pub struct Exported {
     pub lines: u64,
     /// Epochs that were left out, since their records were deleted.
     pub without_records: u64,
-}
-
-/// Where a store shows its epochs: each is begun, then come its records.
-pub trait Epochs {
-    /// An epoch of the store begins.
-    ///
-    /// # Errors
-    /// That it cannot be written.
-    fn begin(&mut self, origin: &Origin, header: &Header) -> Result<(), StoreError>;
-
-    /// Some more of its records, in their order.
-    ///
-    /// # Errors
-    /// That they cannot be written.
-    fn add(&mut self, records: &[Record]) -> Result<(), StoreError>;
-
-    /// An epoch that has no records any more.
-    fn left_out(&mut self);
-}
-
-/// A sum of a rollup.
-#[derive(Debug)]
-pub struct Sum<'a> {
-    /// Where it was counted.
-    pub origin: &'a Origin,
-    /// The account.
-    pub account: &'a Account,
-    /// When its hour, day or month begins.
-    pub begin: Timestamp,
-    /// What it is the sum by: the level's fields in their order.
-    pub key: &'a [Value],
-    /// What was counted.
-    pub counters: Counters,
-}
-
-impl Level {
-    /// Every one, in the order in which help lists them.
-    pub const ALL: [Self; 6] = [
-        Self::Flow,
-        Self::LocalHour,
-        Self::LocalDay,
-        Self::ServiceHour,
-        Self::ServiceDay,
-        Self::RemoteMonth,
-    ];
-
-    /// What its sums are by; of no use for records.
-    pub fn fields(self) -> &'static [Field] {
-        match self {
-            Self::Flow => &[],
-            Self::LocalHour | Self::LocalDay => &[Field::LocalIp],
-            Self::ServiceHour | Self::ServiceDay => &[Field::Protocol, Field::LocalPort],
-            Self::RemoteMonth => &[Field::RemoteIp],
-        }
-    }
-
-    /// The column that has the begin of its periods.
-    pub fn period(self) -> &'static str {
-        match self {
-            Self::Flow => "closed",
-            Self::LocalHour | Self::ServiceHour => "hour",
-            Self::LocalDay | Self::ServiceDay => "day",
-            Self::RemoteMonth => "month",
-        }
-    }
 }
 
 /// Writes a level out, account by account and in the order of time.
@@ -231,76 +134,5 @@ impl<E: Epochs> Epochs for Counted<'_, E> {
 
     fn left_out(&mut self) {
         self.exported.without_records += 1;
-    }
-}
-
-/// Nanoseconds since 1970 as RFC 3339, whole: what it says is read back the same.
-fn time(nanoseconds: u64) -> io::Result<Timestamp> {
-    Timestamp::from_nanosecond(nanoseconds.into()).map_err(io::Error::other)
-}
-
-/// The account and epoch that a line belongs to.
-const EPOCH_COLUMNS: [&str; 6] = ["host", "netns", "family", "account", "epoch", "closed"];
-
-/// What a record is.
-const RECORD_COLUMNS: [&str; 11] = [
-    "protocol",
-    "local_ip",
-    "local_port",
-    "remote_ip",
-    "remote_port",
-    "flags",
-    "sent_packets",
-    "received_packets",
-    "sent_bytes",
-    "received_bytes",
-    "syn_packets",
-];
-
-/// Writes fields to a line of CSV.
-struct Fields<W: Write> {
-    csv: csv::Writer<W>,
-    text: String,
-}
-
-impl<W: Write> Fields<W> {
-    fn new(writer: W) -> Self {
-        Self {
-            csv: csv::Writer::from_writer(writer),
-            text: String::new(),
-        }
-    }
-
-    fn add(&mut self, value: impl fmt::Display) -> io::Result<()> {
-        use fmt::Write as _;
-
-        self.text.clear();
-        write!(self.text, "{value}").map_err(io::Error::other)?;
-        Ok(self.csv.write_field(&self.text)?)
-    }
-
-    fn end_line(&mut self) -> io::Result<()> {
-        Ok(self.csv.write_record(None::<&[u8]>)?)
-    }
-
-    fn add_record(&mut self, record: &Record) -> io::Result<()> {
-        self.add(record.protocol)?;
-        for side in [&record.local, &record.remote] {
-            self.add(side.ip)?;
-            self.add(side.port)?;
-        }
-        self.add(record.flags)?;
-        self.add_counters(&record.counters)
-    }
-
-    fn add_counters(&mut self, counters: &Counters) -> io::Result<()> {
-        for (_, counter) in counters.columns() {
-            self.add(counter)?;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.csv.flush()
     }
 }

@@ -7,6 +7,7 @@
 //! Each epoch becomes a snapshot, and is stored as one, with the same proof of its totals.
 
 mod file;
+mod tables;
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
@@ -17,12 +18,14 @@ use trafstat_abi::{RecordIpv4, SnapshotHeader};
 use zerocopy::{FromZeros, IntoBytes};
 
 pub use file::{FileError, original_account, rows, rows_of_file};
+pub use tables::OriginalTables;
 
 use crate::account::Name;
-use crate::backend::{Store, StoreError};
-use crate::collect::{CollectError, State, Watch, append};
+use crate::collect::{CollectError, State, append};
 use crate::origin::Origin;
 use crate::snapshot::Snapshot;
+use crate::store::{Store, StoreError};
+use crate::watch::Watch;
 
 /// An account of the original: what its rows say nothing about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +46,7 @@ pub struct Row {
 }
 
 /// What a row counts, by the names of the original's columns.
-pub(crate) const COLUMNS: [&str; 10] = [
+const COLUMNS: [&str; 10] = [
     "protocol",
     "local_ip",
     "remote_ip",
@@ -58,10 +61,7 @@ pub(crate) const COLUMNS: [&str; 10] = [
 
 impl Row {
     /// A row of [`COLUMNS`]; the error names the one that is wrong.
-    pub(crate) fn new(
-        columns: [u64; COLUMNS.len()],
-        stored: Option<Timestamp>,
-    ) -> Result<Self, String> {
+    fn new(columns: [u64; COLUMNS.len()], stored: Option<Timestamp>) -> Result<Self, String> {
         let number = |at: usize, limit: u64| match columns[at] {
             number if number <= limit => Ok(number),
             number => Err(format!("{} is {number}, more than {limit}", COLUMNS[at])),

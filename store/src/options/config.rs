@@ -20,7 +20,8 @@ use super::Backend;
 use super::mysql::{Host, MysqlOptions, MysqlUrl};
 use super::quota::QuotaConfig;
 use super::secret::Secret;
-use crate::backend::{ArchiveForm, TlsMode};
+use crate::backend::TlsMode;
+use crate::store::ArchiveForm;
 
 /// Where the configuration is unless the user says otherwise.
 pub const DEFAULT_CONFIG_PATH: &str = "/etc/trafstat/trafstat.toml";

@@ -15,7 +15,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::backend::{Mysql, Sqlite, Store, StoreError};
+use crate::backend::{Mysql, Sqlite};
+use crate::store::{Store, StoreError};
 use mysql::MysqlOptions;
 
 /// A kind of database.

@@ -12,13 +12,7 @@ use trafstat_abi::RuleInfo;
 use trafstat_capture::engine::{Engine, Rules, Served, Tally};
 use trafstat_capture::file::{CaptureError, CaptureFile};
 
-use super::SourceError;
 use crate::account::{Account, Family};
-use crate::backend::{Store, StoreError};
-use crate::collect::{CollectError, Outcome, append};
-use crate::origin::Origin;
-use crate::query::Accumulator;
-use crate::snapshot::Snapshot;
 
 /// Where a capture is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,60 +194,8 @@ impl Capture {
         false
     }
 
-    /// Counts the capture to its end and takes every epoch of it into the store, each
-    /// exactly once, however often the capture is collected.
-    ///
-    /// An epoch that is stored with other totals, as that of a capture which has grown
-    /// since, is left out as failed; another failure ends it.
-    pub fn collect(&mut self, store: &mut dyn Store, origin: &Origin) -> Vec<Outcome> {
-        let mut outcomes = Vec::new();
-        loop {
-            let goes_on = self.advance();
-            for (account, served) in self.closed() {
-                let outcome = take(store, origin, account, served);
-                let stops = outcome
-                    .result
-                    .as_ref()
-                    .is_err_and(|error| !is_refusal(error));
-                outcomes.push(outcome);
-                if stops {
-                    self.progress.clear();
-                    return outcomes;
-                }
-            }
-            if !goes_on {
-                return outcomes;
-            }
-        }
-    }
-
-    /// Counts the capture to its end and adds every epoch of it to what a query asks for.
-    ///
-    /// # Errors
-    /// That an epoch does not add up, which none does.
-    pub fn sum_up(
-        &mut self,
-        origin: &Origin,
-        sums: &mut Accumulator<'_>,
-    ) -> Result<(), CollectError> {
-        loop {
-            let goes_on = self.advance();
-            for (account, served) in self.closed() {
-                let mut snapshot = Snapshot::open(served)?;
-                sums.begin(origin, snapshot.header());
-                while let Some(records) = snapshot.next_batch()? {
-                    sums.add(records);
-                }
-                acknowledge(&account, &mut snapshot)?;
-            }
-            if !goes_on {
-                return Ok(());
-            }
-        }
-    }
-
     /// The closed epochs. Names are those that the rule's options let through.
-    fn closed(&self) -> Vec<(Account, Served)> {
+    pub fn closed(&self) -> Vec<(Account, Served)> {
         let named = |served: Served| Some((account_named(served.family(), served.name())?, served));
         self.engine.closed().filter_map(named).collect()
     }
@@ -261,6 +203,11 @@ impl Capture {
     /// What became of the frames.
     pub fn tally(&self) -> &Tally {
         self.engine.tally()
+    }
+
+    /// Ends the showing of its progress.
+    pub fn stop(&mut self) {
+        self.progress.clear();
     }
 
     /// The capture's name, for people.
@@ -308,49 +255,6 @@ impl<R: Read> Read for Metered<R> {
     }
 }
 
-/// Takes an account's closed epoch into the store. One that the store refuses is given up
-/// too, for the capture still has it.
-fn take(store: &mut dyn Store, origin: &Origin, account: Account, served: Served) -> Outcome {
-    let mut snapshot = match Snapshot::open(served) {
-        Ok(snapshot) => snapshot,
-        Err(error) => {
-            return Outcome {
-                origin: origin.clone(),
-                account,
-                header: None,
-                result: Err(error.into()),
-            };
-        }
-    };
-    let header = snapshot.header().clone();
-    let mut result = append(store, origin, &mut snapshot);
-    let is_over = match &result {
-        Ok(_) => true,
-        Err(error) => is_refusal(error),
-    };
-    if is_over {
-        if let Err(error) = acknowledge(&account, &mut snapshot) {
-            result = Err(error.into());
-        }
-    }
-    Outcome {
-        origin: origin.clone(),
-        account,
-        header: Some(header),
-        result,
-    }
-}
-
-/// Gives an epoch up.
-fn acknowledge(account: &Account, snapshot: &mut Snapshot<Served>) -> Result<(), SourceError> {
-    let epoch = snapshot.header().epoch;
-    let acknowledged = snapshot.reader_mut().acknowledge(epoch);
-    acknowledged.map_err(|_| SourceError::Stale {
-        path: account.to_string().into(),
-        epoch,
-    })
-}
-
 /// The account of a family (`NFPROTO_*`) and a name.
 pub(super) fn account_named(family: u8, name: &[u8]) -> Option<Account> {
     let family = match u32::from(family) {
@@ -359,11 +263,6 @@ pub(super) fn account_named(family: u8, name: &[u8]) -> Option<Account> {
     };
     let name = std::str::from_utf8(name).ok()?.parse().ok()?;
     Some(Account { family, name })
-}
-
-/// Whether the store has the epoch with other totals.
-fn is_refusal(error: &CollectError) -> bool {
-    matches!(error, CollectError::Store(StoreError::Conflict { .. }))
 }
 
 fn open_file(path: &PathBuf) -> io::Result<(File, Option<u64>)> {

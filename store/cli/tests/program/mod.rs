@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use trafstat_store::backend::{Sqlite, Store};
+use trafstat_store::backend::Sqlite;
 use trafstat_store::origin::Origin;
 use trafstat_store::query::{Field, Filter, Order, Query};
+use trafstat_store::store::Store;
 
 use crate::common::ProcFolder;
 

@@ -6,7 +6,7 @@ use std::io;
 use mysql::{DriverError, Error, MySqlError};
 use rustls::CertificateError;
 
-use super::super::StoreError;
+use crate::store::StoreError;
 
 impl From<Error> for StoreError {
     fn from(error: Error) -> Self {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mysql::{ClientIdentity, Conn, DriverError, Error, LocalInfileHandler, OptsBuilder, SslOpts};
 
-use super::super::StoreError;
+use crate::store::StoreError;
 
 /// The port that IANA gave MySQL.
 pub const DEFAULT_PORT: u16 = 3306;
@@ -79,7 +79,7 @@ impl MysqlLogin {
     /// # Errors
     /// [`StoreError::Unreachable`] if none can, with the reason of each; that the server
     /// refuses the user, at once: another server of the same database would too.
-    pub(super) fn connect(&self) -> Result<(Conn, &MysqlHost), StoreError> {
+    pub(crate) fn connect(&self) -> Result<(Conn, &MysqlHost), StoreError> {
         self.check_tls_files()?;
         let mut tried = Vec::new();
         let mut only_crowded = !self.hosts.is_empty();

@@ -5,8 +5,8 @@ use mysql::Conn;
 use mysql::Value;
 use mysql::prelude::Queryable;
 
-use super::super::StoreError;
 use super::login::{MysqlLogin, Password};
+use crate::store::StoreError;
 
 /// What the store's user may do, on its own database and nowhere else: read, store, delete
 /// what is old, and keep the schema. FILE is not among it, nor any right on the server.

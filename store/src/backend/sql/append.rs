@@ -12,9 +12,9 @@ use super::{
     Access, Database, SnapshotKey, Value, first_row, growth, nanoseconds, one_integer, parts,
     places, schema, signed,
 };
-use crate::backend::{Append, Begun, StoreError};
 use crate::origin::Origin;
 use crate::snapshot::{Growth, Header, Record, Totals};
+use crate::store::{Append, Begun, StoreError};
 
 /// A snapshot whose row is written and whose records come, in a transaction that is open.
 pub(super) struct Appending<'a, D: Database> {

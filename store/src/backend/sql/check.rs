@@ -8,7 +8,7 @@ use super::rollup::{
 };
 use super::rotate::Kept;
 use super::{Access, Database, in_transaction};
-use crate::backend::StoreError;
+use crate::store::StoreError;
 
 /// What is wrong: records that do not sum up to their snapshot, sums that do not sum up
 /// to the snapshots of their time.

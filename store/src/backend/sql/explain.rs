@@ -1,8 +1,8 @@
 //! A database that tells how it runs what it is asked.
 
 use super::{Access, Database, Dialect, SnapshotKey, Value};
-use crate::backend::StoreError;
 use crate::snapshot::Record;
+use crate::store::StoreError;
 
 /// Explains every query before it is run.
 pub(super) struct Explaining<'a, D> {

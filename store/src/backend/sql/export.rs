@@ -14,11 +14,11 @@ use super::rollup::{
 use super::transfer::{self, StoredSnapshot};
 use super::{Access, COUNTERS, Database, counters, in_transaction, nanoseconds, parts};
 use crate::account::Account;
-use crate::backend::StoreError;
-use crate::export::{Epochs, Level, Selection, Sum};
 use crate::origin::Origin;
 use crate::query::{Field, Value};
 use crate::snapshot::Counters;
+use crate::store::StoreError;
+use crate::store::{Epochs, Level, Selection, Sum};
 
 /// Shows epochs with their records. Each is read in a transaction of its own: whoever
 /// takes them may be slow, and what an epoch holds does not change.

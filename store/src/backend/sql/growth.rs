@@ -1,8 +1,8 @@
 //! The later fields of a header as columns of its snapshot: all NULL where they are unknown.
 
 use super::{Value, signed};
-use crate::backend::StoreError;
 use crate::snapshot::{Growth, Sample, Volume};
+use crate::store::StoreError;
 
 /// The values of [`Growth::COLUMNS`].
 pub(super) fn values(growth: Option<&Growth>) -> Result<Vec<Value>, StoreError> {

@@ -4,8 +4,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::append::host_id;
 use super::{Access, Database, Value, in_transaction, nanoseconds, one_integer};
-use crate::backend::StoreError;
 use crate::host::{CLOCK_TOLERANCE, KnownHost, RunningHost, Twin, Welcome};
+use crate::store::StoreError;
 
 /// A boot in which a host was seen.
 struct Boot {

@@ -26,8 +26,8 @@ use jiff::Timestamp;
 pub(super) use store::Backend;
 pub(super) use transfer::back_up;
 
-use super::StoreError;
 use crate::snapshot::{Counters, Record};
+use crate::store::StoreError;
 
 /// A connection to a database that holds the schema.
 pub(super) trait Database {

@@ -12,8 +12,8 @@ use std::net::IpAddr;
 use super::query::Conditions;
 use super::rollup::{self, Owner, REMOTE_MONTHLY, SECOND_NS, plus};
 use super::{Database, first_row};
-use crate::backend::StoreError;
 use crate::snapshot::Counters;
+use crate::store::StoreError;
 
 /// The sums of a part, from its bytes.
 #[derive(Debug)]

@@ -25,11 +25,11 @@ use super::rollup::{
 use super::rotate::Kept;
 use super::{Access, COUNTERS, Database, Value as Column, counters, in_transaction, nanoseconds};
 use crate::account::Name;
-use crate::backend::StoreError;
 use crate::query::{
     Accuracy, Answer, Covered, Field, Filter, Group, Order, Query, Value, set_accuracy,
 };
 use crate::snapshot::Counters;
+use crate::store::StoreError;
 use crate::time::timestamp;
 
 /// Sums up as of one moment.

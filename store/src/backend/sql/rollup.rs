@@ -14,8 +14,8 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, Unit};
 
 use super::{COUNTERS, Database, Value, counter_values, insert_rows, places};
-use crate::backend::StoreError;
 use crate::snapshot::{Counters, Record};
+use crate::store::StoreError;
 
 /// A table of sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

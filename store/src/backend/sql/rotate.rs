@@ -10,8 +10,8 @@ use super::rollup::{
 use super::{
     Access, Database, SnapshotKey, Value, first_row, in_transaction, nanoseconds, parts, transfer,
 };
-use crate::backend::{Archive, Retention, Rotated, StoreError};
 use crate::kill_point::KillPoint;
+use crate::store::{Archive, Retention, Rotated, StoreError};
 
 /// From when on the rows of each level are there, in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy)]

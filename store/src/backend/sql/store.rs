@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use super::{Database, Value, append, check, export, hosts, query, rotate, transfer};
-use crate::backend::{Archive, Begun, Restored, Retention, Rotated, Store, StoreError};
-use crate::export::{Epochs, Level, Selection, Sum};
 use crate::host::{KnownHost, RunningHost, Welcome};
 use crate::origin::Origin;
 use crate::query::{Answer, Query};
 use crate::snapshot::Header;
+use crate::store::{Archive, Begun, Restored, Retention, Rotated, Store, StoreError};
+use crate::store::{Epochs, Level, Selection, Sum};
 
 /// What the databases do each in a way of its own, besides statements.
 pub(in crate::backend) trait Backend: Database {

@@ -18,13 +18,14 @@ use super::{
     insert_rows, one_integer, places,
 };
 use crate::account::Account;
-use crate::backend::file::{WritingIn, create_file, system_error, write_new_file, write_renamed};
-use crate::backend::sqlite::Sqlite;
-use crate::backend::{Archive, ArchiveForm, Restored, Store, StoreError};
-use crate::export::{EpochReader, EpochWriter, Epochs, Packer};
+use crate::backend::Sqlite;
+use crate::export::{EpochReader, EpochWriter, Packer};
 use crate::kill_point::KillPoint;
 use crate::origin::Origin;
 use crate::snapshot::{Endpoint, Header, Record, Totals, Volume};
+use crate::store::Epochs;
+use crate::store::{Archive, ArchiveForm, Restored, Store, StoreError};
+use crate::whole_file::{WritingIn, create_file, system_error, write_new_file, write_renamed};
 
 /// Copies everything as of one moment into a new SQLite database.
 pub(in crate::backend) fn back_up<D: Database>(from: &mut D, to: &Path) -> Result<(), StoreError> {
@@ -685,8 +686,8 @@ const TEXTS: [&str; 7] = [
 mod tests {
     use super::*;
     use crate::account::Family;
-    use crate::backend::Begun;
     use crate::snapshot::{Counters, Growth};
+    use crate::store::Begun;
 
     fn record(remote: u8, packets: u64) -> Record {
         let side = |last| Endpoint {

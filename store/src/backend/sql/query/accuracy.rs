@@ -1,11 +1,11 @@
 //! Sums up how exact the epochs are that an answer comes from, by their snapshots' rows.
 
 use super::{Column, Conditions, Span, accounts, epoch_key, group_by, value};
-use crate::backend::StoreError;
 use crate::backend::sql::Database;
 use crate::backend::sql::rotate::Kept;
 use crate::query::{Accuracies, Accuracy, ClassSum, Field, Query};
 use crate::snapshot::{SampleClass, Volume};
+use crate::store::StoreError;
 
 /// The accuracy of the epochs that the spans sum up.
 ///

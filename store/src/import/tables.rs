@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
-use super::login::MysqlLogin;
-use crate::backend::StoreError;
-use crate::import::{COLUMNS, Row};
+use super::{COLUMNS, Row};
+use crate::backend::MysqlLogin;
+use crate::store::StoreError;
 
 /// A server's database with tables of the original.
 #[derive(Debug)]

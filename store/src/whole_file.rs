@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::StoreError;
+use crate::store::StoreError;
 
 /// Writes a file that must not exist yet: whole and durable, or not at all.
 pub(crate) fn write_new_file<T>(
@@ -23,7 +23,7 @@ pub(crate) fn write_new_file<T>(
 }
 
 /// Writes a file beside `path`; once it is whole, it gets the name that `write` gives.
-pub(super) fn write_renamed<T>(
+pub(crate) fn write_renamed<T>(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(PathBuf, T), StoreError>,
 ) -> Result<T, StoreError> {
@@ -65,7 +65,7 @@ const DATABASE_ENDINGS: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 ///
 /// Those that killed processes left half-written are removed once nobody else writes there.
 #[derive(Debug)]
-pub(super) struct WritingIn {
+pub(crate) struct WritingIn {
     /// Held shared while writing. Where the file system has no such locks, nothing is
     /// ever removed.
     _lock: File,
@@ -73,7 +73,7 @@ pub(super) struct WritingIn {
 
 impl WritingIn {
     /// Makes the folder if need be.
-    pub(super) fn folder(folder: &Path, prefix: &str) -> Result<Self, StoreError> {
+    pub(crate) fn folder(folder: &Path, prefix: &str) -> Result<Self, StoreError> {
         create_folder(folder)?;
         let lock = File::open(folder).map_err(|error| system_error(folder, error))?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
@@ -100,7 +100,7 @@ fn remove_partial(folder: &Path, prefix: &str) -> io::Result<()> {
 }
 
 /// Makes a folder that is closed to others, unless it is there.
-pub(super) fn create_folder(folder: &Path) -> Result<(), StoreError> {
+pub(crate) fn create_folder(folder: &Path) -> Result<(), StoreError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o750)
@@ -118,7 +118,7 @@ pub(crate) fn create_file(path: &Path) -> io::Result<File> {
 }
 
 /// Makes a new name durable, which it is only once its folder is.
-pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
         _ => File::open(".")?.sync_all(),

@@ -1,8 +1,8 @@
-//! Who watches a collector at work.
+//! Who watches long work: collecting, exporting, importing.
 
 use std::time::Duration;
 
-/// What a collector tells while it works, and is told.
+/// What long work tells while it goes on, and is told.
 pub trait Watch {
     /// The collector gets on; called at least once for every batch of records.
     fn alive(&self);

@@ -1,0 +1,116 @@
+//! Takes the epochs of a capture into a store, or into a query's answer.
+
+use trafstat_capture::engine::Served;
+
+use super::append::{CollectError, Outcome, append};
+use crate::account::Account;
+use crate::origin::Origin;
+use crate::query::Accumulator;
+use crate::snapshot::Snapshot;
+use crate::source::SourceError;
+use crate::source::capture::Capture;
+use crate::store::{Store, StoreError};
+
+/// Counts a capture to its end and takes every epoch of it into the store, each
+/// exactly once, however often the capture is collected.
+///
+/// An epoch that is stored with other totals, as that of a capture which has grown
+/// since, is left out as failed; another failure ends it.
+pub fn collect_capture(
+    capture: &mut Capture,
+    store: &mut dyn Store,
+    origin: &Origin,
+) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    loop {
+        let goes_on = capture.advance();
+        for (account, served) in capture.closed() {
+            let outcome = take(store, origin, account, served);
+            let stops = outcome
+                .result
+                .as_ref()
+                .is_err_and(|error| !is_refusal(error));
+            outcomes.push(outcome);
+            if stops {
+                capture.stop();
+                return outcomes;
+            }
+        }
+        if !goes_on {
+            return outcomes;
+        }
+    }
+}
+
+/// Counts a capture to its end and adds every epoch of it to what a query asks for.
+///
+/// # Errors
+/// That an epoch does not add up, which none does.
+pub fn sum_up(
+    capture: &mut Capture,
+    origin: &Origin,
+    sums: &mut Accumulator<'_>,
+) -> Result<(), CollectError> {
+    loop {
+        let goes_on = capture.advance();
+        for (account, served) in capture.closed() {
+            let mut snapshot = Snapshot::open(served)?;
+            sums.begin(origin, snapshot.header());
+            while let Some(records) = snapshot.next_batch()? {
+                sums.add(records);
+            }
+            acknowledge(&account, &mut snapshot)?;
+        }
+        if !goes_on {
+            return Ok(());
+        }
+    }
+}
+
+/// Takes an account's closed epoch into the store. One that the store refuses is given up
+/// too, for the capture still has it.
+fn take(store: &mut dyn Store, origin: &Origin, account: Account, served: Served) -> Outcome {
+    let mut snapshot = match Snapshot::open(served) {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            return Outcome {
+                origin: origin.clone(),
+                account,
+                header: None,
+                result: Err(error.into()),
+            };
+        }
+    };
+    let header = snapshot.header().clone();
+    let mut result = append(store, origin, &mut snapshot);
+    let is_over = match &result {
+        Ok(_) => true,
+        Err(error) => is_refusal(error),
+    };
+    if is_over {
+        if let Err(error) = acknowledge(&account, &mut snapshot) {
+            result = Err(error.into());
+        }
+    }
+    Outcome {
+        origin: origin.clone(),
+        account,
+        header: Some(header),
+        result,
+    }
+}
+
+/// Gives an epoch up.
+fn acknowledge(account: &Account, snapshot: &mut Snapshot<Served>) -> Result<(), SourceError> {
+    let epoch = snapshot.header().epoch;
+    let acknowledged = snapshot.reader_mut().acknowledge(epoch);
+    acknowledged.map_err(|_| SourceError::Stale {
+        path: account.to_string().into(),
+        epoch,
+    })
+}
+
+/// Whether the store has the epoch with other totals.
+fn is_refusal(error: &CollectError) -> bool {
+    matches!(error, CollectError::Store(StoreError::Conflict { .. }))
+}
