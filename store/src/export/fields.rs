@@ -8,16 +8,16 @@ use jiff::Timestamp;
 use crate::snapshot::{Counters, Record};
 
 /// Nanoseconds since 1970 as RFC 3339, whole: what it says is read back the same.
-pub(super) fn time(nanoseconds: u64) -> io::Result<Timestamp> {
+pub(in crate::export) fn time(nanoseconds: u64) -> io::Result<Timestamp> {
     Timestamp::from_nanosecond(nanoseconds.into()).map_err(io::Error::other)
 }
 
 /// The account and epoch that a line belongs to.
-pub(super) const EPOCH_COLUMNS: [&str; 6] =
+pub(in crate::export) const EPOCH_COLUMNS: [&str; 6] =
     ["host", "netns", "family", "account", "epoch", "closed"];
 
 /// What a record is.
-pub(super) const RECORD_COLUMNS: [&str; 11] = [
+pub(in crate::export) const RECORD_COLUMNS: [&str; 11] = [
     "protocol",
     "local_ip",
     "local_port",
@@ -32,20 +32,20 @@ pub(super) const RECORD_COLUMNS: [&str; 11] = [
 ];
 
 /// Writes fields to a line of CSV.
-pub(super) struct Fields<W: Write> {
+pub(in crate::export) struct Fields<W: Write> {
     csv: csv::Writer<W>,
     text: String,
 }
 
 impl<W: Write> Fields<W> {
-    pub(super) fn new(writer: W) -> Self {
+    pub(in crate::export) fn new(writer: W) -> Self {
         Self {
             csv: csv::Writer::from_writer(writer),
             text: String::new(),
         }
     }
 
-    pub(super) fn add(&mut self, value: impl fmt::Display) -> io::Result<()> {
+    pub(in crate::export) fn add(&mut self, value: impl fmt::Display) -> io::Result<()> {
         use fmt::Write as _;
 
         self.text.clear();
@@ -53,11 +53,11 @@ impl<W: Write> Fields<W> {
         Ok(self.csv.write_field(&self.text)?)
     }
 
-    pub(super) fn end_line(&mut self) -> io::Result<()> {
+    pub(in crate::export) fn end_line(&mut self) -> io::Result<()> {
         Ok(self.csv.write_record(None::<&[u8]>)?)
     }
 
-    pub(super) fn add_record(&mut self, record: &Record) -> io::Result<()> {
+    pub(in crate::export) fn add_record(&mut self, record: &Record) -> io::Result<()> {
         self.add(record.protocol)?;
         for side in [&record.local, &record.remote] {
             self.add(side.ip)?;
@@ -67,14 +67,14 @@ impl<W: Write> Fields<W> {
         self.add_counters(&record.counters)
     }
 
-    pub(super) fn add_counters(&mut self, counters: &Counters) -> io::Result<()> {
+    pub(in crate::export) fn add_counters(&mut self, counters: &Counters) -> io::Result<()> {
         for (_, counter) in counters.columns() {
             self.add(counter)?;
         }
         Ok(())
     }
 
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    pub(in crate::export) fn flush(&mut self) -> io::Result<()> {
         self.csv.flush()
     }
 }

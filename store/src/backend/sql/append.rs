@@ -3,17 +3,15 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use jiff::Timestamp;
 
 use super::rollup::{
     self, LOCAL_DAILY, LOCAL_HOURLY, Owner, Period, SERVICE_DAILY, SERVICE_HOURLY, SnapshotSums,
 };
 use super::{
-    Access, Database, SnapshotKey, Value, first_row, growth, nanoseconds, one_integer, parts,
-    places, schema, signed,
+    Access, Database, SnapshotKey, Value, first_row, one_integer, parts, schema, signed, stored,
 };
 use crate::origin::Origin;
-use crate::snapshot::{Growth, Header, Record, Totals};
+use crate::snapshot::{Header, Record};
 use crate::store::{Append, Begun, StoreError};
 
 /// A snapshot whose row is written and whose records come, in a transaction that is open.
@@ -64,43 +62,6 @@ pub(in crate::backend) fn begin<'a, D: Database>(
     }
 }
 
-/// The snapshot's key, and its first record if it has any still, if it is stored.
-pub(super) fn find<D: Database>(
-    database: &mut D,
-    origin: &Origin,
-    header: &Header,
-) -> Result<Option<(SnapshotKey, Option<i64>)>, StoreError> {
-    let Some(row) = first_row(
-        database,
-        "SELECT a.host_id, a.id, s.first_record
-         FROM host AS h
-         JOIN account AS a ON a.host_id = h.id
-         JOIN snapshot AS s ON s.host_id = a.host_id AND s.account_id = a.id
-         WHERE h.machine_id = ? AND a.identity = ? AND s.epoch = ?",
-        &[
-            origin.machine_id.as_str().into(),
-            header.account_id[..].into(),
-            signed("epoch", header.epoch)?.into(),
-        ],
-    )?
-    else {
-        return Ok(None);
-    };
-    let key = SnapshotKey {
-        host_id: row[0].integer()?,
-        account_id: row[1].integer()?,
-        epoch: signed("epoch", header.epoch)?,
-    };
-    if let Some(stored) = stored_figures(database, key)? {
-        check_same(header, &stored)?;
-    }
-    let first = match &row[2] {
-        Value::Null => None,
-        first => Some(first.integer()?),
-    };
-    Ok(Some((key, first)))
-}
-
 /// Writes the snapshot's row unless there is one; gives its key and first record.
 fn write_snapshot<D: Database>(
     database: &mut D,
@@ -113,12 +74,12 @@ fn write_snapshot<D: Database>(
         account_id: account_id(database, host_id, origin, header)?,
         epoch: signed("epoch", header.epoch)?,
     };
-    if let Some(stored) = stored_figures(database, key)? {
-        check_same(header, &stored)?;
+    if let Some(stored) = stored::stored_figures(database, key)? {
+        stored::check_same(header, &stored)?;
         return Ok(None);
     }
     let first_record = database.next_record()?;
-    insert_snapshot(database, header, key, first_record.into())?;
+    stored::insert_snapshot(database, header, key, first_record.into())?;
     Ok(Some((key, first_record)))
 }
 
@@ -156,14 +117,19 @@ impl<'a, D: Database> Appending<'a, D> {
         }
     }
 
-    /// Begins within a transaction; none if the snapshot is stored.
+    /// Begins within a transaction; the snapshot must not be stored yet.
     pub(super) fn begin(
         database: &'a mut D,
         origin: &Origin,
         header: &Header,
-    ) -> Result<Option<Self>, StoreError> {
-        Ok(write_snapshot(database, origin, header)?
-            .map(|key_and_first| Self::new(database, header, key_and_first)))
+    ) -> Result<Self, StoreError> {
+        match write_snapshot(database, origin, header)? {
+            Some(key_and_first) => Ok(Self::new(database, header, key_and_first)),
+            None => Err(StoreError::Corrupt(format!(
+                "epoch {} of account {} is there twice",
+                header.epoch, header.account
+            ))),
+        }
     }
 
     pub(super) fn add(&mut self, records: &[Record]) -> Result<(), StoreError> {
@@ -346,103 +312,4 @@ fn account_id<D: Database>(
         ],
     )?;
     Ok(id)
-}
-
-/// The figures of a snapshot: how many columns it has besides its identity, the place of its
-/// records and the later fields.
-pub(super) const FIGURES: usize = BEFORE_TOTALS.len() + Totals::COLUMNS.len() + AFTER_TOTALS.len();
-
-const BEFORE_TOTALS: [&str; 3] = ["opened_ns", "closed_ns", "records"];
-const AFTER_TOTALS: [&str; 2] = ["max_entries", "min_pkt_spoof"];
-
-/// The columns of the figures.
-fn figure_columns() -> impl Iterator<Item = &'static str> {
-    BEFORE_TOTALS
-        .into_iter()
-        .chain(Totals::COLUMNS)
-        .chain(AFTER_TOTALS)
-}
-
-/// The figures with their columns.
-fn figures(header: &Header) -> impl Iterator<Item = (&'static str, u64)> {
-    let before = [header.opened_ns, header.closed_ns, header.records];
-    let after = [header.max_entries, header.min_pkt_spoof.into()];
-    let values = before.into_iter().chain(header.totals.values());
-    figure_columns().zip(values.chain(after))
-}
-
-/// The columns of the figures and of the later fields, each behind `prefix`.
-pub(super) fn columns(prefix: &str) -> String {
-    let columns = figure_columns().chain(Growth::COLUMNS);
-    let prefixed: Vec<String> = columns.map(|column| format!("{prefix}{column}")).collect();
-    prefixed.join(", ")
-}
-
-/// The values stored in [`columns`] under an identity, if there are any.
-fn stored_figures<D: Database>(
-    database: &mut D,
-    key: SnapshotKey,
-) -> Result<Option<Vec<Value>>, StoreError> {
-    first_row(
-        database,
-        &format!(
-            "SELECT {} FROM snapshot WHERE host_id = ? AND account_id = ? AND epoch = ?",
-            columns("")
-        ),
-        &key.values(),
-    )
-}
-
-/// Refuses a snapshot that is stored with other totals; later fields count where both know
-/// them.
-fn check_same(header: &Header, stored: &[Value]) -> Result<(), StoreError> {
-    let conflict = |what, stored, offered| StoreError::Conflict {
-        account: header.account.clone(),
-        epoch: header.epoch,
-        what,
-        stored,
-        offered,
-    };
-    for ((what, offered), stored) in figures(header).zip(stored) {
-        let stored = stored.integer()?;
-        if i64::try_from(offered) != Ok(stored) {
-            return Err(conflict(what, stored, offered));
-        }
-    }
-    let stored = &stored[FIGURES..];
-    if header.growth.is_none() || growth::read(stored, 0)?.is_none() {
-        return Ok(());
-    }
-    let offered = growth::values(header.growth.as_ref())?;
-    for ((what, offered), stored) in Growth::COLUMNS.into_iter().zip(&offered).zip(stored) {
-        if offered.real()? != stored.real()? {
-            let [stored, offered] = [stored.real()?, offered.real()?];
-            return Err(conflict(what, stored as i64, offered as u64));
-        }
-    }
-    Ok(())
-}
-
-pub(super) fn insert_snapshot<D: Database>(
-    database: &mut D,
-    header: &Header,
-    key: SnapshotKey,
-    first_record: Value,
-) -> Result<(), StoreError> {
-    let mut values = key.values().to_vec();
-    values.extend([first_record, nanoseconds(Timestamp::now()).into()]);
-    for (what, value) in figures(header) {
-        values.push(signed(what, value)?.into());
-    }
-    values.extend(growth::values(header.growth.as_ref())?);
-    database.execute(
-        &format!(
-            "INSERT INTO snapshot (host_id, account_id, epoch, first_record, collected_ns, {})
-             VALUES {}",
-            columns(""),
-            places(1, values.len())
-        ),
-        &values,
-    )?;
-    Ok(())
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use super::kept::Kept;
 use super::parts::Part;
 use super::rollup::{
     LOCAL_DAILY, LOCAL_HOURLY, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY, SERVICE_HOURLY,
 };
-use super::rotate::Kept;
 use super::{Access, Database, in_transaction};
 use crate::store::StoreError;
 

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
+use super::conditions::Conditions;
+use super::fields::{field, value};
 use super::parts::{Merged, MonthParts};
-use super::query::Conditions;
 use super::rollup::{
     LOCAL_DAILY, LOCAL_HOURLY, Owner, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY,
     SERVICE_HOURLY, plus,
 };
-use super::transfer::{self, StoredSnapshot};
+use super::stored::{self, StoredSnapshot};
 use super::{Access, COUNTERS, Database, counters, in_transaction, nanoseconds, parts};
 use crate::account::Account;
 use crate::origin::Origin;
@@ -32,7 +33,7 @@ pub(in crate::backend) fn records<D: Database>(
         conditions.owner(owner.ids);
         conditions.within_time("closed_ns", 1, owner.time);
         let condition = format!("1 = 1{}", conditions.sql);
-        for key in transfer::snapshots(from, &condition, &conditions.parameters)? {
+        for key in stored::snapshots(from, &condition, &conditions.parameters)? {
             in_transaction(from, Access::Read, |from| {
                 let snapshot = StoredSnapshot::read(from, key)?;
                 if snapshot.first_record.is_none() {
@@ -40,7 +41,7 @@ pub(in crate::backend) fn records<D: Database>(
                     return Ok(());
                 }
                 to.begin(&snapshot.origin, &snapshot.header)?;
-                transfer::read_whole(from, key, &snapshot.header, |records| to.add(records))?;
+                stored::read_whole(from, key, &snapshot.header, |records| to.add(records))?;
                 Ok(())
             })?;
         }
@@ -188,23 +189,11 @@ fn table<D: Database>(
             let key = fields
                 .iter()
                 .zip(&row[1..])
-                .map(|(&field, column)| super::query::value(field, column))
+                .map(|(&field, column)| value(field, column))
                 .collect::<Result<Vec<Value>, StoreError>>()?;
             each(row[0].integer()?, &key, counters(row, 1 + fields.len())?)
         },
     )
-}
-
-fn field(column: &str) -> Option<Field> {
-    [
-        Field::Protocol,
-        Field::LocalIp,
-        Field::RemoteIp,
-        Field::LocalPort,
-        Field::RemotePort,
-    ]
-    .into_iter()
-    .find(|field| field.column() == column)
 }
 
 /// The sums that wait in parts, in the order of the table's.

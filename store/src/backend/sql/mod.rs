@@ -6,25 +6,33 @@
 //! own.
 
 mod append;
+mod archive;
+mod backend;
 mod check;
+mod conditions;
+mod copy;
 mod explain;
 mod export;
+mod fields;
 mod growth;
 mod hosts;
+mod kept;
 mod parts;
+mod proof;
 mod query;
+mod restore;
 mod rollup;
 mod rotate;
 pub(super) mod schema;
 mod store;
-mod transfer;
+mod stored;
 
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-pub(super) use store::Backend;
-pub(super) use transfer::back_up;
+pub(super) use backend::Backend;
+pub(super) use copy::back_up;
 
 use crate::snapshot::{Counters, Record};
 use crate::store::StoreError;

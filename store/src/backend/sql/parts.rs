@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::IpAddr;
 
-use super::query::Conditions;
+use super::conditions::Conditions;
 use super::rollup::{self, Owner, REMOTE_MONTHLY, SECOND_NS, plus};
 use super::{Database, first_row};
 use crate::snapshot::Counters;

@@ -1,76 +1,15 @@
 //! Deletes what is older than it is to be kept.
 
-#[cfg(test)]
-use jiff::Timestamp;
-
 use super::rollup::{
     LOCAL_DAILY, LOCAL_HOURLY, Owner, Period, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY,
     SERVICE_HOURLY,
 };
 use super::{
-    Access, Database, SnapshotKey, Value, first_row, in_transaction, nanoseconds, parts, transfer,
+    Access, Database, SnapshotKey, archive, first_row, in_transaction, kept, nanoseconds, parts,
+    stored,
 };
 use crate::kill_point::KillPoint;
 use crate::store::{Archive, Retention, Rotated, StoreError};
-
-/// From when on the rows of each level are there, in nanoseconds since 1970.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Kept {
-    records: i64,
-    hours: i64,
-    days: i64,
-    months: i64,
-}
-
-impl Default for Kept {
-    /// Everything.
-    fn default() -> Self {
-        Self {
-            records: i64::MIN,
-            hours: i64::MIN,
-            days: i64::MIN,
-            months: i64::MIN,
-        }
-    }
-}
-
-impl Kept {
-    pub(super) fn read<D: Database>(database: &mut D) -> Result<Self, StoreError> {
-        let mut kept = Self::default();
-        database.select("SELECT level, since_ns FROM kept", &[], &mut |row| {
-            let since = row[1].integer()?;
-            match row[0].text()? {
-                "record" => kept.records = since,
-                "hour" => kept.hours = since,
-                "day" => kept.days = since,
-                "month" => kept.months = since,
-                other => {
-                    return Err(StoreError::Corrupt(format!("kept has level {other:?}")));
-                }
-            }
-            Ok(())
-        })?;
-        Ok(kept)
-    }
-
-    /// From when on a table has its rows.
-    pub(super) fn since(&self, table: Option<Rollup>) -> i64 {
-        match table.map(|rollup| rollup.period) {
-            None => self.records,
-            Some(Period::Hour) => self.hours,
-            Some(Period::Day) => self.days,
-            Some(Period::Month) => self.months,
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn records_since(time: Timestamp) -> Self {
-        Self {
-            records: nanoseconds(time),
-            ..Self::default()
-        }
-    }
-}
 
 /// Deletes level by level, the finest first.
 pub(in crate::backend) fn rotate<D: Database>(
@@ -111,7 +50,7 @@ fn delete_records<D: Database>(
     archive: Option<Archive<'_>>,
     rotated: &mut Rotated,
 ) -> Result<(), StoreError> {
-    let keys = transfer::snapshots(
+    let keys = stored::snapshots(
         database,
         "closed_ns < ? AND first_record IS NOT NULL",
         &[before.into()],
@@ -119,7 +58,7 @@ fn delete_records<D: Database>(
     for keys in keys.chunks(SNAPSHOTS_AT_ONCE) {
         let mut archived = None;
         if let Some(archive) = archive {
-            let Some((path, keys)) = transfer::archive(database, keys, archive)? else {
+            let Some((path, keys)) = archive::archive(database, keys, archive)? else {
                 continue;
             };
             rotated.archives.push(path);
@@ -129,7 +68,7 @@ fn delete_records<D: Database>(
         KillPoint::BeforeDelete.pass();
         in_transaction(database, Access::Write, |database| {
             // First: queries must not look for records that only some epochs have.
-            raise(database, "record", before)?;
+            kept::raise(database, "record", before)?;
             for &key in keys {
                 if let Some(deleted) = delete_snapshot_records(database, key)? {
                     rotated.records += deleted;
@@ -202,27 +141,11 @@ fn delete_sums<D: Database>(
                 &[first_kept.into()],
             )?;
         }
-        raise(
+        kept::raise(
             database,
             period.column(),
             first_kept.saturating_mul(SECOND_NS),
         )?;
         Ok(deleted)
     })
-}
-
-/// Notes that a level has no rows before a time.
-fn raise<D: Database>(database: &mut D, level: &str, since_ns: i64) -> Result<(), StoreError> {
-    database.execute(
-        &format!(
-            "{} INTO kept (level, since_ns) VALUES (?, ?)",
-            D::DIALECT.insert_ignore
-        ),
-        &[level.into(), since_ns.into()],
-    )?;
-    database.execute(
-        "UPDATE kept SET since_ns = ? WHERE level = ? AND since_ns < ?",
-        &[since_ns.into(), Value::from(level), since_ns.into()],
-    )?;
-    Ok(())
 }

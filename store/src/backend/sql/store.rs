@@ -2,28 +2,14 @@
 
 use std::path::Path;
 
-use super::{Database, Value, append, check, export, hosts, query, rotate, transfer};
+use super::backend::Backend;
+use super::{append, check, export, hosts, query, restore, rotate};
 use crate::host::{KnownHost, RunningHost, Welcome};
 use crate::origin::Origin;
 use crate::query::{Answer, Query};
 use crate::snapshot::Header;
 use crate::store::{Archive, Begun, Restored, Retention, Rotated, Store, StoreError};
 use crate::store::{Epochs, Level, Selection, Sum};
-
-/// What the databases do each in a way of its own, besides statements.
-pub(in crate::backend) trait Backend: Database {
-    /// As [`Store::migrate`].
-    fn bring_up_to_date(&mut self) -> Result<(), StoreError>;
-
-    /// One step of a query, of a row that EXPLAIN gave.
-    fn plan_step(row: Vec<Value>) -> Result<String, StoreError>;
-
-    /// What the database itself finds damaged, a line each.
-    fn damage(&mut self) -> Result<Vec<String>, StoreError>;
-
-    /// As [`Store::back_up`].
-    fn copy_to_file(&mut self, to: &Path) -> Result<(), StoreError>;
-}
 
 impl<B: Backend> Store for B {
     fn migrate(&mut self) -> Result<(), StoreError> {
@@ -66,7 +52,7 @@ impl<B: Backend> Store for B {
     }
 
     fn restore(&mut self, from: &Path) -> Result<Restored, StoreError> {
-        transfer::restore(self, from)
+        restore::restore(self, from)
     }
 
     fn export_records(

@@ -1,8 +1,11 @@
 //! Sums up how exact the epochs are that an answer comes from, by their snapshots' rows.
 
-use super::{Column, Conditions, Span, accounts, epoch_key, group_by, value};
-use crate::backend::sql::Database;
-use crate::backend::sql::rotate::Kept;
+use super::plan::Span;
+use super::statement::{accounts, epoch_key, group_by};
+use crate::backend::sql::conditions::Conditions;
+use crate::backend::sql::fields::value;
+use crate::backend::sql::kept::Kept;
+use crate::backend::sql::{Database, Value as Column};
 use crate::query::{Accuracies, Accuracy, ClassSum, Field, Query};
 use crate::snapshot::{SampleClass, Volume};
 use crate::store::StoreError;

@@ -267,29 +267,6 @@ impl Covered {
     }
 }
 
-impl Counters {
-    /// Packets both ways.
-    pub fn packets(&self) -> u64 {
-        self.sent_packets.saturating_add(self.received_packets)
-    }
-
-    /// Bytes both ways.
-    pub fn bytes(&self) -> u64 {
-        self.sent_bytes.saturating_add(self.received_bytes)
-    }
-
-    /// Every counter with its name in CSV and JSON.
-    pub fn columns(&self) -> [(&'static str, u64); 5] {
-        [
-            ("sent_packets", self.sent_packets),
-            ("received_packets", self.received_packets),
-            ("sent_bytes", self.sent_bytes),
-            ("received_bytes", self.received_bytes),
-            ("syn_packets", self.syn_packets),
-        ]
-    }
-}
-
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {

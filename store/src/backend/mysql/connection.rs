@@ -1,0 +1,182 @@
+//! Connects to a server, again where the connection was lost.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use mysql::Conn;
+use mysql::prelude::Queryable;
+
+use super::login::MysqlLogin;
+use super::schema::SCHEMA_VERSION;
+use crate::backend::sql::{Database, one_integer};
+use crate::store::StoreError;
+
+/// What a session is to be, whatever the server's defaults are.
+const SESSION: [&str; 4] = [
+    "SET NAMES utf8mb4",
+    "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
+    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+    "SET SESSION innodb_lock_wait_timeout = 30",
+];
+
+/// A database of a MySQL or MariaDB server.
+#[derive(Debug)]
+pub struct Mysql {
+    login: MysqlLogin,
+    /// The server and database, for messages.
+    pub(super) location: String,
+    /// None after it was lost, until the next transaction.
+    pub(super) connection: Option<Conn>,
+    pub(super) in_transaction: bool,
+    pub(super) load_local: bool,
+    never_load_local: bool,
+    /// Views that were seen to be there.
+    pub(super) views: HashSet<String>,
+}
+
+impl Mysql {
+    /// Logs in to the first server that answers. [`Store::migrate`] makes the schema.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`], [`StoreError::Denied`], or that the database is
+    /// another program's or a later release's.
+    pub fn open(login: &MysqlLogin) -> Result<Self, StoreError> {
+        let mut store = Self {
+            login: login.clone(),
+            location: String::new(),
+            connection: None,
+            in_transaction: false,
+            load_local: false,
+            never_load_local: false,
+            views: HashSet::new(),
+        };
+        store.connect()?;
+        let (found, known) = (store.schema_version()?, SCHEMA_VERSION);
+        if found > known {
+            return Err(StoreError::TooNew {
+                location: store.location,
+                found,
+                known,
+            });
+        }
+        Ok(store)
+    }
+
+    /// Logs in for queries.
+    ///
+    /// # Errors
+    /// As [`Mysql::open`], or that the schema is not there or not this program's.
+    pub fn open_read_only(login: &MysqlLogin) -> Result<Self, StoreError> {
+        let mut store = Self::open(login)?;
+        let (found, known) = (store.schema_version()?, SCHEMA_VERSION);
+        if found < known {
+            return Err(StoreError::TooOld {
+                location: store.location,
+                found,
+                known,
+            });
+        }
+        Ok(store)
+    }
+
+    /// Inserts by statements of many rows, as on a server that allows no LOAD DATA LOCAL.
+    pub fn without_load_data(mut self) -> Self {
+        self.never_load_local = true;
+        self.load_local = false;
+        self
+    }
+
+    /// How long a statement waits for a lock of another's; 30 seconds unless set, and
+    /// after a connection was lost.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn set_lock_wait(&mut self, wait: Duration) -> Result<(), StoreError> {
+        self.run_text(&format!(
+            "SET SESSION innodb_lock_wait_timeout = {}",
+            wait.as_secs().max(1)
+        ))
+    }
+
+    /// The server and database, for messages.
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+
+    pub(super) fn connect(&mut self) -> Result<(), StoreError> {
+        let (mut connection, host) = self.login.connect()?;
+        self.location = format!("database {} at {host}", self.login.database);
+        for statement in SESSION {
+            connection.query_drop(statement)?;
+        }
+        // A node of a Galera cluster applies what another one committed a little later; reads are
+        // to wait for that, such as whether the schema or an epoch is there.
+        let galera: Option<(String, String)> =
+            connection.query_first("SHOW SESSION VARIABLES LIKE 'wsrep_on'")?;
+        if galera.is_some_and(|(_, state)| state == "ON") {
+            connection.query_drop("SET SESSION wsrep_sync_wait = 1")?;
+        }
+        let allowed: Option<u8> = connection.query_first("SELECT @@GLOBAL.local_infile")?;
+        self.load_local = allowed == Some(1) && !self.never_load_local;
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    /// Before a transaction: a connection that works.
+    pub(super) fn revive(&mut self) -> Result<(), StoreError> {
+        let alive = self
+            .connection
+            .as_mut()
+            .is_some_and(|connection| connection.ping().is_ok());
+        match alive {
+            true => Ok(()),
+            false => self.connect(),
+        }
+    }
+
+    pub(super) fn run<T>(
+        &mut self,
+        work: impl FnOnce(&mut Conn) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if self.connection.is_none() && !self.in_transaction {
+            self.connect()?;
+        }
+        let Some(connection) = self.connection.as_mut() else {
+            return Err(StoreError::ConnectionLost(
+                "within a transaction".to_owned(),
+            ));
+        };
+        let done = work(connection);
+        if matches!(done, Err(StoreError::ConnectionLost(_))) {
+            self.connection = None;
+        }
+        done
+    }
+
+    pub(super) fn run_text(&mut self, sql: &str) -> Result<(), StoreError> {
+        self.run(|connection| Ok(connection.query_drop(sql)?))
+    }
+
+    /// The schema's version; 0 in an empty database.
+    pub(super) fn schema_version(&mut self) -> Result<i64, StoreError> {
+        let (mut tables, mut ours) = (0, 0);
+        self.select(
+            "SELECT COUNT(*), COALESCE(SUM(table_name = 'trafstat_schema'), 0)
+             FROM information_schema.tables WHERE table_schema = DATABASE()",
+            &[],
+            &mut |row| {
+                (tables, ours) = (row[0].integer()?, row[1].integer()?);
+                Ok(())
+            },
+        )?;
+        match (tables, ours) {
+            (0, _) => Ok(0),
+            (_, 0) => Err(StoreError::Foreign(self.location.clone())),
+            _ => one_integer(
+                self,
+                "SELECT COALESCE(MAX(version), 0) FROM trafstat_schema",
+                &[],
+            ),
+        }
+    }
+}

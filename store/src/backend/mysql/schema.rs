@@ -1,0 +1,49 @@
+//! The schema in MySQL's words.
+
+use crate::backend::sql::schema;
+
+/// What brings the schema from each version to the next.
+pub(super) const MIGRATIONS: [&str; 3] = [
+    include_str!("0001_initial.sql"),
+    include_str!("0002_host_boot.sql"),
+    include_str!("0003_sampling.sql"),
+];
+
+pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// The tables that a check reads.
+pub(super) const TABLES: [&str; 11] = [
+    "host",
+    "host_boot",
+    "account",
+    "snapshot",
+    "record",
+    "local_hourly",
+    "local_daily",
+    "service_hourly",
+    "service_daily",
+    "remote_monthly",
+    "remote_part",
+];
+
+/// Which records `r` are those of snapshot `s`.
+pub(super) const RECORDS_OF_SNAPSHOT: &str =
+    "r.host_id = s.host_id AND r.account_id = s.account_id AND r.epoch = s.epoch";
+
+/// The columns of a record.
+pub(super) const RECORD_COLUMNS: &str = "host_id, account_id, epoch, number, protocol, local_ip, local_port, \
+     remote_ip, remote_port, flags, sent_packets, received_packets, sent_bytes, received_bytes, \
+     syn_packets";
+
+/// How many [`RECORD_COLUMNS`] are.
+pub(super) const RECORD_COLUMN_COUNT: usize = 15;
+
+/// The words in which the views are written.
+pub(super) const VIEW_WORDS: schema::ViewWords = schema::ViewWords {
+    ip_text: |column| format!("INET6_NTOA({column})"),
+    ipv4_number: |column| format!("INET_ATON(INET6_NTOA({column}))"),
+    record_id: "(s.epoch * 4294967296 + r.number)",
+    time: |seconds| format!("FROM_UNIXTIME({seconds})"),
+    records_of_snapshot: RECORDS_OF_SNAPSHOT,
+    seconds: |nanoseconds| format!("{nanoseconds} DIV 1000000000"),
+};

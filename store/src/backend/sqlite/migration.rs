@@ -1,0 +1,57 @@
+//! Brings the schema to this program's version.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::views::VIEW_WORDS;
+use crate::backend::sql::schema;
+use crate::protocol;
+use crate::store::StoreError;
+
+/// How the file says that it is trafstat's: "TRAF".
+pub(super) const APPLICATION_ID: i64 = 0x5452_4146;
+
+/// What brings the schema from each version to the next.
+pub(super) const MIGRATIONS: [&str; 3] = [
+    include_str!("0001_initial.sql"),
+    include_str!("0002_host_boot.sql"),
+    include_str!("0003_sampling.sql"),
+];
+
+pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// The version of a database's schema; 0 in an empty one.
+pub(super) fn version(connection: &Connection) -> Result<i64, StoreError> {
+    Ok(connection.pragma_query_value(None, "user_version", |row| row.get(0))?)
+}
+
+/// Brings the schema to the version that this list of migrations ends with.
+pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), StoreError> {
+    let newest = migrations.len() as i64;
+    if version(connection)? == newest {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Read again under the lock: another process may have migrated meanwhile.
+    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    for (migration, number) in migrations.iter().zip(1..) {
+        if number > version {
+            transaction.execute_batch(migration)?;
+        }
+    }
+    for (name, select) in schema::views(&VIEW_WORDS) {
+        transaction.execute_batch(&format!(
+            "DROP VIEW IF EXISTS {name}; CREATE VIEW {name} AS {select};"
+        ))?;
+    }
+    {
+        let mut insert = transaction
+            .prepare("INSERT OR REPLACE INTO protocol (number, name) VALUES (?1, ?2)")?;
+        for (number, name) in protocol::all() {
+            insert.execute((number, name))?;
+        }
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", newest)?;
+    transaction.commit()?;
+    Ok(())
+}
