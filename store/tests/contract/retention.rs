@@ -1,0 +1,229 @@
+//! What pruning, rotating and archiving delete, and what stays.
+
+use std::path::PathBuf;
+
+use trafstat_store::backend::Sqlite;
+use trafstat_store::collect::State;
+use trafstat_store::export::Form;
+use trafstat_store::query::Field;
+use trafstat_store::store::{Archive, ArchiveForm, Retention};
+
+use crate::common::{HOUR_NS, NOON_NS};
+use crate::databases::Database;
+use crate::support::{NOTHING_WRONG, answers, by, exported, lan, recorded, stored, summed, time};
+
+pub fn pruned_records_are_gone_and_their_sums_stay<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    for epoch in 1..=3 {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    let cut = time(NOON_NS + 3 * HOUR_NS);
+    let pruned = store.prune(cut).unwrap();
+    assert_eq!((pruned.epochs, pruned.records), (2, 4));
+    let pruned = store.prune(cut).unwrap();
+    assert_eq!((pruned.epochs, pruned.records), (0, 0));
+    assert_eq!(recorded(&mut *store), (1, 30));
+    assert_eq!(summed(&mut *store), [90; 3]);
+    assert_eq!(stored(&mut *store, &lan(4)).unwrap(), State::Stored);
+    assert_eq!(recorded(&mut *store), (2, 60));
+    assert_eq!(summed(&mut *store), [120; 3]);
+    assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+}
+
+pub fn pruned_epoch_served_again_is_not_counted<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    stored(&mut *store, &lan(1)).unwrap();
+    stored(&mut *store, &lan(2)).unwrap();
+    let pruned = store.prune(time(NOON_NS + 100 * HOUR_NS)).unwrap();
+    assert_eq!((pruned.epochs, pruned.records), (2, 4));
+    for epoch in 1..=2 {
+        assert_eq!(
+            stored(&mut *store, &lan(epoch)).unwrap(),
+            State::AlreadyStored
+        );
+    }
+    assert_eq!(recorded(&mut *store), (0, 0));
+    assert_eq!(summed(&mut *store), [60; 3]);
+}
+
+pub fn sums_are_deleted_by_level<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    // Closes at 13:00 to 15:00 on 31 January, and at noon on 2 February.
+    for epoch in [1, 2, 3, 48] {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    let february = time(NOON_NS + 12 * HOUR_NS);
+    let mut retention = Retention {
+        records_before: Some(february),
+        hourly_before: Some(february),
+        ..Retention::default()
+    };
+    let rotated = store.rotate(&retention, None).unwrap();
+    // Two local addresses and two services in three hours.
+    assert_eq!((rotated.records, rotated.sums), (6, 12));
+    assert_eq!(summed(&mut *store), [120; 3]);
+    // An hour that is gone is answered by its day.
+    let mut query = by(&[Field::LocalIp]);
+    query.filter.since = Some(time(NOON_NS + 2 * HOUR_NS));
+    query.filter.until = Some(time(NOON_NS + 3 * HOUR_NS));
+    assert_eq!(store.query(&query).unwrap().total.sent_packets, 90);
+
+    retention.daily_before = Some(february);
+    store.rotate(&retention, None).unwrap();
+    assert_eq!(summed(&mut *store), [30, 30, 120]);
+    retention.monthly_before = Some(february);
+    store.rotate(&retention, None).unwrap();
+    assert_eq!(summed(&mut *store), [30; 3]);
+    assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+}
+
+pub fn archived_records_come_back_once<D: Database>() {
+    for form in [ArchiveForm::Sqlite, ArchiveForm::Csv] {
+        let database = D::create();
+        let folder = tempfile::tempdir().unwrap();
+        // A name that means something to SQL and to shells.
+        let folder = folder
+            .path()
+            .join("old'; DROP TABLE record; --\"`$(reboot)");
+        let mut store = database.open();
+        for epoch in 1..=3 {
+            stored(&mut *store, &lan(epoch)).unwrap();
+        }
+        let everything = answers(&mut *store);
+        let retention = Retention {
+            records_before: Some(time(NOON_NS + 3 * HOUR_NS)),
+            ..Retention::default()
+        };
+        let archive = Archive {
+            folder: &folder,
+            form,
+        };
+        let rotated = store.rotate(&retention, Some(archive)).unwrap();
+        assert_eq!((rotated.epochs, rotated.records), (2, 4));
+        let [file] = &rotated.archives[..] else {
+            panic!("{:?}", rotated.archives);
+        };
+        assert_eq!(recorded(&mut *store), (1, 30));
+        if form == ArchiveForm::Sqlite {
+            // Such an archive is a database of its own.
+            let mut alone = Sqlite::open_read_only(file).unwrap();
+            assert_eq!(recorded(&mut alone), (2, 60));
+            assert_eq!(summed(&mut alone), [60; 3]);
+        }
+
+        for (epochs, known) in [(2, 0), (0, 2)] {
+            let restored = store.restore(file).unwrap();
+            assert_eq!((restored.epochs, restored.known), (epochs, known));
+            assert_eq!(answers(&mut *store).groups, everything.groups);
+            assert_eq!(summed(&mut *store), [90; 3]);
+        }
+        assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+
+        // Into a store that never had them, they come with their sums.
+        for there in [&[3][..], &[]] {
+            let other = D::create();
+            let mut other = other.open();
+            for &epoch in there {
+                stored(&mut *other, &lan(epoch)).unwrap();
+            }
+            assert_eq!(other.restore(file).unwrap().epochs, 2);
+            let sent = 60 + 30 * there.len() as u64;
+            assert_eq!(summed(&mut *other), [sent; 3]);
+            assert_eq!(recorded(&mut *other).1, sent);
+            assert_eq!(other.check().unwrap(), NOTHING_WRONG);
+        }
+    }
+}
+
+pub fn archive_that_cannot_be_written_deletes_nothing<D: Database>() {
+    let database = D::create();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let mut store = database.open();
+    stored(&mut *store, &lan(1)).unwrap();
+    let retention = Retention {
+        records_before: Some(time(NOON_NS + 100 * HOUR_NS)),
+        ..Retention::default()
+    };
+    for form in [ArchiveForm::Sqlite, ArchiveForm::Csv] {
+        let archive = Archive {
+            folder: &file,
+            form,
+        };
+        store.rotate(&retention, Some(archive)).unwrap_err();
+        assert_eq!(recorded(&mut *store), (1, 30));
+    }
+    let archive = Archive {
+        folder: folder.path(),
+        form: ArchiveForm::Csv,
+    };
+    store.rotate(&retention, Some(archive)).unwrap();
+    assert_eq!(recorded(&mut *store), (0, 0));
+    // What is gone already leaves no empty archive.
+    let rotated = store.rotate(&retention, Some(archive)).unwrap();
+    assert_eq!(rotated.archives, [] as [PathBuf; 0]);
+}
+
+pub fn damaged_archive_adds_nothing_wrong<D: Database>() {
+    let database = D::create();
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = database.open();
+    for epoch in 1..=2 {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    let text = exported(&mut *store, Form::Restorable);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 8);
+    let last = lines.len() - 1;
+    let without = |gone: usize| {
+        let mut left = lines.clone();
+        left.remove(gone);
+        left.join("\n")
+    };
+    let changed = |line: usize, from: &str, to: &str| {
+        let mut changed: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        assert!(changed[line].contains(from), "{}", changed[line]);
+        changed[line] = changed[line].replacen(from, to, 1);
+        changed.join("\n")
+    };
+    for (wrong, expected) in [
+        (without(0), "is no file that"),
+        (String::new(), "is no file that"),
+        (without(last), "was cut off"),
+        (without(last - 1), "has 1 records"),
+        (without(4), "line 5: a record of another epoch"),
+        (
+            changed(5, "192.0.2.1", "192.0.2.x"),
+            "line 6: local_ip cannot be",
+        ),
+        (
+            changed(5, "198.51.100.1,0", "198.51.100.1,70000"),
+            "remote_port cannot be",
+        ),
+        (changed(5, ",1000,", ",1001,"), "but should have"),
+        (changed(5, "1000,15000", "1000,15000,1"), "line 6"),
+        (changed(4, "lan", "l'an"), "account cannot be"),
+        (
+            text.replace(",94,48240,", ",95,48240,"),
+            "packets do not add up",
+        ),
+    ] {
+        let path = folder.path().join("wrong.csv");
+        std::fs::write(&path, wrong).unwrap();
+        let other = D::create();
+        let mut other = other.open();
+        let error = other.restore(&path).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+        // Whole epochs before the damage may be there, never a part of one.
+        let whole: &[u64] = match expected {
+            "was cut off" => &[60],
+            _ => &[0, 30],
+        };
+        assert!(whole.contains(&recorded(&mut *other).1));
+        assert_eq!(other.check().unwrap(), NOTHING_WRONG);
+    }
+}
