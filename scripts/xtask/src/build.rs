@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::kernel_object::Variant;
-use crate::rootfs::{Platform, Rootfs};
+use crate::platform::Platform;
+use crate::rootfs::Rootfs;
 use crate::{abi, command, kbuild, kernel_object, packages, paths};
 
 /// What the plugin needs.

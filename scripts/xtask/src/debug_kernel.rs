@@ -12,6 +12,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::platform::Architecture;
 use crate::progress::Step;
 use crate::{command, paths};
 
@@ -55,7 +56,13 @@ pub fn recipe() -> Result<String> {
 /// # Errors
 ///
 /// The source is of another version, or does not take the configuration or does not build.
-pub fn install(root: &Path, kernel: &str, chroot: impl Fn() -> Command, step: &Step) -> Result<()> {
+pub fn install(
+    root: &Path,
+    kernel: &str,
+    architecture: &Architecture,
+    chroot: impl Fn() -> Command,
+    step: &Step,
+) -> Result<()> {
     let run = |program: &str, arguments: &[&str]| {
         command::run(chroot().arg(program).args(arguments), step)
     };
@@ -102,7 +109,7 @@ pub fn install(root: &Path, kernel: &str, chroot: impl Fn() -> Command, step: &S
     ])?;
     fs::create_dir_all(in_root("/boot"))?;
     fs::rename(
-        in_root(&source).join("arch/x86/boot/bzImage"),
+        in_root(&source).join(architecture.kernel_image),
         in_root("/boot").join(format!("vmlinuz-{kernel}")),
     )?;
     let build = in_root("/lib/modules").join(kernel).join("build");

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::build::Parts;
 use crate::kernel_object::Variant;
-use crate::rootfs::Platform;
+use crate::platform::Platform;
 use crate::vm::{self, Guest};
 use crate::{abi, build, command, kbuild, kernel_object, packages, paths, rootfs};
 

@@ -11,6 +11,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::build::Built;
+use crate::platform::X86_64;
 use crate::{command, kernel_object, paths};
 
 /// A file of an installation.
@@ -46,7 +47,7 @@ pub fn user_space(built: &Built, plugin: &Path) -> Result<Vec<Installed>> {
         program("usr/bin/trafstat", &built.console)?,
         program("usr/bin/trafstat-store", &built.store)?,
         Installed {
-            path: "usr/lib/x86_64-linux-gnu/xtables/libxt_TRAFSTAT.so".to_owned(),
+            path: format!("usr/lib/{}/xtables/libxt_TRAFSTAT.so", X86_64.multiarch),
             mode: 0o644,
             content: stripped(plugin)?,
         },

@@ -11,8 +11,9 @@ use std::{env, fs};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::build::Parts;
+use crate::platform::{Platform, X86_64};
 use crate::progress::Step;
-use crate::rootfs::{Platform, Rootfs};
+use crate::rootfs::Rootfs;
 use crate::vm::SUCCESS;
 use crate::{command, package, packages, paths};
 
@@ -49,7 +50,7 @@ const LATER_PACKAGES: &[&[&str]] = &[
 ];
 
 /// What makes the disk and boots it.
-const PACKAGES: &[&str] = &["binutils", "dpkg-dev", "e2fsprogs", "qemu-system-x86"];
+const PACKAGES: &[&str] = &["binutils", "dpkg-dev", "e2fsprogs", X86_64.qemu_package];
 
 /// What a plain host has beyond the folder, and what the packages depend on.
 const GUEST_PACKAGES: &[&str] = &["dbus", "dkms", "initramfs-tools", "systemd-sysv", "udev"];
@@ -155,6 +156,7 @@ fn host_folder(rootfs: &Rootfs, folder: &Path) -> Result<Rootfs> {
         path: folder.join("root"),
         kernel: rootfs.kernel.clone(),
         is_debug: false,
+        architecture: rootfs.architecture,
     };
     command::run(
         Command::new("cp")
@@ -223,7 +225,7 @@ fn boot(root: &Rootfs, folder: &Path, disk: &Path, name: &str, parameters: &str)
         root.kernel
     ));
     let console = folder.join(format!("{name}.log"));
-    let mut qemu = Command::new("qemu-system-x86_64")
+    let mut qemu = Command::new(root.architecture.qemu)
         .args(["-accel", "tcg,thread=single"])
         .args(["-cpu", "max", "-smp", "2", "-m", "1G"])
         .args(["-display", "none", "-nic", "none", "-kernel"])
@@ -250,7 +252,7 @@ fn boot(root: &Rootfs, folder: &Path, disk: &Path, name: &str, parameters: &str)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .context("cannot run qemu-system-x86_64")?;
+        .with_context(|| format!("cannot run {}", root.architecture.qemu))?;
     let (sender, receiver) = mpsc::channel();
     let stdout = qemu.stdout.take().context("the guest has no output")?;
     thread::spawn(move || {

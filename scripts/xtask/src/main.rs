@@ -23,6 +23,7 @@ mod object_checks;
 mod package;
 mod packages;
 mod paths;
+mod platform;
 mod progress;
 mod rootfs;
 mod tally;
@@ -39,7 +40,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::build::Parts;
-use crate::rootfs::{PLATFORMS, Platform};
+use crate::platform::{PLATFORMS, Platform};
 
 /// The project's own commands.
 #[derive(Parser)]

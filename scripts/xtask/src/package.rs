@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use crate::build::Built;
 use crate::files::{self, Installed};
 use crate::kernel_source::{self, Files, Vendored};
+use crate::platform::X86_64;
 use crate::progress::Step;
 use crate::{abi, build, command, kbuild, kernel_object, packages, paths};
 
@@ -74,7 +75,7 @@ pub fn make(programs: &Built, plugin: &Path, object: &[u8], revision: u32) -> Re
     let libraries = library_dependencies(&folder, &user_space)?;
     let trafstat = Package {
         name: "trafstat",
-        architecture: "amd64",
+        architecture: X86_64.debian,
         relations: format!(
             "Depends: {libraries}, iptables, kmod, passwd\n\
              Recommends: trafstat-dkms\n\
@@ -89,7 +90,7 @@ pub fn make(programs: &Built, plugin: &Path, object: &[u8], revision: u32) -> Re
     };
     let dkms = Package {
         name: "trafstat-dkms",
-        architecture: "amd64",
+        architecture: X86_64.debian,
         relations: "Depends: dkms, gcc, make, libc6-dev\n\
              Recommends: trafstat, linux-headers-amd64\n"
             .to_owned(),

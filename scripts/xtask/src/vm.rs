@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::platform::X86_64;
 use crate::progress::{self, Step};
 use crate::rootfs::{self, Rootfs};
 use crate::{command, debug_kernel, packages, paths};
@@ -27,7 +28,7 @@ const PACKAGES: &[&str] = &[
     "kmod",
     "procps",
     "python3-venv",
-    "qemu-system-x86",
+    X86_64.qemu_package,
 ];
 
 /// Where the guest has its own copy of what it shares with this host: a program that is started

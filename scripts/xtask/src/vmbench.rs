@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::build::Parts;
 use crate::lanes;
+use crate::platform::Platform;
 use crate::progress::{self, Step};
-use crate::rootfs::{Platform, Rootfs};
+use crate::rootfs::Rootfs;
 use crate::vm::{self, Guest};
 
 /// All measurements of one kernel, emulated on a busy machine.

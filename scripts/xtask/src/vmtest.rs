@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::build::Parts;
+use crate::platform::{PLATFORMS, Platform};
 use crate::progress::{self, Step};
-use crate::rootfs::{PLATFORMS, Platform};
 use crate::tally::Tally;
 use crate::vm::{self, Guest};
 use crate::{command, lanes, paths};
