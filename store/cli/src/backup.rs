@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use crate::{Settings, say};
+use crate::settings::{Settings, say};
 use trafstat_cli::progress::Progress;
 
 /// Copy the database, which may be in use, to a new file.

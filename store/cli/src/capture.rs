@@ -10,7 +10,7 @@ use trafstat_store::origin::Origin;
 use trafstat_store::source::capture::CaptureName;
 
 use crate::report::Report;
-use crate::{Settings, WRONG_USAGE};
+use crate::settings::{Settings, WRONG_USAGE};
 
 /// Counts a capture to its end, into the store.
 pub fn run(

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use trafstat_cli::output::to_stdout;
 use trafstat_store::host::KnownHost;
 
-use crate::{Settings, say};
+use crate::settings::{Settings, say};
 use trafstat_cli::progress::Progress;
 
 pub fn run(settings: &Settings) -> Result<ExitCode> {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use bytesize::ByteSize;
 use clap::Args;
 use jiff::Timestamp;
-use trafstat_cli::capture::{CaptureOptions, SourceName};
+use trafstat_cli::capture::CaptureOptions;
 use trafstat_cli::output::{Format, to_stdout};
 use trafstat_cli::store::StoreOptions;
 use trafstat_store::collect::{
@@ -23,7 +23,7 @@ use trafstat_store::source::{Namespace, PROC_ROOT, Proc, Source};
 use trafstat_store::watch::Watch;
 
 use crate::report::Report;
-use crate::{Settings, capture, live};
+use crate::settings::Settings;
 use trafstat_cli::progress::Progress;
 
 #[derive(Debug, Args)]
@@ -65,19 +65,11 @@ pub struct CollectOptions {
     proc_root: PathBuf,
 
     #[command(flatten)]
-    capture: CaptureOptions,
+    pub capture: CaptureOptions,
 }
 
+/// Collects from the kernel module: once, or as a service.
 pub fn run(options: &CollectOptions, store: &StoreOptions, settings: Settings) -> Result<ExitCode> {
-    match &options.capture.source {
-        Some(SourceName::Capture(name)) => {
-            return capture::run(name, &options.capture, options.format, &settings);
-        }
-        Some(SourceName::Live(interface)) => {
-            return live::run(interface, options, store, settings);
-        }
-        None => {}
-    }
     match options.every.or(settings.config.collect.every) {
         Some(every) if !options.once => serve(options, store, settings, every),
         _ => once(options, &settings),

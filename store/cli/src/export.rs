@@ -14,7 +14,7 @@ use trafstat_store::export::{Exported, Form, export, to_file};
 use trafstat_store::store::StoreError;
 use trafstat_store::store::{Level, Selection};
 
-use crate::Settings;
+use crate::settings::Settings;
 use trafstat_cli::progress::Progress;
 
 /// Write records or sums out, as CSV (the default) or JSON.

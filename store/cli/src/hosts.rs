@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use trafstat_cli::output::{Format, to_stdout};
 use trafstat_store::host::KnownHost;
 
-use crate::Settings;
+use crate::settings::Settings;
 
 pub fn run(format: Format, settings: &Settings) -> Result<ExitCode> {
     let hosts = settings.location.open_read_only()?.hosts()?;

@@ -20,7 +20,7 @@ use trafstat_store::import::{
 use trafstat_store::options::secret::Secret;
 use trafstat_store::origin::Origin;
 
-use crate::Settings;
+use crate::settings::Settings;
 use trafstat_cli::progress::Progress;
 
 /// Take over what the original xt_TRAFSTAT has: its CSV, what its rotation wrote, and its

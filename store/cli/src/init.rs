@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use trafstat_store::store::StoreError;
 
-use crate::{Settings, say};
+use crate::settings::{Settings, say};
 
 pub fn init(settings: &Settings) -> Result<ExitCode> {
     settings.location.open()?;

@@ -14,7 +14,7 @@ use trafstat_store::source::live::{self, Interface, Live, LiveSource, Seen};
 use trafstat_store::watch::Watch;
 
 use crate::collect::{CollectOptions, Rounds, SPOOLED};
-use crate::{Settings, WRONG_USAGE};
+use crate::settings::{Settings, WRONG_USAGE};
 
 /// How often epochs close where nothing says so.
 const DEFAULT_EPOCH: Duration = Duration::from_secs(5 * 60);

@@ -13,17 +13,19 @@ mod prune;
 mod report;
 mod restore;
 mod rotate;
+mod settings;
 mod user;
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
+use trafstat_cli::capture::SourceName;
 use trafstat_cli::manual::{ManualOptions, write_configuration_page};
-use trafstat_cli::output::{to_stdout, with_causes};
+use trafstat_cli::output::with_causes;
 use trafstat_cli::store::{OptionsError, StoreOptions};
-use trafstat_store::options::Location;
-use trafstat_store::options::config::Config;
+
+use crate::settings::{Settings, WRONG_USAGE};
 
 /// Collects what xt_TRAFSTAT counted into a database, exactly once.
 ///
@@ -95,12 +97,6 @@ enum Command {
     Manual(ManualOptions),
 }
 
-/// What the command line and the configuration come to.
-struct Settings {
-    config: Config,
-    location: Location,
-}
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     execute(&cli).unwrap_or_else(|error| {
@@ -116,7 +112,7 @@ fn main() -> ExitCode {
 fn execute(cli: &Cli) -> Result<ExitCode> {
     let settings = || Settings::new(&cli.store);
     match &cli.command {
-        None | Some(Command::Collect) => collect::run(&cli.collect, &cli.store, settings()?),
+        None | Some(Command::Collect) => collect(cli, settings()?),
         Some(Command::Prune(options)) => prune::run(options, &settings()?),
         Some(Command::Init) => init::init(&settings()?),
         Some(Command::Migrate) => init::migrate(&settings()?),
@@ -139,18 +135,12 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
     }
 }
 
-/// As clap ends the program.
-const WRONG_USAGE: u8 = 2;
-
-impl Settings {
-    fn new(options: &StoreOptions) -> Result<Self, OptionsError> {
-        let config = options.config()?;
-        let location = options.location(&config.store)?;
-        Ok(Self { config, location })
+/// Collects from where the command line says.
+fn collect(cli: &Cli, settings: Settings) -> Result<ExitCode> {
+    let (options, capture) = (&cli.collect, &cli.collect.capture);
+    match &capture.source {
+        Some(SourceName::Capture(name)) => capture::run(name, capture, options.format(), &settings),
+        Some(SourceName::Live(interface)) => live::run(interface, options, &cli.store, settings),
+        None => collect::run(options, &cli.store, settings),
     }
-}
-
-fn say(line: &str) -> Result<ExitCode> {
-    to_stdout(|writer| writeln!(writer, "{line}")).context("cannot write to standard output")?;
-    Ok(ExitCode::SUCCESS)
 }

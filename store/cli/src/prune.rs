@@ -7,7 +7,7 @@ use clap::Args;
 use jiff::Timestamp;
 use trafstat_cli::time;
 
-use crate::{Settings, say};
+use crate::settings::{Settings, say};
 
 /// Delete the records of epochs that closed before a time.
 ///

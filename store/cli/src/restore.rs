@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{Settings, say};
+use crate::settings::{Settings, say};
 use trafstat_cli::progress::Progress;
 
 /// Add what backups, archives and restorable exports have, every epoch once.

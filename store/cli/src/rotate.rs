@@ -9,7 +9,7 @@ use jiff::{Timestamp, ZonedDateTime};
 use trafstat_store::options::config::{KeepFor, parse_keep_for};
 use trafstat_store::store::{Archive, ArchiveForm, Retention};
 
-use crate::{Settings, say};
+use crate::settings::{Settings, say};
 use trafstat_cli::progress::Progress;
 use trafstat_cli::values;
 

@@ -9,7 +9,7 @@ use trafstat_cli::store::administrator_of;
 use trafstat_store::backend::MysqlLogin;
 use trafstat_store::options::Location;
 
-use crate::{Settings, say};
+use crate::settings::{Settings, say};
 
 /// Who may create users.
 #[derive(Debug, Args)]

@@ -1,19 +1,19 @@
 //! `trafstat-store` and a MariaDB server over the network: the way to it, TLS, what the
 //! server refuses, and what becomes of a commit whose connection is cut.
 
-#[path = "../../tests/common/mod.rs"]
+#[path = "../../../tests/common/mod.rs"]
 mod common;
-#[path = "../../tests/common/mariadb.rs"]
+mod cut;
+#[path = "../../../tests/common/mariadb.rs"]
 mod mariadb_server;
+#[path = "../program/mod.rs"]
 mod program;
+mod tls;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use common::{SnapshotBuilder, lan, record};
 use mariadb_server::{NetworkServer, free_port};
 use mysql::prelude::Queryable;
 use program::{Host, Tmpfs, code, stderr, stdout};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use tls::tls_server;
 
 /// What [`lan`] counts in one epoch.
 const SENT_PACKETS: u64 = 30;
@@ -169,58 +169,6 @@ impl Client {
     }
 }
 
-/// A certificate authority, and what it signed.
-struct Certificates {
-    authority: String,
-    certificate: String,
-    key: String,
-}
-
-impl Certificates {
-    /// For one name or address.
-    fn new(name: &str) -> Self {
-        let authority_key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "trafstat's tests");
-        let authority = params.self_signed(&authority_key).unwrap().pem();
-        let issuer = Issuer::new(params, authority_key);
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new([name.to_owned()])
-            .unwrap()
-            .signed_by(&key, &issuer)
-            .unwrap();
-        Self {
-            authority,
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-        }
-    }
-}
-
-/// A server with a certificate for 127.0.0.1, and the file of the authority that signed it.
-fn tls_server() -> (&'static NetworkServer, PathBuf) {
-    static SERVER: OnceLock<NetworkServer> = OnceLock::new();
-    let server = SERVER.get_or_init(|| {
-        NetworkServer::start("tls", |folder| {
-            let certificates = Certificates::new("127.0.0.1");
-            fs::write(folder.join("ca.pem"), certificates.authority).unwrap();
-            ["cert", "key"]
-                .into_iter()
-                .zip([certificates.certificate, certificates.key])
-                .map(|(name, content)| {
-                    let path = folder.join(name);
-                    fs::write(&path, content).unwrap();
-                    format!("--ssl-{name}={}", path.display())
-                })
-                .collect()
-        })
-    });
-    (server, server.folder.join("ca.pem"))
-}
-
 /// A server of ten connections, without TLS.
 fn small_server() -> &'static NetworkServer {
     static SERVER: OnceLock<NetworkServer> = OnceLock::new();
@@ -301,91 +249,6 @@ fn every_address_of_a_name_is_tried() {
     names(&["127.0.0.2"]);
     client.assert_stored(&collect(3));
     client.assert_each_epoch_once(3);
-}
-
-#[test]
-fn certificate_of_the_named_authority_is_accepted_and_another_refused() {
-    let (server, authority) = tls_server();
-    let mut client = Client::new(server);
-    // So that nothing below is right without TLS.
-    client.sql(&format!("ALTER USER {} REQUIRE SSL", client.user));
-    let other = client.host.folder.path().join("other.pem");
-    fs::write(&other, Certificates::new("127.0.0.1").authority).unwrap();
-    let (authority, other) = (authority.display(), other.display());
-
-    let here = client.here();
-    let output = client.collect(1, &here, &format!("ssl-ca = {other}"));
-    client.assert_waits(1, &output, &[&here, "unknown authority", "ssl-ca"]);
-    // None is named, and no public one has signed it.
-    let output = client.collect(2, &here, "ssl-mode = VERIFY_CA");
-    client.assert_waits(2, &output, &["unknown authority"]);
-    let output = client.collect(3, &here, "ssl-ca = /no/such.pem");
-    client.assert_waits(3, &output, &["TLS cannot be used", "ssl-ca /no/such.pem"]);
-    let output = client.collect(4, &here, "skip-ssl");
-    client.assert_waits(4, &output, &["Access denied"]);
-
-    let spellings = [
-        format!("ssl-ca = {authority}\nssl-mode = VERIFY_IDENTITY"),
-        format!("ssl_ca = {authority}\nssl_mode = verify_ca"),
-        format!("ssl-ca = {authority}"),
-        format!("loose-ssl-ca = {authority}\nloose-ssl-mode = VERIFY_IDENTITY"),
-        format!("ssl-ca = {authority}\nssl-verify-server-cert"),
-        format!("ssl-ca = \"{authority}\"\nssl-verify-server-cert = 1"),
-        format!("ssl-ca = {other}\nskip-ssl-verify-server-cert"),
-        "ssl".to_owned(),
-        "ssl-mode = REQUIRED".to_owned(),
-        "ssl-mode = PREFERRED".to_owned(),
-        String::new(),
-    ];
-    let mut epoch = 4;
-    for options in spellings {
-        epoch += 1;
-        let output = client.collect(epoch, &here, &options);
-        assert_eq!(code(&output), Some(0), "{options}: {}", stderr(&output));
-    }
-    client.assert_each_epoch_once(epoch);
-}
-
-#[test]
-fn certificate_of_another_host_is_refused_where_the_name_is_checked() {
-    let (server, authority) = tls_server();
-    let mut client = Client::new(server);
-    client.sql(&format!("ALTER USER {} REQUIRE SSL", client.user));
-    // The same server, by an address that its certificate does not have.
-    let elsewhere = format!("127.0.0.2:{}", server.port);
-    let authority = format!("ssl-ca = {}", authority.display());
-    for (options, epoch) in ["ssl-mode = VERIFY_IDENTITY", "ssl-verify-server-cert"]
-        .into_iter()
-        .zip(1..)
-    {
-        let output = client.collect(epoch, &elsewhere, &format!("{authority}\n{options}"));
-        client.assert_waits(
-            epoch,
-            &output,
-            &[&elsewhere, "not for this host name", "VERIFY_CA"],
-        );
-    }
-    let output = client.collect(3, &elsewhere, &format!("{authority}\nssl-mode = VERIFY_CA"));
-    client.assert_stored(&output);
-    client.assert_each_epoch_once(3);
-}
-
-#[test]
-fn server_without_tls_is_refused_where_tls_is_demanded() {
-    let mut client = Client::new(small_server());
-    let here = client.here();
-    let demands = ["ssl-mode = REQUIRED", "ssl", "ssl-verify-server-cert"];
-    for (options, epoch) in demands.into_iter().zip(1..) {
-        let output = client.collect(epoch, &here, options);
-        client.assert_waits(
-            epoch,
-            &output,
-            &[&here, "the server has no TLS", "ssl-mode"],
-        );
-    }
-    let output = client.collect(4, &here, "ssl-mode = PREFERRED");
-    client.assert_stored(&output);
-    client.assert_each_epoch_once(4);
 }
 
 #[test]
@@ -545,96 +408,4 @@ fn deadlocked_transaction_is_repeated() {
     client.sql("DROP TABLE ballast");
     client.assert_acknowledged(2);
     client.assert_each_epoch_once(2);
-}
-
-/// When a proxy cuts a connection.
-#[derive(Clone, Copy, PartialEq)]
-enum Cut {
-    /// The client has sent COMMIT, the server has not got it.
-    BeforeCommit,
-    /// The server has committed, the client does not hear of it.
-    BeforeAnswer,
-}
-
-/// Stands before the server at a port of its own, and cuts the connection of one epoch.
-fn proxy(server: &'static NetworkServer, cut: Cut) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || {
-        let has_cut: &'static AtomicBool = Box::leak(Box::new(AtomicBool::new(false)));
-        for client in listener.incoming() {
-            let client = client.unwrap();
-            let server = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
-            thread::spawn(move || forward(&client, &server, cut, has_cut));
-        }
-    });
-    port
-}
-
-fn forward(client: &TcpStream, server: &TcpStream, cut: Cut, has_cut: &AtomicBool) {
-    let swallows = AtomicBool::new(false);
-    let end = || {
-        let _ = client.shutdown(Shutdown::Both);
-        let _ = server.shutdown(Shutdown::Both);
-    };
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            each_piece(server, |piece| {
-                !swallows.load(Ordering::SeqCst) && { client }.write_all(piece).is_ok()
-            });
-            end();
-        });
-        let mut has_epoch = false;
-        each_piece(client, |piece| {
-            let says = |text: &[u8]| piece.windows(text.len()).any(|bytes| bytes == text);
-            has_epoch |= says(b"INSERT INTO snapshot");
-            // COM_QUERY and its text.
-            if has_epoch && says(b"\x03COMMIT") && !has_cut.swap(true, Ordering::SeqCst) {
-                if cut == Cut::BeforeCommit {
-                    return false;
-                }
-                swallows.store(true, Ordering::SeqCst);
-            }
-            { server }.write_all(piece).is_ok()
-        });
-        // What the server still answers is waited for.
-        if !swallows.load(Ordering::SeqCst) {
-            end();
-        }
-    });
-}
-
-/// Hands on what comes, until nothing does or it is not wanted.
-fn each_piece(mut from: &TcpStream, mut wants_more: impl FnMut(&[u8]) -> bool) {
-    let mut bytes = [0; 65536];
-    while let Ok(count) = from.read(&mut bytes) {
-        if count == 0 || !wants_more(&bytes[..count]) {
-            return;
-        }
-    }
-}
-
-fn commit_that_is_cut(cut: Cut, state: &str) {
-    let (server, _) = tls_server();
-    let mut client = Client::new(server);
-    let here = client.here();
-    client.assert_stored(&client.collect(1, &here, ""));
-    let through = format!("127.0.0.1:{}", proxy(server, cut));
-    // The proxy reads what is said.
-    let output = client.collect(2, &through, "skip-ssl");
-    client.assert_stored(&output);
-    let report = stdout(&output);
-    assert!(report.ends_with(&format!(",{state}\n")), "{report}");
-    client.assert_acknowledged(2);
-    client.assert_each_epoch_once(2);
-}
-
-#[test]
-fn epoch_whose_commit_did_not_reach_the_server_is_stored_once() {
-    commit_that_is_cut(Cut::BeforeCommit, "stored");
-}
-
-#[test]
-fn epoch_whose_commit_was_not_answered_is_stored_once() {
-    commit_that_is_cut(Cut::BeforeAnswer, "already stored");
 }
