@@ -10,12 +10,15 @@ use trafstat_cli::store::StoreOptions;
 use trafstat_store::query::{Field, Filter, Order, Query};
 use trafstat_store::store::Store;
 
-use super::findings::COLLECTED_WITHIN_MINUTES;
 use super::module::{self, Build};
 use crate::kernel_accounts::{self, KernelAccount};
+use crate::kernel_module::is_loaded;
 use crate::quota::{self, Usage};
 use crate::setup::{Host, other_program};
 use crate::system::System;
+
+/// The collector's timer, and two runs that a busy host may have missed.
+pub const COLLECTED_WITHIN_MINUTES: i64 = 16;
 
 /// Facts about counting and collecting on a host.
 #[derive(Debug)]
@@ -199,7 +202,7 @@ fn epochs_since(store: &mut dyn Store, since: Timestamp) -> Result<u64, String> 
 }
 
 fn load_failure(system: &dyn System) -> Result<Option<LoadFailure>> {
-    if system.path(kernel_accounts::PATH).exists() {
+    if is_loaded(system) {
         return Ok(None);
     }
     let ended = system.run(&["modprobe", "xt_TRAFSTAT"], "")?;

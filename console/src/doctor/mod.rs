@@ -16,8 +16,8 @@ use trafstat_cli::store::StoreOptions;
 
 use crate::quota::Usage;
 use crate::system::ThisHost;
-use facts::Facts;
-use findings::{COLLECTED_WITHIN_MINUTES, Finding, examine};
+use facts::{COLLECTED_WITHIN_MINUTES, Facts};
+use findings::{Finding, examine};
 
 /// How to look.
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::kernel_module;
 use crate::system::System;
 
 /// The version and source checksum of one build of the module.
@@ -24,12 +25,11 @@ impl Build {
     /// # Errors
     /// A file of the system cannot be read.
     pub fn loaded(system: &dyn System) -> Result<Option<Self>> {
-        const FOLDER: &str = "/sys/module/xt_TRAFSTAT";
-        if !system.path(FOLDER).exists() {
+        if !system.path(kernel_module::SYS).exists() {
             return Ok(None);
         }
         let field = |name: &str| {
-            let text = system.read(&format!("{FOLDER}/{name}"))?;
+            let text = system.read(&format!("{}/{name}", kernel_module::SYS))?;
             Ok::<_, anyhow::Error>(text.and_then(|text| not_empty(&text)))
         };
         Ok(Some(Self {

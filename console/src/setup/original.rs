@@ -8,7 +8,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::step::is_loaded;
+use crate::kernel_module::{self, is_loaded};
 use crate::system::System;
 
 /// Where what is the original's lies aside.
@@ -169,7 +169,7 @@ pub fn forget_import(system: &dyn System) -> Result<()> {
 
 /// Its module, and not this one, is loaded.
 fn is_running(system: &dyn System) -> bool {
-    system.path("/sys/module/xt_TRAFSTAT").exists() && !is_loaded(system)
+    system.path(kernel_module::SYS).exists() && !is_loaded(system)
 }
 
 /// Keeps the rules for a host where nothing restores them at boot.

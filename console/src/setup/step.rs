@@ -14,6 +14,7 @@ use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 use super::configuration::{self, PASSWORD_PATH};
 use super::original;
 use super::rules::{self, Rule};
+use crate::kernel_module::is_loaded;
 use crate::system::System;
 
 /// Where copies of files lie that were there before setup changed them.
@@ -389,11 +390,6 @@ fn password(system: &dyn System) -> Result<String> {
         bail!("{SOURCE} gives no random number");
     }
     Ok(format!("Tr-{}", uuid.trim()))
-}
-
-/// Whether the kernel has the module.
-pub fn is_loaded(system: &dyn System) -> bool {
-    system.path("/proc/net/trafstat").exists()
 }
 
 /// Sets the rules of one program: all of setup's and nothing but them, in one transaction.
