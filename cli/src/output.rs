@@ -1,8 +1,11 @@
 //! How programs write what they found.
 
 use std::io::{self, BufWriter, Write};
+use std::ops::Range;
 
 use clap::ValueEnum;
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
 
 use crate::hint::hint;
 
@@ -31,6 +34,66 @@ pub fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Re
     }
 }
 
+/// Rows under named columns, and the same as JSON has them.
+pub struct Listing<'a, J, const N: usize> {
+    /// The columns, as CSV names them.
+    pub columns: [&'static str; N],
+    /// Which columns have numbers.
+    pub numbers: Range<usize>,
+    /// A line for each; an empty cell is one that is not known.
+    pub rows: Vec<[String; N]>,
+    /// All of it as JSON.
+    pub json: &'a J,
+}
+
+impl<J: Serialize, const N: usize> Listing<'_, J, N> {
+    /// Writes the listing.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write(&self, format: Format, mut writer: &mut dyn Write) -> io::Result<()> {
+        match format {
+            Format::Table => writeln!(writer, "{}", self.table().trim_fmt()),
+            Format::Csv => {
+                let mut csv = csv::Writer::from_writer(writer);
+                csv.write_record(self.columns)?;
+                for row in &self.rows {
+                    csv.write_record(row)?;
+                }
+                csv.flush()
+            }
+            Format::Json => {
+                serde_json::to_writer(&mut writer, self.json)?;
+                writeln!(writer)
+            }
+        }
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING);
+        table.set_header(
+            self.columns
+                .map(|column| column.to_uppercase().replace('_', " ")),
+        );
+        for row in &self.rows {
+            table.add_row(row.iter().map(|cell| match cell.as_str() {
+                "" => "-",
+                known => known,
+            }));
+        }
+        let numbers = self.numbers.clone();
+        for column in table
+            .column_iter_mut()
+            .take(numbers.end)
+            .skip(numbers.start)
+        {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        table
+    }
+}
+
 /// An error and its causes in one line, each once, and what to do about it.
 ///
 /// Most errors' texts have their cause already.
@@ -54,6 +117,28 @@ mod tests {
 
     use super::*;
     use crate::store::OpenError;
+
+    #[test]
+    fn listing_is_the_same_in_every_format() {
+        let listing = Listing {
+            columns: ["host", "clock_ahead"],
+            numbers: 1..2,
+            rows: vec![
+                ["a".to_owned(), "10".to_owned()],
+                ["b".to_owned(), String::new()],
+            ],
+            json: &["a", "b"],
+        };
+        let written = |format| {
+            let mut text = Vec::new();
+            listing.write(format, &mut text).unwrap();
+            String::from_utf8(text).unwrap()
+        };
+        let table = " HOST   CLOCK AHEAD\n a               10\n b                -\n";
+        assert_eq!(written(Format::Table), table);
+        assert_eq!(written(Format::Csv), "host,clock_ahead\na,10\nb,\n");
+        assert_eq!(written(Format::Json), "[\"a\",\"b\"]\n");
+    }
 
     #[test]
     fn hint_stands_at_the_end() {

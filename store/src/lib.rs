@@ -12,7 +12,7 @@
 //!      └─── backend ◀─ options
 //! ```
 //!
-//! An arrow says who imports whom; no two modules import each other.
+//! An arrow says who imports whom; imports make no circle, among modules or files.
 //!
 //! - [`snapshot`] decodes a snapshot as it streams by and refuses one whose
 //!   totals do not hold, so that nothing downstream sees a half-checked record.

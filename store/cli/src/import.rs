@@ -5,11 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use serde::Serialize;
-use trafstat_cli::output::{Format, to_stdout};
+use trafstat_cli::output::{Format, Listing, to_stdout};
 use trafstat_cli::store::login_at;
 use trafstat_cli::time;
 use trafstat_store::account::Name;
@@ -96,22 +95,13 @@ pub fn run(options: &ImportOptions, format: Format, settings: &Settings) -> Resu
         None => options.import_files(&origin, settings, &progress)?,
     };
     progress.finish();
-    to_stdout(|writer| match format {
-        Format::Table => writeln!(writer, "{}", table(&lines).trim_fmt()),
-        Format::Csv => {
-            let mut csv = csv::Writer::from_writer(writer);
-            csv.write_record(COLUMNS)?;
-            for line in &lines {
-                csv.write_record(line.cells())?;
-            }
-            csv.flush()
-        }
-        Format::Json => {
-            serde_json::to_writer(&mut *writer, &Report { sources: &lines })?;
-            writeln!(writer)
-        }
-    })
-    .context("cannot write to standard output")?;
+    let listing = Listing {
+        columns: COLUMNS,
+        numbers: 2..COLUMNS.len(),
+        rows: lines.iter().map(Line::cells).collect(),
+        json: &Report { sources: &lines },
+    };
+    to_stdout(|writer| listing.write(format, writer)).context("cannot write to standard output")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -273,17 +263,4 @@ impl Line {
             bytes,
         ]
     }
-}
-
-fn table(lines: &[Line]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(COLUMNS.map(|column| column.to_uppercase().replace('_', " ")));
-    for line in lines {
-        table.add_row(line.cells());
-    }
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
 }

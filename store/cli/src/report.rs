@@ -2,10 +2,9 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use trafstat_cli::output::Format;
+use trafstat_cli::output::{Format, Listing};
 use trafstat_store::account::Family;
 use trafstat_store::collect::{Outcome, State};
 
@@ -27,38 +26,14 @@ impl<'a> Report<'a> {
     ///
     /// # Errors
     /// The writer's.
-    pub fn write(&self, format: Format, mut writer: &mut dyn Write) -> io::Result<()> {
-        match format {
-            Format::Table => writeln!(writer, "{}", self.table().trim_fmt()),
-            Format::Csv => {
-                let mut csv = csv::Writer::from_writer(writer);
-                csv.write_record(COLUMNS)?;
-                for line in &self.accounts {
-                    csv.write_record(line.cells())?;
-                }
-                csv.flush()
-            }
-            Format::Json => {
-                serde_json::to_writer(&mut writer, self)?;
-                writeln!(writer)
-            }
-        }
-    }
-
-    fn table(&self) -> Table {
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING);
-        table.set_header(COLUMNS.map(str::to_uppercase));
-        for line in &self.accounts {
-            table.add_row(line.cells().map(|cell| match cell.is_empty() {
-                true => "-".to_owned(),
-                false => cell,
-            }));
-        }
-        for column in table.column_iter_mut().skip(3).take(4) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        table
+    pub fn write(&self, format: Format, writer: &mut dyn Write) -> io::Result<()> {
+        let listing = Listing {
+            columns: COLUMNS,
+            numbers: 3..7,
+            rows: self.accounts.iter().map(Line::cells).collect(),
+            json: self,
+        };
+        listing.write(format, writer)
     }
 }
 
