@@ -95,7 +95,23 @@ fn rule_info(input: &mut Unstructured<'_>) -> Result<RuleInfo> {
             last: input.arbitrary()?,
         };
     }
+    if info.dump_priority & 1 == 0 {
+        clear_what_means_nothing(&mut info);
+    }
     Ok(info)
+}
+
+/// Zeros the fields that must be zero, which hardly any input has so by itself.
+fn clear_what_means_nothing(info: &mut RuleInfo) {
+    if u32::from(info.prefix_len) <= 32 {
+        info.local_addr[4..].fill(0);
+    }
+    for list in &mut info.lists {
+        list.reserved = 0;
+        if list.count == 0 {
+            list.start = 0;
+        }
+    }
 }
 
 fn rule_of(info: &RuleInfo) -> Rule<StdMemory> {

@@ -220,6 +220,11 @@ pub fn is_valid(info: &RuleInfo, family: u8) -> bool {
         && info.prefix_len <= address_bits
         && u32::from(info.policy) <= POLICY_DROP
         && u32::from(info.flags) & !RULE_FAST_AGGREGATE == 0
+        && info
+            .local_addr
+            .iter()
+            .skip(usize::from(address_bits / 8))
+            .all(|byte| *byte == 0)
         && lists_are_valid(&info.lists, &info.ranges)
 }
 
@@ -235,7 +240,7 @@ fn name_is_valid(info: &RuleInfo) -> bool {
 }
 
 /// Whether a rule's port lists are well formed: known modes, ranges within the pool and
-/// not reversed, no port 0.
+/// not reversed, no port 0, and zeros where nothing is to be.
 pub fn lists_are_valid(
     lists: &[PortList; trafstat_abi::LISTS as usize],
     pool: &[PortRange],
@@ -246,7 +251,7 @@ pub fn lists_are_valid(
             .skip(usize::from(list.start))
             .take(usize::from(list.count));
         let in_pool = usize::from(list.start) + usize::from(list.count) <= pool.len();
-        match list.mode {
+        let is_valid = match list.mode {
             MODE_LISTED => {
                 list.count > 0
                     && in_pool
@@ -254,8 +259,9 @@ pub fn lists_are_valid(
                         .clone()
                         .all(|range| range.first > 0 && range.first <= range.last)
             }
-            mode => mode <= MODE_ALL && list.count == 0,
-        }
+            mode => mode <= MODE_ALL && list.start == 0 && list.count == 0,
+        };
+        is_valid && list.reserved == 0
     })
 }
 
@@ -372,5 +378,42 @@ mod tests {
             &pool
         ));
         assert!(lists_are_valid(&[none; 4], &pool));
+    }
+
+    #[test]
+    fn fields_that_mean_nothing_must_be_zero() {
+        let mut name = [0; NAME_LEN as usize];
+        name[0] = b'a' as _;
+        let rule = RuleInfo {
+            name,
+            local_addr: [0; 16],
+            prefix_len: 32,
+            policy: 0,
+            flags: 0,
+            dump_priority: 0,
+            max_entries: 0,
+            min_pkt_spoof: 0,
+            sample_tcp_syn: 0,
+            sample_tcp_any: 0,
+            sample_udp_any: 0,
+            lists: Default::default(),
+            ranges: [PortRange::default(); trafstat_abi::MAX_RANGES as usize],
+            rule: core::ptr::null_mut(),
+        };
+        assert!(is_valid(&rule, Ipv4::NUMBER));
+        let mut reserved = rule;
+        reserved.lists[3].reserved = 1;
+        let mut start = rule;
+        start.lists[0].start = 1;
+        let mut long_address = rule;
+        long_address.local_addr[4] = 1;
+        for (other, what) in [
+            (&reserved, "a reserved field"),
+            (&start, "the start of a list that is none"),
+            (&long_address, "more than an IPv4 address"),
+        ] {
+            assert!(!is_valid(other, Ipv4::NUMBER), "{what}");
+        }
+        assert!(is_valid(&long_address, Ipv6::NUMBER));
     }
 }
