@@ -108,13 +108,24 @@ static void trafstat_account_free(struct trafstat_account *account)
 	trafstat_account_free_empty(account);
 }
 
+bool trafstat_may_log(const struct trafstat_net *tn)
+{
+	/* The log need not say how many messages it left out. */
+	static struct ratelimit_state of_host =
+		RATELIMIT_STATE_INIT_FLAGS("trafstat_host", DEFAULT_RATELIMIT_INTERVAL,
+					   10 * DEFAULT_RATELIMIT_BURST, RATELIMIT_MSG_ON_RELEASE);
+	static struct ratelimit_state of_users =
+		RATELIMIT_STATE_INIT_FLAGS("trafstat_users", DEFAULT_RATELIMIT_INTERVAL,
+					   DEFAULT_RATELIMIT_BURST, RATELIMIT_MSG_ON_RELEASE);
+
+	return __ratelimit(tn->is_host ? &of_host : &of_users);
+}
+
 static void trafstat_account_log_discarded(const struct trafstat_account *account)
 {
-	static DEFINE_RATELIMIT_STATE(of_users, DEFAULT_RATELIMIT_INTERVAL,
-				      DEFAULT_RATELIMIT_BURST);
 	struct trafstat_stats stats;
 
-	if (!trafstat_payer_is_host(&account->payer) && !__ratelimit(&of_users))
+	if (!account->tn->is_host && !trafstat_may_log(account->tn))
 		return;
 	trafstat_account_stats(account->core, &stats);
 	pr_info("account %s is discarded, counts of epoch %llu and on were not read; all epochs: %llu packets, %llu bytes\n",
@@ -359,8 +370,8 @@ static int trafstat_account_adopt(struct trafstat_net *tn, u8 nfproto,
 		*over = account;
 		err = -ENOENT;
 	} else {
-		pr_info_ratelimited("account %s counts for %s already; give the rule the same --local-net or another --name\n",
-				    account->name, account->local_net);
+		trafstat_log(tn, pr_info, "account %s counts for %s already; give the rule the same --local-net or another --name\n",
+			     account->name, account->local_net);
 		err = -EEXIST;
 	}
 	mutex_unlock(&tn->lock);
@@ -378,8 +389,8 @@ static int trafstat_account_await_end(struct trafstat_net *tn, unsigned int left
 	if (time_left > 0)
 		return 0;
 	if (!time_left)
-		pr_info_ratelimited("account %s of that name is being taken down; try again\n",
-				    info->name);
+		trafstat_log(tn, pr_info, "account %s of that name is being taken down; try again\n",
+			     info->name);
 	return time_left ?: -EBUSY;
 }
 

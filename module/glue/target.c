@@ -167,14 +167,15 @@ static bool trafstat_is_of_iptables(const struct xt_tgchk_param *par)
 	return ((const struct ipt_entry *)par->entryinfo)->target_offset;
 }
 
-static void trafstat_tell_of_refusal(int err, const struct xt_trafstat_tginfo *info)
+static void trafstat_tell_of_refusal(int err, const struct trafstat_net *tn,
+				     const struct xt_trafstat_tginfo *info)
 {
 	if (err == -ENOMEM)
-		pr_info_ratelimited("no memory for account %s: delete other accounts' rules, or raise max_memory, max_user_memory, max_tenant_memory or the memory cgroup's limit\n",
-				    info->name);
+		trafstat_log(tn, pr_info, "no memory for account %s: delete other accounts' rules, or raise max_memory, max_user_memory, max_tenant_memory or the memory cgroup's limit\n",
+			     info->name);
 	else if (err == -EPERM)
-		pr_info_ratelimited("account %s is of a namespace that a user made, and the module's parameter max_user_memory is 0: such namespaces may not count\n",
-				    info->name);
+		trafstat_log(tn, pr_info, "account %s is of a namespace that a user made, and the module's parameter max_user_memory is 0: such namespaces may not count\n",
+			     info->name);
 }
 
 /* Saved rulesets may have such rules, which are no reason not to load them. */
@@ -183,11 +184,11 @@ static void trafstat_tell_of_nat(const struct xt_tgchk_param *par,
 {
 	struct trafstat_net *tn = trafstat_net(par->net);
 
-	if (strcmp(par->table, "nat") || READ_ONCE(tn->told_of_nat))
+	if (strcmp(par->table, "nat") || READ_ONCE(tn->told_of_nat) || !trafstat_may_log(tn))
 		return;
 	WRITE_ONCE(tn->told_of_nat, true);
-	pr_notice_ratelimited("account %s has a rule in table nat, which sees only the first packet of each connection: put it into filter, mangle or raw\n",
-			      info->name);
+	pr_notice("account %s has a rule in table nat, which sees only the first packet of each connection: put it into filter, mangle or raw\n",
+		  info->name);
 }
 
 static struct xt_trafstat_rule *trafstat_rule_alloc(const struct xt_tgchk_param *par,
@@ -223,17 +224,18 @@ static void trafstat_rule_free(struct xt_trafstat_rule *rule)
 
 static int trafstat_tg_check(const struct xt_tgchk_param *par)
 {
+	const struct trafstat_net *tn = trafstat_net(par->net);
 	struct xt_trafstat_tginfo *info = par->targinfo;
 	struct xt_trafstat_rule *rule;
 	int err;
 
 	info->rule = NULL;
 	if (!trafstat_is_of_iptables(par)) {
-		pr_info_ratelimited("only rules of iptables can count, and tc's action is none: use iptables in table raw, mangle or filter\n");
+		trafstat_log(tn, pr_info, "only rules of iptables can count, and tc's action is none: use iptables in table raw, mangle or filter\n");
 		return -EOPNOTSUPP;
 	}
 	if (!trafstat_rule_is_valid(info, par->family)) {
-		pr_info_ratelimited("the rule has a value out of range; use iptables with libxt_TRAFSTAT of this version\n");
+		trafstat_log(tn, pr_info, "the rule has a value out of range; use iptables with libxt_TRAFSTAT of this version\n");
 		return -EINVAL;
 	}
 	rule = trafstat_rule_alloc(par, info);
@@ -258,7 +260,7 @@ remove_rule:
 free_rule:
 	trafstat_rule_free(rule);
 tell:
-	trafstat_tell_of_refusal(err, info);
+	trafstat_tell_of_refusal(err, tn, info);
 	return err;
 }
 

@@ -140,6 +140,16 @@ void trafstat_account_queue_reap(struct trafstat_account *account);
 /* Closes the open epoch; 0 where the caller is being killed. `reading` is held. */
 u64 trafstat_account_close(struct trafstat_account *account);
 struct trafstat_net *trafstat_net(struct net *net);
+/*
+ * Whether the log has room for a message about @tn. Users share a limit of their own, so that
+ * what they have refused leaves out no message about the host.
+ */
+bool trafstat_may_log(const struct trafstat_net *tn);
+#define trafstat_log(tn, print, ...)						\
+	do {									\
+		if (trafstat_may_log(tn))					\
+			print(__VA_ARGS__);					\
+	} while (0)
 int trafstat_account_init_module(void);
 void trafstat_account_exit_module(void);
 

@@ -10,6 +10,7 @@ mod collide;
 mod conservation;
 mod counters_agree;
 mod cpus;
+mod crowded_log;
 mod csv;
 mod csv_mode;
 mod duration;
@@ -157,6 +158,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "hidden_names",
         scenario: hidden_names::run,
+    },
+    Scenario {
+        name: "crowded_log",
+        scenario: crowded_log::run,
     },
     Scenario {
         name: "access",
