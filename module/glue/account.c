@@ -166,8 +166,8 @@ static bool trafstat_account_end(struct trafstat_account *account)
 	return true;
 }
 
-/* Frees an account that was ended. No lock is held: this waits. */
-static void trafstat_account_bury(struct trafstat_account *account)
+/* Takes an account that was ended off the list. No lock is held. */
+static void trafstat_account_leave(struct trafstat_account *account)
 {
 	struct trafstat_net *tn = account->tn;
 
@@ -177,6 +177,11 @@ static void trafstat_account_bury(struct trafstat_account *account)
 	WRITE_ONCE(tn->left, tn->left + 1);
 	mutex_unlock(&tn->lock);
 	wake_up_all(&tn->leaving);
+}
+
+/* Frees an account that left the list. No lock is held: this waits for its worker. */
+static void trafstat_account_bury(struct trafstat_account *account)
+{
 	if (!trafstat_account_is_idle(account->core))
 		trafstat_account_log_discarded(account);
 	/* The caller holds the namespace. */
@@ -193,6 +198,9 @@ static void trafstat_net_reap(struct trafstat_net *tn)
 		if (trafstat_account_end(account))
 			list_add_tail(&account->over, &over);
 	mutex_unlock(&tn->lock);
+	/* The end of a namespace waits until all have left, but not for their workers. */
+	list_for_each_entry(account, &over, over)
+		trafstat_account_leave(account);
 	list_for_each_entry_safe(account, next, &over, over)
 		trafstat_account_bury(account);
 }
@@ -411,8 +419,10 @@ int trafstat_account_add_rule(struct net *net, u8 nfproto,
 		if (err)
 			break;
 	}
-	if (over)
+	if (over) {
+		trafstat_account_leave(over);
 		trafstat_account_bury(over);
+	}
 	if (err == -ENOENT) {
 		account = trafstat_account_create(tn, nfproto, info);
 		err = PTR_ERR_OR_ZERO(account);
