@@ -47,6 +47,7 @@ struct trafstat_reader {
 	struct net *net;			/* stays as long as the file is open */
 	struct trafstat_account *account;
 	struct trafstat_cursor cursor;
+	u64 copied;				/* bytes, up to the end of the last read */
 	u64 epoch;				/* the one that is served */
 	enum trafstat_reader_kind kind;
 	u8 *page;
@@ -261,6 +262,9 @@ static ssize_t trafstat_fill_snapshot(struct trafstat_reader *reader, u64 offset
 
 static ssize_t trafstat_fill_csv(struct trafstat_reader *reader, u64 offset, size_t len)
 {
+	/* io_uring reads anywhere, even where a file has no positions. */
+	if (offset != reader->copied)
+		return -ESPIPE;
 	return trafstat_fill_closed(reader, offset, len, true);
 }
 
@@ -292,6 +296,8 @@ static ssize_t trafstat_reader_copy(struct trafstat_reader *reader, trafstat_fil
 		reader->cursor = before;
 		return -EFAULT;
 	}
+	if (done > 0)
+		reader->copied = offset + done;
 	return done;
 }
 

@@ -21,6 +21,9 @@ const NAME: &str = "192.0.2.1_32";
 pub const LOCAL: u64 = 0xc000_0201;
 pub const REMOTE: u64 = 0xc000_0202;
 
+/// A program that reads where a file has no positions.
+const FAR_READ: &str = include_str!("../far_read.py");
+
 /// Protocol, local IP, remote IP, local port, remote port, local packets, remote packets, local
 /// bytes, remote bytes, SYN count.
 pub type Line = [u64; 10];
@@ -84,6 +87,21 @@ pub fn run(guest: &Guest) -> Result<()> {
         )
     })?;
     ensure!(mode & 0o777 == 0o400, "mode {mode:o}");
+    is_not_passed_over(&topology)
+}
+
+/// What clears the account is that all of it was read, not that a read came to its end.
+fn is_not_passed_over(topology: &Topology) -> Result<()> {
+    traffic::ping(topology, 4)?;
+    let mut python = Command::new("python3");
+    python.args(["-c", FAR_READ]).arg(format!("{FOLDER}{NAME}"));
+    let result = topology.local.succeed(&mut python)?;
+    ensure!(
+        matches!(result.trim(), "ESPIPE" | "none"),
+        "a read behind the end: {result}"
+    );
+    let lines = read(&topology.local, NAME)?;
+    ensure!(!lines.is_empty(), "counts were passed over");
     Ok(())
 }
 
