@@ -37,7 +37,7 @@ static void trafstat_operation_tell(struct trafstat_operation *operation)
 	operation->tell_at = jiffies + TELL_AGAIN;
 	if (!__ratelimit(&tell_limit))
 		return;
-	pr_info("process %s (%d) is blocked while it uses %s%s below /proc/net/trafstat: the module cannot be unloaded until it goes on or is killed\n",
+	pr_info("process %s (%d) is blocked while it uses %s%s below /proc/net/trafstat: the module cannot be unloaded until it goes on or is killed; where a kill does not end it, abort its connection below /sys/fs/fuse/connections\n",
 		operation->task->comm, task_pid_nr(operation->task),
 		account ? "account " : "the list of accounts",
 		account ? account->name : "");
