@@ -10,8 +10,8 @@ use crate::module;
 use crate::tenant::{NOBODY, Tenant};
 use crate::topology::Netns;
 
-/// More messages than the kernel lets through in some seconds.
-const REFUSED: usize = 200;
+/// More messages than the log takes in some seconds, and no more rules than a user may send at once.
+const REFUSED: usize = 40;
 
 pub fn run(guest: &Guest) -> Result<()> {
     module::load(guest)?;
