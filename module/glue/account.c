@@ -15,6 +15,8 @@
 #include <linux/random.h>
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <net/netns/generic.h>
 
@@ -81,10 +83,20 @@ void trafstat_wait_for_writers(void *context)
 	flush_work(&account->prepare);
 }
 
-u64 trafstat_account_close(struct trafstat_account *account)
+bool trafstat_go_on(const void *context)
+{
+	const struct trafstat_account *account = context;
+
+	cond_resched();
+	return !fatal_signal_pending(current) &&
+	       READ_ONCE(account->reader) == account->closer;
+}
+
+u64 trafstat_account_close(struct trafstat_account *account, struct trafstat_reader *reader)
 {
 	const struct trafstat_timestamp now = trafstat_now();
 
+	account->closer = reader;
 	return trafstat_close(account->core, &now, account);
 }
 
@@ -199,10 +211,14 @@ static void trafstat_net_reap(struct trafstat_net *tn)
 			list_add_tail(&account->over, &over);
 	mutex_unlock(&tn->lock);
 	/* The end of a namespace waits until all have left, but not for their workers. */
-	list_for_each_entry(account, &over, over)
+	list_for_each_entry(account, &over, over) {
 		trafstat_account_leave(account);
-	list_for_each_entry_safe(account, next, &over, over)
+		cond_resched();
+	}
+	list_for_each_entry_safe(account, next, &over, over) {
 		trafstat_account_bury(account);
+		cond_resched();
+	}
 }
 
 static void trafstat_reap_work(struct work_struct *work)

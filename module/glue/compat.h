@@ -11,11 +11,6 @@
 #include <linux/rcupdate.h>
 #include <linux/smp.h>
 
-/* 6.4 renamed the one-argument form, which may sleep. */
-#ifndef kvfree_rcu_mightsleep
-#define kvfree_rcu_mightsleep(ptr) kvfree_rcu(ptr)
-#endif
-
 /*
  * Whether an allocation here may name the memory cgroup to charge. In softirq context
  * the kernel keeps that in a variable of the CPU, which set_active_memcg() sets and sets

@@ -154,7 +154,8 @@ u32 trafstat_count(const struct trafstat_rule_core *rule, u32 cpu,
 bool trafstat_prepare(const struct trafstat_account_core *account);
 
 /*
- * The reader; one at a time, may sleep. @context is handed to trafstat_wait_for_writers().
+ * The reader; one at a time, may sleep. @context is handed to trafstat_wait_for_writers() and
+ * trafstat_go_on().
  * trafstat_close() returns 0 where trafstat_go_on() gave up; called again, it goes on.
  *
  * What reads returns the number of bytes, 0 at the end, or -EAGAIN where there was so
@@ -196,7 +197,7 @@ bool trafstat_has_cpu(u32 cpu);
 u32 trafstat_count_skb(const struct trafstat_rule_core *rule, struct sk_buff *skb);
 void trafstat_queue_prepare(const struct trafstat_rule_core *rule);
 void trafstat_wait_for_writers(void *context);
-/* Lets others run; false where the caller is being killed. */
-bool trafstat_go_on(void);
+/* Lets others run; false where the caller is being killed or another takes its place. */
+bool trafstat_go_on(const void *context);
 
 #endif /* _TRAFSTAT_FFI_H */

@@ -22,6 +22,7 @@ static int __init trafstat_init(void)
 	err = trafstat_target_init();
 	if (err)
 		goto proc_exit;
+	trafstat_operations_allow();
 	return 0;
 
 proc_exit:

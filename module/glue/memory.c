@@ -151,20 +151,23 @@ static void trafstat_give_back(long bytes, struct trafstat_tenant *tenant)
 	atomic_long_sub(bytes, &tenant->bytes);
 }
 
-/* Takes from the caps, unless one would be passed. */
+/*
+ * Takes from the caps, unless one would be passed. The narrowest comes first, so that what is
+ * refused to one tenant is not missing, meanwhile, to the others and to the host.
+ */
 static bool trafstat_take(long bytes, struct trafstat_tenant *tenant)
 {
-	if (!trafstat_take_below(&used_memory, bytes, max_memory))
-		return false;
 	if (!tenant)
-		return true;
+		return trafstat_take_below(&used_memory, bytes, max_memory);
+	if (!trafstat_take_below(&tenant->bytes, bytes, max_tenant_memory))
+		return false;
 	if (!trafstat_take_below(&used_user_memory, bytes, max_user_memory))
-		goto give_back;
-	if (trafstat_take_below(&tenant->bytes, bytes, max_tenant_memory))
+		goto give_back_tenant;
+	if (trafstat_take_below(&used_memory, bytes, max_memory))
 		return true;
 	atomic_long_sub(bytes, &used_user_memory);
-give_back:
-	atomic_long_sub(bytes, &used_memory);
+give_back_tenant:
+	atomic_long_sub(bytes, &tenant->bytes);
 	return false;
 }
 
@@ -326,12 +329,6 @@ void trafstat_payer_exit(struct trafstat_payer *payer)
 bool trafstat_has_cpu(u32 cpu)
 {
 	return cpu < nr_cpu_ids && cpu_possible(cpu);
-}
-
-bool trafstat_go_on(void)
-{
-	cond_resched();
-	return !fatal_signal_pending(current);
 }
 
 static void trafstat_queues_exit(struct trafstat_queues *queues)

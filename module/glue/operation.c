@@ -9,6 +9,7 @@
 #include <linux/module.h>
 #include <linux/ratelimit.h>
 #include <linux/sched.h>
+#include <linux/string.h>
 
 #include "trafstat.h"
 
@@ -19,6 +20,7 @@
 /* The count of an account whose operations were stopped. */
 #define STOPPED		INT_MIN
 
+static bool are_allowed;
 static LIST_HEAD(operations);
 static DEFINE_SPINLOCK(operations_lock);
 
@@ -30,32 +32,59 @@ static struct ratelimit_state tell_limit =
 	RATELIMIT_STATE_INIT_FLAGS("trafstat_operation", DEFAULT_RATELIMIT_INTERVAL,
 				   DEFAULT_RATELIMIT_BURST, RATELIMIT_MSG_ON_RELEASE);
 
-static void trafstat_operation_tell(struct trafstat_operation *operation)
-{
-	const struct trafstat_account *account = operation->account;
+/* What the log is told of an operation, at most of so many at a time. */
+#define MESSAGES	10
 
-	operation->tell_at = jiffies + TELL_AGAIN;
-	if (!__ratelimit(&tell_limit))
-		return;
-	pr_info("process %s (%d) is blocked while it uses %s%s below /proc/net/trafstat: the module cannot be unloaded until it goes on or is killed; where a kill does not end it, abort its connection below /sys/fs/fuse/connections\n",
-		operation->task->comm, task_pid_nr(operation->task),
-		account ? "account " : "the list of accounts",
-		account ? account->name : "");
-}
+struct trafstat_message {
+	char process[TASK_COMM_LEN];
+	pid_t pid;
+	char account[XT_TRAFSTAT_NAME_LEN];	/* empty: the list of accounts */
+};
 
-static void trafstat_operations_watch(struct work_struct *work)
+/* Takes down what to tell of those that last. Returns how many, or -1 if none is under way. */
+static int trafstat_operations_look(struct trafstat_message messages[MESSAGES])
 {
 	struct trafstat_operation *operation;
-	bool is_any;
+	struct trafstat_message *message;
+	int count = 0;
 
 	spin_lock(&operations_lock);
-	is_any = !list_empty(&operations);
-	list_for_each_entry(operation, &operations, list)
-		if (time_after_eq(jiffies, operation->tell_at))
-			trafstat_operation_tell(operation);
+	if (list_empty(&operations))
+		count = -1;
+	list_for_each_entry(operation, &operations, list) {
+		if (time_before(jiffies, operation->tell_at))
+			continue;
+		operation->tell_at = jiffies + TELL_AGAIN;
+		if (count == MESSAGES || !__ratelimit(&tell_limit))
+			continue;
+		message = &messages[count++];
+		get_task_comm(message->process, operation->task);
+		message->pid = task_pid_nr(operation->task);
+		strscpy(message->account, operation->account ? operation->account->name : "",
+			sizeof(message->account));
+	}
 	spin_unlock(&operations_lock);
-	if (is_any)
+	return count;
+}
+
+/* A console may be slow: the lock that each operation takes is not held while it prints. */
+static void trafstat_operations_watch(struct work_struct *work)
+{
+	static struct trafstat_message messages[MESSAGES];
+	int count = trafstat_operations_look(messages), n;
+
+	for (n = 0; n < count; n++)
+		pr_info("process %s (%d) is blocked while it uses %s%s below /proc/net/trafstat: the module cannot be unloaded until it goes on or is killed; where a kill does not end it, abort its connection below /sys/fs/fuse/connections\n",
+			messages[n].process, messages[n].pid,
+			messages[n].account[0] ? "account " : "the list of accounts",
+			messages[n].account);
+	if (count >= 0)
 		schedule_delayed_work(&watch, LONG_OPERATION / 2);
+}
+
+void trafstat_operations_allow(void)
+{
+	WRITE_ONCE(are_allowed, true);
 }
 
 bool trafstat_operation_begin(struct trafstat_operation *operation,
@@ -63,8 +92,11 @@ bool trafstat_operation_begin(struct trafstat_operation *operation,
 {
 	bool is_first;
 
-	/* The kernel keeps the code until the proc file's operation has returned. */
-	if (!try_module_get(THIS_MODULE))
+	/*
+	 * Where the module's initialisation fails, files are removed again: no operation must
+	 * have begun by then. The kernel keeps the code until the operation has returned.
+	 */
+	if (!READ_ONCE(are_allowed) || !try_module_get(THIS_MODULE))
 		return false;
 	if (account && !atomic_inc_unless_negative(&account->operations)) {
 		module_put(THIS_MODULE);

@@ -18,6 +18,8 @@
 #include <linux/module.h>
 #include <linux/namei.h>
 #include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -171,15 +173,28 @@ static void trafstat_reader_unlock(struct trafstat_reader *reader)
 	mutex_unlock(&reader->account->reading);
 }
 
+/* Lets others have a turn; false where the reader is being killed or gave way meanwhile. */
+static bool trafstat_reader_goes_on(const struct trafstat_reader *reader)
+{
+	cond_resched();
+	return !fatal_signal_pending(current) &&
+	       (reader->kind == TRAFSTAT_LIVE || READ_ONCE(reader->account->reader) == reader);
+}
+
+static int trafstat_reader_gave_up(void)
+{
+	return fatal_signal_pending(current) ? -EINTR : -ESTALE;
+}
+
 static int trafstat_reader_close_epoch(struct trafstat_reader *reader)
 {
 	int err = trafstat_reader_lock(reader);
 
 	if (err)
 		return err;
-	reader->epoch = trafstat_account_close(reader->account);
+	reader->epoch = trafstat_account_close(reader->account, reader);
 	trafstat_reader_unlock(reader);
-	return reader->epoch ? 0 : -EINTR;
+	return reader->epoch ? 0 : trafstat_reader_gave_up();
 }
 
 static int trafstat_reader_open(struct trafstat_account *account, struct file *file,
@@ -211,6 +226,11 @@ static int trafstat_reader_release(struct inode *inode, struct file *file)
 	struct trafstat_account *account = reader->account;
 
 	trafstat_reader_leave(reader);
+	/*
+	 * Either this finds that there is no rule, or the reap that the last rule queued finds
+	 * that there is no reader.
+	 */
+	smp_mb();
 	if (!READ_ONCE(account->rule_count))
 		trafstat_account_queue_reap(account);
 	trafstat_reader_free(reader);
@@ -221,13 +241,13 @@ static int trafstat_reader_release(struct inode *inode, struct file *file)
 typedef ssize_t (*trafstat_fill_fn)(struct trafstat_reader *reader, u64 offset, size_t len);
 
 /* One call of core passes over so much at most; others have a turn before the next one. */
-#define trafstat_until_done(call)						\
+#define trafstat_until_done(reader, call)					\
 	({									\
 		ssize_t done_;							\
 										\
 		while ((done_ = (call)) == -EAGAIN)				\
-			if (!trafstat_go_on()) {				\
-				done_ = -EINTR;					\
+			if (!trafstat_reader_goes_on(reader)) {			\
+				done_ = trafstat_reader_gave_up();		\
 				break;						\
 			}							\
 		done_;								\
@@ -245,7 +265,7 @@ static ssize_t trafstat_fill_closed(struct trafstat_reader *reader, u64 offset, 
 
 	if (done)
 		return done;
-	done = trafstat_until_done(is_csv ?
+	done = trafstat_until_done(reader, is_csv ?
 		trafstat_read_csv(core, &reader->cursor, offset, reader->page, len) :
 		trafstat_read_snapshot(core, &reader->cursor, offset, reader->page, len));
 	/* The end of csv acknowledges. */
@@ -281,7 +301,7 @@ static ssize_t trafstat_read_live_once(struct trafstat_reader *reader, u64 offse
 
 static ssize_t trafstat_fill_live(struct trafstat_reader *reader, u64 offset, size_t len)
 {
-	return trafstat_until_done(trafstat_read_live_once(reader, offset, len));
+	return trafstat_until_done(reader, trafstat_read_live_once(reader, offset, len));
 }
 
 /* Copies the next page to user space. The reader's lock is held. */
@@ -318,7 +338,8 @@ static ssize_t trafstat_reader_read(struct trafstat_reader *reader, trafstat_fil
 		copied += done;
 		*ppos += done;
 		/* Less than a page is the end, or so much that others should have a turn. */
-	} while (done == PAGE_SIZE && (size_t)copied < len && trafstat_go_on());
+	} while (done == PAGE_SIZE && (size_t)copied < len &&
+		 trafstat_reader_goes_on(reader));
 	return copied ?: done;
 }
 

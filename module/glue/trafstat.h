@@ -109,6 +109,7 @@ struct trafstat_account {
 	struct mutex reading;
 	spinlock_t reader_lock;
 	struct trafstat_reader *reader;	/* who has snapshot or csv open */
+	struct trafstat_reader *closer;	/* under `reading`: who closes the epoch */
 	struct proc_dir_entry *snapshot_file;
 	struct proc_dir_entry *csv_file;
 	struct proc_dir_entry *live_file;
@@ -137,8 +138,11 @@ int trafstat_account_add_rule(struct net *net, u8 nfproto,
 void trafstat_account_remove_rule(struct xt_trafstat_rule *rule);
 /* Has the reap end the account if it is over. The account may be gone afterwards. */
 void trafstat_account_queue_reap(struct trafstat_account *account);
-/* Closes the open epoch; 0 where the caller is being killed. `reading` is held. */
-u64 trafstat_account_close(struct trafstat_account *account);
+/*
+ * Closes the open epoch for @reader; 0 where the caller is being killed or another reader takes
+ * its place. `reading` is held.
+ */
+u64 trafstat_account_close(struct trafstat_account *account, struct trafstat_reader *reader);
 struct trafstat_net *trafstat_net(struct net *net);
 /*
  * Whether the log has room for a message about @tn. Users share a limit of their own, so that
@@ -171,6 +175,8 @@ void trafstat_operations_init(struct trafstat_account *account);
 void trafstat_operations_start(struct trafstat_account *account);
 /* Whether no operation was under way; then none begins any more. */
 bool trafstat_operations_stop(struct trafstat_account *account);
+/* The module will not fail to initialise any more. */
+void trafstat_operations_allow(void);
 void trafstat_operation_exit(void);
 
 /* memory.c */

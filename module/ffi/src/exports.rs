@@ -558,7 +558,8 @@ impl Environment for Kernel {
     }
 
     fn go_on(&self) -> bool {
-        // SAFETY: readers are in process context and hold no spinlock.
-        unsafe { trafstat_go_on() }
+        // SAFETY: readers are in process context and hold no spinlock, and the context is what C
+        // gave for this call.
+        unsafe { trafstat_go_on(self.context) }
     }
 }

@@ -196,5 +196,5 @@ unsafe extern "C" {
     pub fn trafstat_wait_for_writers(context: *mut ::core::ffi::c_void);
 }
 unsafe extern "C" {
-    pub fn trafstat_go_on() -> bool;
+    pub fn trafstat_go_on(context: *const ::core::ffi::c_void) -> bool;
 }
