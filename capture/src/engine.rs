@@ -4,6 +4,7 @@
 //! local net of. An epoch closes when a frame comes whose time is past its end, and at
 //! the end of the capture; times are the frames' own.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,10 @@ use trafstat_core::snapshot::{self, Binary, Cursor};
 use trafstat_core::wire::Gso;
 
 use crate::Frame;
+use crate::addresses::Addresses;
+use crate::interface::{InterfaceId, Wanted};
 use crate::link::{self, Network};
+use crate::repeats::Repeats;
 
 /// The rules to count by, one for each address family.
 #[derive(Clone, Copy, Default)]
@@ -52,6 +56,20 @@ pub struct Tally {
     pub other: u64,
     /// Of interfaces whose link type is not supported.
     pub unknown_link: u64,
+    /// Of other interfaces than the one that is asked for.
+    pub other_interface: u64,
+    /// Packets that another interface saw within a millisecond before: counted again, or left
+    /// out by [`Interfaces::once`].
+    pub repeats: u64,
+}
+
+/// What to count of a capture of several interfaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interfaces {
+    /// One interface; none counts all.
+    pub only: Option<Wanted>,
+    /// Each packet once, though several interfaces saw it.
+    pub once: bool,
 }
 
 /// Counts frames.
@@ -60,6 +78,11 @@ pub struct Engine {
     ipv6: Option<Counter<Ipv6, 5>>,
     /// Whether the accounts are to be made of the first frame.
     is_of_first: bool,
+    interfaces: Interfaces,
+    /// Some of the interfaces that were left out.
+    left_out: BTreeSet<InterfaceId>,
+    repeats: Repeats,
+    addresses: Addresses,
     clock: Clock,
     tally: Tally,
 }
@@ -91,6 +114,9 @@ enum AnyAccount {
     Ipv6(Arc<Account<StdMemory, Ipv6, 5>>),
 }
 
+/// Interfaces that are told of where the one that is asked for is not there.
+const MAX_LEFT_OUT: usize = 16;
+
 /// The accounts have one CPU, which is the caller.
 const CPU: u32 = 0;
 
@@ -116,9 +142,18 @@ impl Engine {
             ipv4: rules.ipv4.map(Counter::new),
             ipv6: rules.ipv6.map(Counter::new),
             is_of_first: true,
+            interfaces: Interfaces::default(),
+            left_out: BTreeSet::new(),
+            repeats: Repeats::default(),
+            addresses: Addresses::default(),
             clock: Clock::new(epoch),
             tally: Tally::default(),
         }
+    }
+
+    /// Counts no more than `interfaces` says.
+    pub fn with_interfaces(self, interfaces: Interfaces) -> Self {
+        Self { interfaces, ..self }
     }
 
     /// An engine whose accounts are there from `now` on, before any frame is; their owner closes their epochs. Their ids are drawn at random, as in
@@ -154,23 +189,36 @@ impl Engine {
     /// Counts a frame in the open epoch.
     #[inline]
     pub fn count(&mut self, frame: &Frame<'_>) {
-        if self.tally.frames == 0 && self.is_of_first {
+        self.tally.frames += 1;
+        self.tally.bytes += u64::from(frame.wire_len);
+        if let Some(only) = &self.interfaces.only
+            && !frame.interface.is_some_and(|interface| only.is(interface))
+        {
+            self.leave_out(frame.interface);
+            return;
+        }
+        if self.is_of_first {
+            self.is_of_first = false;
             let first_ns = frame.time_ns.unwrap_or_default();
             self.begin(Some(frame), Timestamp::of_one_clock(first_ns));
         }
         self.clock.see(frame.time_ns);
-        let tally = &mut self.tally;
-        tally.frames += 1;
-        tally.bytes += u64::from(frame.wire_len);
         let Some(link) = frame.link else {
-            tally.unknown_link += 1;
+            self.tally.unknown_link += 1;
             return;
         };
-        match (
-            link::network(link, frame.bytes, frame.wire_len),
-            &mut self.ipv4,
-            &mut self.ipv6,
-        ) {
+        let network = link::network(link, frame.bytes, frame.wire_len);
+        if let (Some(interface), Some(time_ns)) = (frame.interface, frame.time_ns)
+            && self.repeats.is_repeat(&network, time_ns, interface)
+        {
+            self.tally.repeats += 1;
+            if self.interfaces.once {
+                return;
+            }
+        }
+        self.addresses.see(&network);
+        let tally = &mut self.tally;
+        match (network, &mut self.ipv4, &mut self.ipv6) {
             (Network::Ipv4(packet), Some(counter), _) => {
                 tally.ipv4 += 1;
                 counter.count(packet, frame);
@@ -212,9 +260,27 @@ impl Engine {
         self.accounts().filter_map(|account| account.closed())
     }
 
+    /// The interfaces whose frames were left out, some of them where there are many.
+    pub fn left_out(&self) -> impl Iterator<Item = InterfaceId> + '_ {
+        self.left_out.iter().copied()
+    }
+
+    /// The local nets that the first packets' addresses suggest, one for each family at most.
+    pub fn likely_local_nets(&self) -> Vec<String> {
+        self.addresses.likely_local_nets()
+    }
+
     /// What became of the frames so far.
     pub fn tally(&self) -> &Tally {
         &self.tally
+    }
+
+    #[cold]
+    fn leave_out(&mut self, interface: Option<InterfaceId>) {
+        self.tally.other_interface += 1;
+        if self.left_out.len() < MAX_LEFT_OUT {
+            self.left_out.extend(interface);
+        }
     }
 
     #[cold]

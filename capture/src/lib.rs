@@ -9,14 +9,20 @@
 //! - [`file`] reads pcap and pcapng, compressed too.
 //! - [`link`] finds the outermost IP header behind the link layer's.
 //! - [`live`] has an interface's frames from the kernel, and counts them as they come.
+//! - [`interface`] tells interfaces apart, and `repeats` a packet that several of them saw.
+//! - `addresses` finds out which network is likely the local one.
 //! - [`engine`] counts into accounts and closes their epochs by the frames' clock.
 
+mod addresses;
 pub mod engine;
 pub mod file;
+pub mod interface;
 pub mod link;
 pub mod live;
+mod repeats;
 
 pub use file::unpacked;
+use interface::InterfaceId;
 use link::LinkType;
 
 /// A frame as it was captured.
@@ -24,6 +30,8 @@ use link::LinkType;
 pub struct Frame<'a> {
     /// What its first header is; none where this crate does not know it.
     pub link: Option<LinkType>,
+    /// Which interface it was captured on, where the capture may have several.
+    pub interface: Option<InterfaceId>,
     /// Nanoseconds since 1970, where the capture says.
     pub time_ns: Option<u64>,
     /// What was captured of it, from the link layer's header on.

@@ -8,7 +8,9 @@ use trafstat_abi::RuleInfo;
 use trafstat_rule::local_net::{Family, Ipv4, Ipv6};
 use trafstat_rule::options::{self, ENTRIES};
 use trafstat_store::services;
-use trafstat_store::source::capture::{Capture, CaptureFailure, CaptureName, OwnedRules};
+use trafstat_store::source::capture::{
+    Capture, CaptureFailure, CaptureName, CaptureRequest, OwnedRules,
+};
 
 use crate::progress::CaptureProgress;
 
@@ -72,6 +74,11 @@ pub struct CaptureOptions {
     /// by the wall clock [default: as --every says, or 5m].
     #[arg(long, value_name = "TIME", value_parser = parse_epoch, requires = "source", global = true)]
     pub epoch: Option<Duration>,
+
+    /// Count one interface of a capture of several: by its name in pcapng, by its index in Linux
+    /// cooked captures, version 2.
+    #[arg(long, value_name = "NAME", requires = "source", global = true)]
+    interface: Option<String>,
 }
 
 /// Where frames come from.
@@ -101,18 +108,35 @@ impl CaptureOptions {
                     .to_owned(),
             );
         }
+        if self.interface.is_some() && matches!(self.source, Some(SourceName::Live(_))) {
+            return Err(
+                "--interface is for captures; live:INTERFACE names the one to count".to_owned(),
+            );
+        }
         Ok(OwnedRules {
             ipv4: self.rule::<Ipv4>(&ipv4)?,
             ipv6: self.rule::<Ipv6>(&ipv6)?,
         })
     }
 
-    /// Opens a capture to be counted by these rules; a terminal shows how far it is.
+    /// Opens a capture to be counted by these rules; a terminal shows how far it is. With `once`, a
+    /// packet that several interfaces saw counts once.
     ///
     /// # Errors
     /// That it cannot be opened or is no capture.
-    pub fn open(&self, name: &CaptureName, rules: &OwnedRules) -> Result<Capture, CaptureFailure> {
-        Capture::open(name, rules, self.epoch, Box::new(CaptureProgress::new()))
+    pub fn open(
+        &self,
+        name: &CaptureName,
+        rules: &OwnedRules,
+        once: bool,
+    ) -> Result<Capture, CaptureFailure> {
+        let request = CaptureRequest {
+            rules: rules.as_rules(),
+            epoch: self.epoch,
+            interface: self.interface.as_deref(),
+            once,
+        };
+        Capture::open(name, &request, Box::new(CaptureProgress::new()))
     }
 
     fn rule<F: Family>(&self, nets: &[&str]) -> Result<Option<Box<RuleInfo>>, String> {
@@ -159,7 +183,7 @@ impl CaptureOptions {
 }
 
 /// What the user should know of frames that no account has; empty where there is nothing.
-pub fn remarks(capture: &Capture) -> Vec<String> {
+pub fn remarks(capture: &Capture, once: bool) -> Vec<String> {
     let tally = capture.tally();
     let label = capture.label();
     let mut remarks = Vec::new();
@@ -175,6 +199,39 @@ pub fn remarks(capture: &Capture) -> Vec<String> {
                 "{label}: {count} {family} packets are not counted; --local-net has no {family} net"
             ));
         }
+    }
+    let counted = tally.ipv4 + tally.ipv6;
+    let outside = capture.outside();
+    if outside > 0 && outside == counted {
+        let nets = capture.likely_local_nets();
+        let options: Vec<_> = nets
+            .iter()
+            .map(|net| format!("--local-net {net}"))
+            .collect();
+        let options = match options.is_empty() {
+            true => String::new(),
+            false => format!("; their addresses suggest {}", options.join(" ")),
+        };
+        remarks.push(format!(
+            "{label}: none of its {counted} IP packets has an address of --local-net{options}"
+        ));
+    } else if outside > 0 {
+        remarks.push(format!(
+            "{label}: {outside} packets have no address of --local-net and are not counted"
+        ));
+    }
+    if tally.repeats > 0 {
+        remarks.push(match once {
+            true => format!(
+                "{label}: {} packets that another interface had seen are not counted again",
+                tally.repeats
+            ),
+            false => format!(
+                "{label}: {} packets are counted more than once, since several interfaces saw \
+                 them; --interface NAME counts one interface, --once each packet once",
+                tally.repeats
+            ),
+        });
     }
     if tally.other > 0 {
         remarks.push(format!(

@@ -11,6 +11,7 @@ use std::io::{self, Read};
 use thiserror::Error;
 
 use crate::Frame;
+use crate::interface::{InterfaceId, InterfaceNames, Wanted};
 use buffer::Window;
 pub use compression::unpacked;
 use pcap::Pcap;
@@ -45,8 +46,9 @@ pub enum CaptureError {
     Foreign(Vec<u8>),
     /// All of its frames begin with a header that this crate does not know.
     #[error(
-        "its link type {0} is not supported; Ethernet, raw IP, Linux cooked (v1, v2), NULL \
-         and LOOP are (1, 101, 228, 229, 113, 276, 0, 108)"
+        "its link type {0} is not supported; Ethernet, raw IP, Linux cooked (v1, v2), PPP, PPPoE, \
+         Cisco HDLC, netfilter's log, PPI, NULL and LOOP are (1, 12, 14, 101, 228, 229, 113, 276, \
+         9, 50, 166, 204, 51, 104, 239, 192, 0, 108)"
     )]
     LinkType(u32),
     /// It ends within something.
@@ -112,6 +114,26 @@ impl<'a> CaptureFile<'a> {
         match &mut self.format {
             Format::Pcap(pcap) => pcap.next(&mut self.window, &mut self.given),
             Format::PcapNg(pcapng) => pcapng.next(&mut self.window, &mut self.given),
+        }
+    }
+
+    /// The interface that `text` names: as pcapng describes it, or by the index that frames of
+    /// Linux cooked capture, version 2, have.
+    pub fn interface(&mut self, text: &str) -> Wanted {
+        match &mut self.format {
+            Format::Pcap(_) => InterfaceNames::default().wanted(text),
+            Format::PcapNg(pcapng) => pcapng.interface_names().wanted(text),
+        }
+    }
+
+    /// What the capture calls an interface.
+    pub fn interface_name(&mut self, interface: InterfaceId) -> Option<String> {
+        match (&mut self.format, interface) {
+            (_, InterfaceId::Index(index)) => Some(index.to_string()),
+            (Format::Pcap(_), _) => None,
+            (Format::PcapNg(pcapng), _) => {
+                pcapng.interface_names().get(interface).map(str::to_owned)
+            }
         }
     }
 

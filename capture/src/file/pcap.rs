@@ -1,12 +1,17 @@
-//! The pcap file format (draft-ietf-opsawg-pcap): a header, then packets.
+//! The pcap file format (draft-ietf-opsawg-pcap) and its variants: a header, then packets.
+//!
+//! ```text
+//! | magic 4 | version 2 + 2 | 0 | 0 | longest packet 4 | link type 4 | then, packet after packet:
+//! | seconds 4 | fraction 4 | captured 4 | on the wire 4 | what a variant adds | bytes ...
+//! ```
+//!
+//! All of it has the byte order of the host that captured, which the magic tells.
 
 use std::io::Read;
 
-use pcap_parser::pcap::parse_pcap_header;
-
 use super::{CaptureError, MAX_PACKET_BYTES, Window, whole};
 use crate::Frame;
-use crate::link::LinkType;
+use crate::link::{self, LinkType};
 
 const HEADER_BYTES: usize = 24;
 
@@ -16,8 +21,33 @@ const LINK_TYPE_BITS: u32 = 0x03ff_ffff;
 
 /// Seconds, fractions of one, captured bytes and bytes on the wire; 32 bits each.
 const PACKET_HEADER_BYTES: usize = 16;
-/// As a patched libpcap wrote them, with interface, protocol and type behind.
-const MODIFIED_PACKET_HEADER_BYTES: usize = 24;
+/// Longer packet headers that patched libpcaps wrote under one magic: with interface, protocol
+/// and type, and with two bytes about the CPU besides.
+const MODIFIED_PACKET_HEADER_BYTES: [usize; 2] = [24, 28];
+/// Packets that tell which of them a file has.
+const PACKETS_TO_TELL: usize = 4;
+/// What is read ahead for that.
+const BYTES_TO_TELL: usize = 1 << 16;
+
+/// What a variant of the format has of its own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Variant {
+    Microseconds,
+    Nanoseconds,
+    /// Longer packet headers.
+    Modified,
+    /// As Ixia's testers write it: nanoseconds, and the size of the records behind the header.
+    Ixia,
+}
+
+const VARIANTS: [(u32, Variant); 5] = [
+    (0xa1b2_c3d4, Variant::Microseconds),
+    (0xa1b2_3c4d, Variant::Nanoseconds),
+    (0xa1b2_cd34, Variant::Modified),
+    (0x1c00_01ab, Variant::Ixia),
+    (0x1c00_01ac, Variant::Ixia),
+];
+const IXIA_SIZE_BYTES: usize = 4;
 
 /// What the header says of the packets.
 pub(super) struct Pcap {
@@ -30,33 +60,85 @@ pub(super) struct Pcap {
 
 /// Whether a file that begins so is a pcap file.
 pub(super) fn is_magic(bytes: [u8; 4]) -> bool {
-    let known = [0xa1b2_c3d4, 0xa1b2_3c4d];
-    known.contains(&u32::from_le_bytes(bytes))
-        || known.contains(&u32::from_be_bytes(bytes))
-        || u32::from_le_bytes(bytes) == 0xa1b2_cd34
+    variant(bytes).is_some()
+}
+
+/// The variant that a magic names, and whether its file is big-endian.
+fn variant(magic: [u8; 4]) -> Option<(Variant, bool)> {
+    VARIANTS.iter().find_map(|(number, variant)| match magic {
+        _ if magic == number.to_le_bytes() => Some((*variant, false)),
+        _ if magic == number.to_be_bytes() => Some((*variant, true)),
+        _ => None,
+    })
 }
 
 impl Pcap {
     pub(super) fn open<R: Read>(window: &mut Window<R>) -> Result<Self, CaptureError> {
         let bytes = whole(window, HEADER_BYTES, "file header")?;
-        let (_, header) = parse_pcap_header(bytes).map_err(|error| CaptureError::Corrupt {
-            offset: 0,
-            reason: format!("the file header is wrong ({error})"),
-        })?;
-        window.pass(HEADER_BYTES);
-        let number = header.network.0 as u32 & LINK_TYPE_BITS;
-        Ok(Self {
+        let foreign = || CaptureError::Foreign(bytes.to_vec());
+        let magic = bytes.first_chunk().copied().ok_or_else(foreign)?;
+        let (variant, big_endian) = variant(magic).ok_or_else(foreign)?;
+        let field = bytes.last_chunk().copied().ok_or_else(foreign)?;
+        let number = LINK_TYPE_BITS
+            & match big_endian {
+                true => u32::from_be_bytes(field),
+                false => u32::from_le_bytes(field),
+            };
+        let mut pcap = Self {
             link: LinkType::of_number(number).ok_or(CaptureError::LinkType(number))?,
-            big_endian: header.is_bigendian(),
-            packet_header_bytes: match header.is_modified_format() {
-                true => MODIFIED_PACKET_HEADER_BYTES,
-                false => PACKET_HEADER_BYTES,
+            big_endian,
+            packet_header_bytes: PACKET_HEADER_BYTES,
+            unit_ns: match variant {
+                Variant::Microseconds | Variant::Modified => 1_000,
+                Variant::Nanoseconds | Variant::Ixia => 1,
             },
-            unit_ns: match header.is_nanosecond_precision() {
-                true => 1,
-                false => 1_000,
-            },
-        })
+        };
+        window.pass(HEADER_BYTES);
+        match variant {
+            Variant::Microseconds | Variant::Nanoseconds => {}
+            Variant::Modified => pcap.packet_header_bytes = pcap.modified_header_bytes(window)?,
+            Variant::Ixia => {
+                whole(window, IXIA_SIZE_BYTES, "file header")?;
+                window.pass(IXIA_SIZE_BYTES);
+            }
+        }
+        Ok(pcap)
+    }
+
+    /// The length of a modified file's packet headers: that by which its first packets follow
+    /// each other.
+    fn modified_header_bytes<R: Read>(
+        &self,
+        window: &mut Window<R>,
+    ) -> Result<usize, CaptureError> {
+        let offset = window.offset();
+        let bytes = window
+            .peek(BYTES_TO_TELL)
+            .map_err(|source| CaptureError::Read { offset, source })?;
+        let [first, ..] = MODIFIED_PACKET_HEADER_BYTES;
+        Ok(MODIFIED_PACKET_HEADER_BYTES
+            .into_iter()
+            .find(|header_bytes| self.packets_follow(bytes, *header_bytes))
+            .unwrap_or(first))
+    }
+
+    /// Whether packets with headers of this length follow each other in `bytes`.
+    fn packets_follow(&self, mut bytes: &[u8], header_bytes: usize) -> bool {
+        for _ in 0..PACKETS_TO_TELL {
+            let Some(header) = bytes.first_chunk() else {
+                return true;
+            };
+            let [_, fraction, captured, wire_len] = self.words(header);
+            let is_possible =
+                captured <= MAX_PACKET_BYTES && captured <= wire_len && fraction < 1_000_000;
+            if !is_possible {
+                return false;
+            }
+            bytes = bytes
+                .get(header_bytes + captured as usize..)
+                .unwrap_or_default();
+        }
+        true
     }
 
     #[inline]
@@ -89,10 +171,12 @@ impl Pcap {
         let len = header_bytes + captured as usize;
         let bytes = whole(window, len, "packet")?;
         *given = len;
+        let bytes = bytes.get(header_bytes..).unwrap_or_default();
         Ok(Some(Frame {
             link: Some(self.link),
+            interface: link::interface(self.link, bytes),
             time_ns: Some(u64::from(seconds) * 1_000_000_000 + u64::from(fraction) * self.unit_ns),
-            bytes: bytes.get(header_bytes..).unwrap_or_default(),
+            bytes,
             wire_len,
             segments: None,
         }))

@@ -1,20 +1,23 @@
-//! The pcapng file format (draft-ietf-opsawg-pcapng): blocks, which this module frames
-//! and whose inside the parser reads.
+//! The pcapng file format (draft-ietf-opsawg-pcapng): sections of blocks.
+//!
+//! ```text
+//! | type 4 | length 4 | body, padded to 4 | length 4 |
+//! ```
+//!
+//! All of it has the byte order that the section's header tells.
 
 use std::io::Read;
 
-use pcap_parser::OptionCode;
-use pcap_parser::pcapng::{
-    InterfaceDescriptionBlock, parse_enhancedpacketblock_be, parse_enhancedpacketblock_le,
-    parse_interfacedescriptionblock_be, parse_interfacedescriptionblock_le,
-};
-
 use super::{CaptureError, MAX_PACKET_BYTES, Window, whole};
 use crate::Frame;
-use crate::link::LinkType;
+use crate::interface::{InterfaceId, InterfaceNames};
+use crate::link::{self, LinkType};
 
 /// A section header block, which reads the same in both byte orders.
 pub(super) const MAGIC: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
+
+/// Interface, two words of time, captured bytes and bytes on the wire; 32 bits each.
+const PACKET_BYTES: usize = 20;
 
 const INTERFACE_DESCRIPTION: u32 = 1;
 /// What enhanced packet blocks replaced.
@@ -31,15 +34,29 @@ const MAX_BLOCK_BYTES: u32 = MAX_PACKET_BYTES + (1 << 20);
 /// Interfaces that one section may describe.
 const MAX_INTERFACES: usize = 1 << 16;
 
+/// Link type, reserved, longest packet; then options.
+const INTERFACE_BYTES: usize = 8;
+/// Code and length, then the value, padded to 4.
+const OPTION_HEADER_BYTES: usize = 4;
+const END_OF_OPTIONS: u16 = 0;
+const IF_NAME: u16 = 2;
+const IF_TSRESOL: u16 = 9;
+const IF_TSOFFSET: u16 = 14;
+
 /// Where in a pcapng file its reader is.
 #[derive(Default)]
 pub(super) struct PcapNg {
     big_endian: bool,
+    /// Those of the open section.
     interfaces: Vec<Interface>,
+    /// The names of all sections' interfaces.
+    names: InterfaceNames,
 }
 
 /// What a section says of the packets of one interface.
 struct Interface {
+    /// Its number in [`InterfaceNames`].
+    number: u32,
     link: Option<LinkType>,
     snap_len: u32,
     resolution: Resolution,
@@ -62,6 +79,10 @@ struct PacketBlock {
 }
 
 impl PcapNg {
+    pub(super) fn interface_names(&mut self) -> &mut InterfaceNames {
+        &mut self.names
+    }
+
     pub(super) fn next<'a, R: Read>(
         &mut self,
         window: &'a mut Window<R>,
@@ -145,35 +166,41 @@ impl PcapNg {
         Ok(())
     }
 
-    fn interface(&self, bytes: &[u8]) -> Result<Interface, String> {
-        let parsed = if self.big_endian {
-            parse_interfacedescriptionblock_be(bytes)
-        } else {
-            parse_interfacedescriptionblock_le(bytes)
+    fn interface(&mut self, bytes: &[u8]) -> Result<Interface, String> {
+        let body = self.checked_body(bytes, INTERFACE_BYTES)?;
+        let mut interface = Interface {
+            number: 0,
+            link: LinkType::of_number(u32::from(self.u16_at(body, 0))),
+            snap_len: self.u32_at(body, 4),
+            resolution: Resolution::DEFAULT,
+            offset_secs: 0,
         };
-        let Ok((_, block)) = parsed else {
-            return Err("an interface description that cannot be read".to_owned());
-        };
-        Ok(Interface {
-            link: LinkType::of_number(block.linktype.0 as u32),
-            snap_len: block.snaplen,
-            resolution: resolution(&block),
-            offset_secs: self.offset_secs(&block),
-        })
-    }
-
-    /// `if_tsoffset`, which the parser reads as little-endian in every section.
-    fn offset_secs(&self, block: &InterfaceDescriptionBlock<'_>) -> i64 {
-        let option = block
-            .options
-            .iter()
-            .find(|option| option.code == OptionCode::IfTsoffset);
-        let value = option.and_then(|option| option.value.first_chunk::<8>().copied());
-        match value {
-            Some(value) if self.big_endian => i64::from_be_bytes(value),
-            Some(value) => i64::from_le_bytes(value),
-            None => 0,
+        let mut name = None;
+        let mut options = body.get(INTERFACE_BYTES..).unwrap_or_default();
+        while options.len() >= OPTION_HEADER_BYTES {
+            let (code, len) = (self.u16_at(options, 0), self.u16_at(options, 2));
+            let value = options
+                .get(OPTION_HEADER_BYTES..OPTION_HEADER_BYTES + usize::from(len))
+                .ok_or("an interface description with an option that is longer than it")?;
+            match (code, value) {
+                // What follows it are no options.
+                (END_OF_OPTIONS, _) => break,
+                (IF_NAME, text) => name = Some(String::from_utf8_lossy(text).into_owned()),
+                (IF_TSRESOL, [exponent, ..]) => interface.resolution = Resolution::new(*exponent),
+                (IF_TSOFFSET, _) => {
+                    interface.offset_secs = match value.first_chunk().copied() {
+                        Some(seconds) if self.big_endian => i64::from_be_bytes(seconds),
+                        Some(seconds) => i64::from_le_bytes(seconds),
+                        None => 0,
+                    };
+                }
+                _ => {}
+            }
+            let end = OPTION_HEADER_BYTES + usize::from(len).next_multiple_of(4);
+            options = options.get(end..).unwrap_or_default();
         }
+        interface.number = self.names.number(name);
+        Ok(interface)
     }
 
     fn frame<'a>(&self, kind: u32, bytes: &'a [u8]) -> Result<Frame<'a>, String> {
@@ -185,42 +212,37 @@ impl PcapNg {
     }
 
     fn enhanced<'a>(&self, bytes: &'a [u8]) -> Result<Frame<'a>, String> {
-        // The parser takes the fixed part for granted.
-        self.checked_body(bytes, 20)?;
-        let parsed = if self.big_endian {
-            parse_enhancedpacketblock_be(bytes)
-        } else {
-            parse_enhancedpacketblock_le(bytes)
-        };
-        let Ok((_, block)) = parsed else {
-            return Err("a packet block that cannot be read".to_owned());
-        };
-        let interface = self.described(block.if_id)?;
-        let captured = captured(block.data, block.caplen)?;
+        let body = self.checked_body(bytes, PACKET_BYTES)?;
+        self.packet(self.u32_at(body, 0), body)
+    }
+
+    fn obsolete<'a>(&self, bytes: &'a [u8]) -> Result<Frame<'a>, String> {
+        let body = self.checked_body(bytes, PACKET_BYTES)?;
+        // Where the other has the upper half of the interface, this has a number of drops.
+        self.packet(u32::from(self.u16_at(body, 0)), body)
+    }
+
+    /// A packet with its interface, two words of time, two lengths and its bytes.
+    fn packet<'a>(&self, id: u32, body: &'a [u8]) -> Result<Frame<'a>, String> {
+        let interface = self.described(id)?;
+        let data = body.get(PACKET_BYTES..).unwrap_or_default();
+        let bytes = captured(data, self.u32_at(body, 12))?;
         Ok(Frame {
             link: interface.link,
-            time_ns: Some(interface.time_ns(block.ts_high, block.ts_low)),
-            bytes: captured,
-            wire_len: block.origlen,
+            interface: self.interface_of(interface, bytes),
+            time_ns: Some(interface.time_ns(self.u32_at(body, 4), self.u32_at(body, 8))),
+            bytes,
+            wire_len: self.u32_at(body, 16),
             segments: None,
         })
     }
 
-    fn obsolete<'a>(&self, bytes: &'a [u8]) -> Result<Frame<'a>, String> {
-        let body = self.checked_body(bytes, 20)?;
-        let id = match body {
-            [a, b, ..] if self.big_endian => u16::from_be_bytes([*a, *b]),
-            [a, b, ..] => u16::from_le_bytes([*a, *b]),
-            _ => 0,
-        };
-        let interface = self.described(u32::from(id))?;
-        let data = body.get(20..).unwrap_or_default();
-        Ok(Frame {
-            link: interface.link,
-            time_ns: Some(interface.time_ns(self.u32_at(body, 4), self.u32_at(body, 8))),
-            bytes: captured(data, self.u32_at(body, 12))?,
-            wire_len: self.u32_at(body, 16),
-            segments: None,
+    /// The interface, where the file has several; a cooked one stands for several itself.
+    fn interface_of(&self, interface: &Interface, bytes: &[u8]) -> Option<InterfaceId> {
+        let cooked = interface.link.and_then(|link| link::interface(link, bytes));
+        cooked.or_else(|| {
+            let described = InterfaceId::Described(interface.number);
+            self.names.has_several().then_some(described)
         })
     }
 
@@ -233,10 +255,12 @@ impl PcapNg {
             snap_len => snap_len,
         };
         let data = body.get(4..).unwrap_or_default();
+        let bytes = captured(data, wire_len.min(snap_len))?;
         Ok(Frame {
             link: interface.link,
+            interface: self.interface_of(interface, bytes),
             time_ns: None,
-            bytes: captured(data, wire_len.min(snap_len))?,
+            bytes,
             wire_len,
             segments: None,
         })
@@ -259,6 +283,15 @@ impl PcapNg {
         self.interfaces
             .get(id as usize)
             .ok_or_else(|| format!("a packet of interface {id}, which was not described"))
+    }
+
+    fn u16_at(&self, bytes: &[u8], offset: usize) -> u16 {
+        let field = bytes.get(offset..).and_then(|rest| rest.first_chunk::<2>());
+        match field {
+            Some(field) if self.big_endian => u16::from_be_bytes(*field),
+            Some(field) => u16::from_le_bytes(*field),
+            None => 0,
+        }
     }
 
     fn u32_at(&self, bytes: &[u8], offset: usize) -> u32 {
@@ -285,13 +318,16 @@ impl Interface {
     }
 }
 
-/// `if_tsresol`; a resolution that no 64-bit timestamp can have reads as the default.
-fn resolution(block: &InterfaceDescriptionBlock<'_>) -> Resolution {
-    const DEFAULT: Resolution = Resolution::Decimal(6);
-    match block.if_tsresol {
-        exponent @ 0..=19 => Resolution::Decimal(exponent),
-        binary @ 0x80..=0xbf => Resolution::Binary(binary & 0x7f),
-        _ => DEFAULT,
+impl Resolution {
+    const DEFAULT: Self = Self::Decimal(6);
+
+    /// `if_tsresol`; a resolution that no 64-bit timestamp can have reads as the default.
+    fn new(exponent: u8) -> Self {
+        match exponent {
+            decimal @ 0..=19 => Self::Decimal(decimal),
+            binary @ 0x80..=0xbf => Self::Binary(binary & 0x7f),
+            _ => Self::DEFAULT,
+        }
     }
 }
 

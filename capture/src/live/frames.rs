@@ -75,6 +75,7 @@ impl<'a> Frames<'a> {
         let segments = segments(offload, bytes, network);
         let frame = Frame {
             link: Some(LinkType::Ethernet),
+            interface: None,
             time_ns: None,
             bytes,
             wire_len,

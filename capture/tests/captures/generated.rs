@@ -354,6 +354,70 @@ fn every_format_and_compression_has_the_same_flows() {
 }
 
 #[test]
+fn zeros_behind_a_compressed_capture_are_passed_over() {
+    let plain = pcap(1, &frames(1, 40, 12), false, false);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&plain).unwrap();
+    let mut xz = XzWriter::new(Vec::new(), XzOptions::with_preset(1)).unwrap();
+    xz.write_all(&plain).unwrap();
+    for (name, packed) in [
+        ("gzip", gzip.finish().unwrap()),
+        ("zstd", zstd::encode_all(&plain[..], 1).unwrap()),
+        ("xz", xz.finish().unwrap()),
+    ] {
+        for zeros in [1, 512, 1 << 18] {
+            let counted = count_bytes(&[&packed[..], &vec![0; zeros]].concat());
+            assert!(counted.error.is_none(), "{name}: {:?}", counted.error);
+            assert_eq!(counted.tally.frames, 40, "{name}");
+        }
+        let counted = count_bytes(&[&packed[..], b"\0\0garbage"].concat());
+        assert!(counted.error.is_some(), "{name}");
+        assert_eq!(counted.tally.frames, 40, "{name}");
+    }
+}
+
+#[test]
+fn modified_pcap_formats_count_as_tshark_reads_them() {
+    if !files::is_installed("tshark") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let frames = frames(1, 50, 13);
+    let mut by_design = BTreeMap::new();
+    for big_endian in [false, true] {
+        // Longer packet headers, of both lengths, and Ixia's size of all records.
+        for (magic, behind_header, behind_packet_header) in [
+            (0xa1b2_cd34_u32, 0, 8),
+            (0xa1b2_cd34, 0, 12),
+            (0x1c00_01ab, 4, 0),
+            (0x1c00_01ac, 4, 0),
+        ] {
+            let plain = pcap(1, &frames, big_endian, magic < 0x2000_0000);
+            let mut bytes = match big_endian {
+                true => magic.to_be_bytes().to_vec(),
+                false => magic.to_le_bytes().to_vec(),
+            };
+            bytes.extend(&plain[4..24]);
+            bytes.extend(vec![0; behind_header]);
+            let mut records = &plain[24..];
+            for frame in &frames {
+                let (header, rest) = records.split_at(16);
+                let (packet, next) = rest.split_at(frame.bytes.len());
+                bytes.extend(header);
+                bytes.extend(vec![0; behind_packet_header]);
+                bytes.extend(packet);
+                records = next;
+            }
+            let path = folder
+                .path()
+                .join(format!("{magic:x}-{behind_packet_header}-{big_endian}"));
+            std::fs::write(&path, &bytes).unwrap();
+            well_formed::check(&path, &mut by_design);
+        }
+    }
+}
+
+#[test]
 fn capture_cut_anywhere_gives_what_came_before_and_says_where() {
     let frames = frames(1, 3, 3);
     for whole in [pcap(1, &frames, false, false), pcapng(1, &frames, false)] {

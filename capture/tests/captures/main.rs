@@ -6,6 +6,7 @@
 mod counted;
 mod files;
 mod generated;
+mod link_layers;
 
 mod malformed;
 mod tshark;

@@ -13,9 +13,6 @@ use crate::counted::{Flow, Flows};
 /// Why tshark's words for a packet are not taken as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ByDesign {
-    /// tshark reads the ports of a TCP header that ends before its flags; this counts
-    /// without ports then, as a rule in the kernel does.
-    TcpCutBeforeFlags,
     /// tshark gives up at an option that is longer than its extension header and reads no
     /// ports; this goes by the header's own length, as the kernel does. Such packets are
     /// compared without their ports.
@@ -196,15 +193,8 @@ impl Packets {
             _ => None,
         };
         let flags = fields.first::<String>("tcp.flags");
-        let cut = protocol == 6 && flags.is_none() && fields.has("tcp.dstport");
-        if cut && !later_fragment {
-            *self
-                .by_design
-                .entry(ByDesign::TcpCutBeforeFlags)
-                .or_default() += 1;
-        }
         let (src_port, dst_port) = names
-            .filter(|_| !later_fragment && !cut)
+            .filter(|_| !later_fragment)
             .and_then(|(src, dst)| Some((fields.first(src)?, fields.first(dst)?)))
             .unwrap_or_default();
         let option_beyond_header = src.is_ipv6()

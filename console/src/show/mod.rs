@@ -97,6 +97,13 @@ pub struct ShowOptions {
     #[command(flatten)]
     store: StoreOptions,
 
+    /// Of a capture, count a packet once that several interfaces saw, such as a bridge's port, the
+    /// bridge and the uplink. A packet is the same as one that another interface saw at most a
+    /// millisecond before if both have the same length and the same first 256 bytes from the IP
+    /// header on, but for traffic class, flow label, time to live and checksums.
+    #[arg(long, requires = "source")]
+    once: bool,
+
     #[command(flatten)]
     capture: CaptureOptions,
 }
@@ -183,11 +190,11 @@ impl ShowOptions {
             return self.write(&query, &answer);
         };
         let rules = self.capture.rules().map_err(anyhow::Error::msg)?;
-        let mut capture = self.capture.open(name, &rules)?;
+        let mut capture = self.capture.open(name, &rules, self.once)?;
         let mut sums = Accumulator::new(&query);
         sum_up(&mut capture, &Origin::of_this_process()?, &mut sums)?;
         self.write(&query, &sums.answer())?;
-        for remark in remarks(&capture) {
+        for remark in remarks(&capture, self.once) {
             eprintln!("trafstat: {remark}");
         }
         Ok(capture.finish()?)

@@ -16,6 +16,7 @@ use crate::settings::{Settings, WRONG_USAGE};
 pub fn run(
     name: &CaptureName,
     options: &CaptureOptions,
+    once: bool,
     format: Format,
     settings: &Settings,
 ) -> Result<ExitCode> {
@@ -26,7 +27,7 @@ pub fn run(
             return Ok(ExitCode::from(WRONG_USAGE));
         }
     };
-    let mut capture = options.open(name, &rules)?;
+    let mut capture = options.open(name, &rules, once)?;
     let origin = Origin::of_this_process()?;
     let mut store = settings.location.open()?;
     let outcomes = collect_capture(&mut capture, store.as_mut(), &origin);
@@ -39,7 +40,7 @@ pub fn run(
         let report = Report::new(&outcomes);
         to_stdout(|writer| report.write(format, writer)).context("cannot write the report")?;
     }
-    for remark in remarks(&capture) {
+    for remark in remarks(&capture, once) {
         eprintln!("trafstat-store: {remark}");
     }
     capture.finish()?;

@@ -28,7 +28,11 @@ use trafstat_cli::progress::Progress;
 
 #[derive(Debug, Args)]
 pub struct CollectOptions {
-    /// Collect once, whatever the configuration says.
+    /// Collect once, whatever the configuration says. Of a capture: count a packet once that several
+    /// interfaces saw, such as a bridge's port, the bridge and the uplink. A packet is the same as one
+    /// that another interface saw at most a millisecond before if both have the same length and the
+    /// same first 256 bytes from the IP header on, but for traffic class, flow label, time to live and
+    /// checksums.
     #[arg(long, conflicts_with = "every", global = true)]
     once: bool,
 
@@ -397,6 +401,11 @@ impl CollectOptions {
     /// Says what a last round of a service came to.
     pub fn report(&self, round: &Round) -> Result<()> {
         tell(self.format, round, true, &mut false)
+    }
+
+    /// Whether `--once` is given.
+    pub fn is_once(&self) -> bool {
+        self.once
     }
 
     /// How every subcommand reports.

@@ -139,7 +139,10 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
 fn collect(cli: &Cli, settings: Settings) -> Result<ExitCode> {
     let (options, capture) = (&cli.collect, &cli.collect.capture);
     match &capture.source {
-        Some(SourceName::Capture(name)) => capture::run(name, capture, options.format(), &settings),
+        Some(SourceName::Capture(name)) => {
+            let once = options.is_once();
+            capture::run(name, capture, once, options.format(), &settings)
+        }
         Some(SourceName::Live(interface)) => live::run(interface, options, &cli.store, settings),
         None => collect::run(options, &cli.store, settings),
     }

@@ -124,6 +124,115 @@ fn cut_capture_is_stored_as_far_as_it_goes_and_exits_with_1() {
     assert!(error.ends_with(expected), "{error}");
 }
 
+/// A capture of all interfaces (Linux cooked, version 2): each of `packets` packets comes through
+/// interfaces 7, 4 and 2 within 20 microseconds.
+fn capture_of_three_interfaces(packets: u16) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 262_144, 276] {
+        bytes.extend(word.to_le_bytes());
+    }
+    for number in 0..packets {
+        for (hop, interface) in [7, 4, 2].into_iter().enumerate() {
+            let microseconds = u32::from(number) * 100 + hop as u32 * 10;
+            for word in [NOON_SECS, microseconds, 48, 48] {
+                bytes.extend(word.to_le_bytes());
+            }
+            bytes.extend([8, 0, 0, 0, 0, 0, 0, interface, 0, 1, 4, 6]);
+            bytes.extend([2; 8]);
+            bytes.extend([0x45, 0, 0, 28]);
+            bytes.extend(number.to_be_bytes());
+            bytes.extend([0, 0, 64 - hop as u8, 17, 0, hop as u8]);
+            bytes.extend([192, 0, 2, 1, 198, 51, 100, 7]);
+            bytes.extend([0x9c, 0x40, 0, 53, 0, 8, 0, 0]);
+        }
+    }
+    bytes
+}
+
+#[test]
+fn packet_that_several_interfaces_saw_counts_as_often_unless_once_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("any.pcap");
+    std::fs::write(&path, capture_of_three_interfaces(10)).unwrap();
+    let source = format!("pcap:{}", path.display());
+    for (arguments, packets, words) in [
+        (&[][..], 30, "20 packets are counted more than once"),
+        (
+            &["--once"],
+            10,
+            "20 packets that another interface had seen",
+        ),
+        (&["--interface", "4"], 10, ""),
+    ] {
+        let db = folder.path().join(format!("{}.db", arguments.len()));
+        let output = collect(&db, &source, arguments);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(sent_packets(&db), packets, "{arguments:?}");
+        let remarks = String::from_utf8(output.stderr).unwrap();
+        assert!(remarks.contains(words), "{remarks}");
+        assert_eq!(remarks.is_empty(), words.is_empty(), "{remarks}");
+        let names_options = remarks.contains("--interface NAME") && remarks.contains("--once");
+        assert_eq!(names_options, arguments.is_empty(), "{remarks}");
+    }
+}
+
+#[test]
+fn interface_that_is_not_there_is_an_error_that_names_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let (db, path) = (folder.path().join("a.db"), folder.path().join("any.pcap"));
+    let source = format!("pcap:{}", path.display());
+    std::fs::write(&path, capture_of_three_interfaces(2)).unwrap();
+    let output = collect(&db, &source, &["--interface", "eth0"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains("no packet is of interface eth0; it has 2, 4, 7"),
+        "{error}"
+    );
+    std::fs::write(&path, capture(2)).unwrap();
+    let output = collect(&db, &source, &["--interface", "eth0"]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains("it does not tell its interfaces apart"),
+        "{error}"
+    );
+}
+
+#[test]
+fn capture_outside_of_the_local_net_suggests_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let (db, path) = (folder.path().join("a.db"), folder.path().join("a.pcap"));
+    std::fs::write(&path, capture(6)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trafstat-store"));
+    command.arg("--db").arg(&db).arg("--source");
+    command.arg(format!("pcap:{}", path.display()));
+    let output = command
+        .args(["--local-net", "10.0.0.0/8"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let remark = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        remark.contains("none of its 6 IP packets has an address of --local-net")
+            && remark.contains("--local-net 198.51.100.0/24"),
+        "{remark}"
+    );
+}
+
+#[test]
+fn options_for_captures_are_refused_for_an_interface() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = collect(
+        &folder.path().join("a.db"),
+        "live:lo",
+        &["--interface", "lo"],
+    );
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("--interface is for captures"), "{error}");
+}
+
 #[test]
 fn what_is_no_capture_makes_no_database() {
     let folder = tempfile::tempdir().unwrap();

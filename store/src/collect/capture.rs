@@ -26,6 +26,9 @@ pub fn collect_capture(
         let goes_on = capture.advance();
         for (account, served) in capture.closed() {
             let outcome = take(store, origin, account, served);
+            if let Some(header) = &outcome.header {
+                capture.add_outside(header.totals.outside.packets);
+            }
             let stops = outcome
                 .result
                 .as_ref()
@@ -56,6 +59,7 @@ pub fn sum_up(
         for (account, served) in capture.closed() {
             let mut snapshot = Snapshot::open(served)?;
             sums.begin(origin, snapshot.header());
+            capture.add_outside(snapshot.header().totals.outside.packets);
             while let Some(records) = snapshot.next_batch()? {
                 sums.add(records);
             }

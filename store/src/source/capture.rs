@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use trafstat_abi::RuleInfo;
-use trafstat_capture::engine::{Engine, Rules, Served, Tally};
+use trafstat_capture::engine::{Engine, Interfaces, Rules, Served, Tally};
 use trafstat_capture::file::{CaptureError, CaptureFile};
 
 use crate::account::{Account, Family};
@@ -40,6 +40,19 @@ impl OwnedRules {
             ipv6: self.ipv6.as_deref(),
         }
     }
+}
+
+/// What of a capture to count, and how.
+#[derive(Default)]
+pub struct CaptureRequest<'a> {
+    /// The rules to count by.
+    pub rules: Rules<'a>,
+    /// How long an epoch is; none makes the whole capture one.
+    pub epoch: Option<Duration>,
+    /// The one interface to count, by the name or the index that the capture has for it.
+    pub interface: Option<&'a str>,
+    /// Whether a packet that several interfaces saw counts once.
+    pub once: bool,
 }
 
 /// How far a capture was read.
@@ -75,6 +88,10 @@ pub struct Capture {
     read: Rc<Cell<u64>>,
     /// Bytes that the file has.
     of: Option<u64>,
+    /// The interface that was asked for.
+    interface: Option<String>,
+    /// Packets of the closed epochs that were on neither side.
+    outside: u64,
     /// Why the capture ended before its end.
     broken: Option<CaptureError>,
 }
@@ -108,6 +125,16 @@ pub enum CaptureFailure {
         /// Frames that were read.
         frames: u64,
     },
+    /// No packet was of the interface that was asked for.
+    #[error("{label}: no packet is of interface {interface}{}", instead(.others))]
+    NoSuchInterface {
+        /// The file.
+        label: String,
+        /// The interface.
+        interface: String,
+        /// Other interfaces, as the file names them.
+        others: Vec<String>,
+    },
     /// It holds packets whose link layer is not known.
     #[error(
         "{label}: {frames} packets are of interfaces whose link type is not supported and \
@@ -122,14 +149,13 @@ pub enum CaptureFailure {
 }
 
 impl Capture {
-    /// Opens a capture to be counted by these rules, in epochs of this length.
+    /// Opens a capture to be counted.
     ///
     /// # Errors
     /// That it cannot be opened or is no capture.
     pub fn open(
         name: &CaptureName,
-        rules: &OwnedRules,
-        epoch: Option<Duration>,
+        request: &CaptureRequest<'_>,
         progress: Box<dyn Progress>,
     ) -> Result<Self, CaptureFailure> {
         let (stream, label, of): (Box<dyn Read>, _, _) = match name {
@@ -147,17 +173,23 @@ impl Capture {
             stream,
             read: Rc::clone(&read),
         };
-        let file = CaptureFile::open(metered).map_err(|reason| CaptureFailure::NoCapture {
+        let mut file = CaptureFile::open(metered).map_err(|reason| CaptureFailure::NoCapture {
             label: label.clone(),
             reason,
         })?;
+        let interfaces = Interfaces {
+            only: request.interface.map(|text| file.interface(text)),
+            once: request.once,
+        };
         Ok(Self {
             label,
             file,
-            engine: Engine::new(rules.as_rules(), epoch),
+            engine: Engine::new(request.rules, request.epoch).with_interfaces(interfaces),
             progress,
             read,
             of,
+            interface: request.interface.map(str::to_owned),
+            outside: 0,
             broken: None,
         })
     }
@@ -210,6 +242,21 @@ impl Capture {
         self.progress.clear();
     }
 
+    /// Adds packets of a closed epoch that were on neither side of a local net.
+    pub fn add_outside(&mut self, packets: u64) {
+        self.outside += packets;
+    }
+
+    /// The packets that were on neither side of a local net, of the epochs that are closed.
+    pub fn outside(&self) -> u64 {
+        self.outside
+    }
+
+    /// The local nets that the capture's first packets suggest.
+    pub fn likely_local_nets(&self) -> Vec<String> {
+        self.engine.likely_local_nets()
+    }
+
     /// The capture's name, for people.
     pub fn label(&self) -> &str {
         &self.label
@@ -234,10 +281,32 @@ impl Capture {
                 frames,
             });
         }
+        if let Some(interface) = self.interface.take()
+            && frames > 0
+            && frames == self.tally().other_interface
+        {
+            let others: Vec<_> = self.engine.left_out().collect();
+            let others = others.into_iter();
+            return Err(CaptureFailure::NoSuchInterface {
+                label,
+                interface,
+                others: others
+                    .filter_map(|interface| self.file.interface_name(interface))
+                    .collect(),
+            });
+        }
         match self.tally().unknown_link {
             0 => Ok(()),
             frames => Err(CaptureFailure::UnknownLink { label, frames }),
         }
+    }
+}
+
+/// The interfaces that a capture has instead of the one that was asked for.
+fn instead(names: &[String]) -> String {
+    match names {
+        [] => "; it does not tell its interfaces apart".to_owned(),
+        names => format!("; it has {}", names.join(", ")),
     }
 }
 

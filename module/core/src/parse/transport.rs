@@ -77,8 +77,7 @@ pub fn is_syn([.., flags]: &[u8; PLAIN]) -> bool {
 
 /// Reads the ports at `offset` of `bytes`, the start of a packet of `packet_len` bytes.
 ///
-/// A header that the packet itself cuts short counts without ports; TCP needs its flags
-/// too.
+/// A header that the packet itself cuts short has what there is of it: no ports, or no flags.
 ///
 /// # Errors
 /// [`ParseError::NeedMore`] where `bytes` ends before the header does and the packet
@@ -95,14 +94,10 @@ pub fn parse(
         UDP | DCCP | SCTP | UDP_LITE => 4,
         _ => return Ok(Ports::NONE),
     };
-    let Some(header) = bytes.get(offset..).filter(|header| header.len() >= needed) else {
-        let packet_has_it = packet_len >= offset + needed;
-        return if packet_has_it {
-            Err(ParseError::NeedMore)
-        } else {
-            Ok(Ports::NONE)
-        };
-    };
+    let header = bytes.get(offset..).unwrap_or_default();
+    if header.len() < needed.min(packet_len.saturating_sub(offset)) {
+        return Err(ParseError::NeedMore);
+    }
     let Some(&[s0, s1, d0, d1]) = header.first_chunk::<4>() else {
         return Ok(Ports::NONE);
     };

@@ -1,5 +1,11 @@
 //! From a frame to the outermost IP packet in it.
 
+mod nflog;
+mod ppi;
+mod ppp;
+
+use crate::interface::InterfaceId;
+
 /// What a frame begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkType {
@@ -19,6 +25,18 @@ pub enum LinkType {
     Ipv4,
     /// The IPv6 header itself.
     Ipv6,
+    /// PPP, with or without an HDLC-like address and control field.
+    Ppp,
+    /// One byte for the direction, then PPP.
+    PppWithDirection,
+    /// A PPPoE session's header, then PPP.
+    Pppoe,
+    /// Cisco HDLC.
+    CiscoHdlc,
+    /// Attributes of netfilter's log.
+    Nflog,
+    /// A header that tells the link type of what follows it.
+    Ppi,
 }
 
 /// The IP packet in a frame.
@@ -48,6 +66,8 @@ const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 /// IEEE 802.1Q, IEEE 802.1ad, and what switches used before it.
 const VLAN_TAGS: [u16; 4] = [0x8100, 0x88a8, 0x9100, 0x9200];
+/// RFC 2516: a session's packets.
+const PPPOE_SESSION: u16 = 0x8864;
 /// RFC 5332.
 const MPLS: [u16; 2] = [0x8847, 0x8848];
 /// IEEE 802.3: below, the field is a length and LLC follows.
@@ -63,6 +83,7 @@ const AF_INET6: [u32; 4] = [10, 24, 28, 30];
 const MIN_IPV4_HEADER: u32 = 20;
 /// RFC 8200 section 3.
 const IPV6_HEADER: u32 = 40;
+const MAX_IPV6_LEN: u32 = IPV6_HEADER + u16::MAX as u32;
 const HOP_BY_HOP: u8 = 0;
 const TCP: u8 = 6;
 
@@ -75,10 +96,18 @@ impl LinkType {
             1 => Self::Ethernet,
             // What some systems have written for 101.
             12 | 14 | 101 => Self::Raw,
+            // PPP, PPP in HDLC-like framing, and what pppd writes, whose first byte tells the
+            // direction in place of the address.
+            9 | 50 | 166 => Self::Ppp,
+            51 => Self::Pppoe,
+            104 => Self::CiscoHdlc,
             108 => Self::Loop,
             113 => Self::LinuxSll,
+            192 => Self::Ppi,
+            204 => Self::PppWithDirection,
             228 => Self::Ipv4,
             229 => Self::Ipv6,
+            239 => Self::Nflog,
             276 => Self::LinuxSll2,
             _ => return None,
         })
@@ -112,15 +141,53 @@ pub fn network(link: LinkType, bytes: &[u8], wire_len: u32) -> Network<'_> {
             // Families are small numbers, so the order of the bytes shows.
             u32::from_le_bytes(bytes).min(u32::from_be_bytes(bytes))
         }),
+        _ => frame.rare(link),
     }
 }
 
+/// The interface that a cooked header tells of: its index, or in version 1, which has none, all
+/// that the header says of the link layer.
+///
+/// ```text
+/// version 1: | packet type 2 | hardware 2 | address length 2 | address 8 | EtherType 2 |
+/// version 2: | EtherType 2 | 0 | index 4 | hardware 2 | packet type 1 | length 1 | address 8 |
+/// ```
+#[inline]
+pub fn interface(link: LinkType, bytes: &[u8]) -> Option<InterfaceId> {
+    match link {
+        LinkType::LinuxSll => {
+            let header: &[u8; 14] = bytes.first_chunk()?;
+            Some(InterfaceId::of_header(header))
+        }
+        LinkType::LinuxSll2 => {
+            let index = *bytes.get(4..)?.first_chunk()?;
+            Some(InterfaceId::Index(u32::from_be_bytes(index)))
+        }
+        _ => None,
+    }
+}
+
+#[derive(Clone, Copy)]
 struct WholeFrame<'a> {
     bytes: &'a [u8],
     wire_len: u32,
 }
 
 impl<'a> WholeFrame<'a> {
+    /// What follows the header of a link type that few captures have.
+    #[cold]
+    fn rare(self, link: LinkType) -> Network<'a> {
+        match link {
+            LinkType::Ppp => self.behind_hdlc(0),
+            LinkType::PppWithDirection => self.behind_hdlc(1),
+            LinkType::Pppoe => self.behind_pppoe(0),
+            LinkType::CiscoHdlc => self.behind_cisco_hdlc(0),
+            LinkType::Nflog => nflog::network(self.bytes),
+            LinkType::Ppi => ppi::network(self.bytes, self.wire_len),
+            _ => Network::Other,
+        }
+    }
+
     #[inline]
     fn u16_at(&self, offset: usize) -> Option<u16> {
         let field = self.bytes.get(offset..)?.first_chunk::<2>()?;
@@ -144,6 +211,7 @@ impl<'a> WholeFrame<'a> {
             let next = match ethertype {
                 IPV4 => return self.ipv4(offset),
                 IPV6 => return self.ipv6(offset),
+                PPPOE_SESSION => return self.behind_pppoe(offset),
                 _ if MPLS.contains(&ethertype) => return self.behind_labels(offset),
                 _ if VLAN_TAGS.contains(&ethertype) => offset + 2,
                 _ if ethertype < MIN_ETHERTYPE && self.has_snap(offset) => offset + SNAP.len(),
@@ -210,12 +278,13 @@ impl<'a> WholeFrame<'a> {
     }
 
     /// RFC 8200: the header and its payload length, where that can be. It is 0 in
-    /// jumbograms, and in what segmentation offload makes of TCP beyond 64 KiB.
+    /// jumbograms, and in what segmentation offload makes of TCP beyond 64 KiB; in a frame that
+    /// the field could tell the length of, it is that of a packet without payload.
     #[inline]
     fn ipv6(&self, offset: usize) -> Network<'a> {
         let (bytes, on_wire) = self.from(offset);
         let len = match bytes {
-            [_, _, _, _, 0, 0, HOP_BY_HOP | TCP, ..] => on_wire,
+            [_, _, _, _, 0, 0, HOP_BY_HOP | TCP, ..] if on_wire > MAX_IPV6_LEN => on_wire,
             [_, _, _, _, high, low, ..] => {
                 let len = IPV6_HEADER + u32::from(u16::from_be_bytes([*high, *low]));
                 len.min(on_wire)
@@ -250,14 +319,14 @@ mod tests {
 
     const MACS: [u8; 12] = [2; 12];
 
-    fn ipv4(total_len: u16, captured: usize) -> Vec<u8> {
+    pub(super) fn ipv4(total_len: u16, captured: usize) -> Vec<u8> {
         let mut bytes = vec![0; captured];
         bytes[0] = 0x45;
         bytes[2..4].copy_from_slice(&total_len.to_be_bytes());
         bytes
     }
 
-    fn ipv6(payload_len: u16, next_header: u8, captured: usize) -> Vec<u8> {
+    pub(super) fn ipv6(payload_len: u16, next_header: u8, captured: usize) -> Vec<u8> {
         let mut bytes = vec![0; captured];
         bytes[0] = 0x60;
         bytes[4..6].copy_from_slice(&payload_len.to_be_bytes());
@@ -265,7 +334,7 @@ mod tests {
         bytes
     }
 
-    fn ethernet(between: &[u8], packet: &[u8]) -> Vec<u8> {
+    pub(super) fn ethernet(between: &[u8], packet: &[u8]) -> Vec<u8> {
         [&MACS, between, packet].concat()
     }
 
@@ -277,7 +346,7 @@ mod tests {
         }
     }
 
-    fn of(link: LinkType, bytes: &[u8]) -> Option<(u8, u32, usize)> {
+    pub(super) fn of(link: LinkType, bytes: &[u8]) -> Option<(u8, u32, usize)> {
         len(network(link, bytes, bytes.len() as u32))
     }
 
@@ -360,8 +429,12 @@ mod tests {
     #[test]
     fn length_that_offload_left_open_is_the_frames() {
         assert_eq!(of(LinkType::Raw, &ipv4(0, 3000)), Some((4, 3000, 3000)));
-        assert_eq!(of(LinkType::Raw, &ipv6(0, 6, 3000)), Some((6, 3000, 3000)));
-        assert_eq!(of(LinkType::Raw, &ipv6(0, 0, 3000)), Some((6, 3000, 3000)));
+        for next_header in [6, 0] {
+            assert_eq!(
+                of(LinkType::Raw, &ipv6(0, next_header, 70_000)),
+                Some((6, 70_000, 70_000))
+            );
+        }
     }
 
     #[test]
