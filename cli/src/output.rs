@@ -1,5 +1,6 @@
 //! How programs write what they found.
 
+use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 
@@ -27,10 +28,59 @@ pub enum Format {
 /// # Errors
 /// Any other that `write` or standard output has.
 pub fn to_stdout(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let mut stdout = BufWriter::new(io::stdout().lock());
-    match write(&mut stdout).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
+    to_pipe(io::stdout().lock(), write)
+}
+
+/// Prints a line of progress to standard output, while something is done that goes on to its end
+/// whether or not anybody reads on.
+pub fn say(line: impl Display) {
+    let written = to_stdout(|writer| writeln!(writer, "{line}"));
+    if let Err(error) = written {
+        eprintln!("{line} (standard output: {error})");
+    }
+}
+
+fn to_pipe(
+    pipe: impl Write,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut buffered = BufWriter::new(Pipe {
+        pipe,
+        is_closed: false,
+    });
+    let written = write(&mut buffered).and_then(|()| buffered.flush());
+    // What was not taken is not tried again.
+    let (pipe, _) = buffered.into_parts();
+    match pipe.is_closed {
+        true => Ok(()),
+        false => written,
+    }
+}
+
+/// A stream that remembers that its reader is gone: an error of another kind may be made of it on
+/// its way through a format's library.
+struct Pipe<W> {
+    pipe: W,
+    is_closed: bool,
+}
+
+impl<W> Pipe<W> {
+    fn remember<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        self.is_closed |=
+            matches!(&result, Err(error) if error.kind() == io::ErrorKind::BrokenPipe);
+        result
+    }
+}
+
+impl<W: Write> Write for Pipe<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.pipe.write(bytes);
+        self.remember(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.pipe.flush();
+        self.remember(flushed)
     }
 }
 
@@ -117,6 +167,39 @@ mod tests {
 
     use super::*;
     use crate::store::OpenError;
+
+    /// A pipe whose reader takes so many bytes.
+    struct Closing(usize);
+
+    impl Write for Closing {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.0 == 0 {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            let taken = bytes.len().min(self.0);
+            self.0 -= taken;
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn closed_pipe_is_no_error_in_any_disguise() {
+        for takes in [0, 100, 10_000] {
+            let long = "x".repeat(1 << 16);
+            to_pipe(Closing(takes), |writer| writer.write_all(long.as_bytes())).unwrap();
+            let disguised = |writer: &mut dyn Write| {
+                let written = writer.write_all(long.as_bytes());
+                written.map_err(|error| io::Error::other(error.to_string()))
+            };
+            to_pipe(Closing(takes), disguised).unwrap();
+        }
+        let error = to_pipe(Closing(100), |_| Err(io::Error::other("no space left")));
+        assert_eq!(error.unwrap_err().to_string(), "no space left");
+    }
 
     #[test]
     fn listing_is_the_same_in_every_format() {

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use ipnet::IpNet;
 use rustix::fs::FlockOperation;
+use trafstat_cli::output::say;
 use trafstat_store::options::mysql::{MysqlUrl, MysqlUrlError};
 
 pub use host::{Host, other_program};
@@ -146,17 +147,19 @@ impl SetupOptions {
         if self.dry_run {
             for step in &steps {
                 match step.is_taken(&system)? {
-                    true => println!("done already: {step}"),
-                    false => println!("would {step}"),
+                    true => say(format_args!("done already: {step}")),
+                    false => say(format_args!("would {step}")),
                 }
             }
             return Ok(());
         }
         journal.bring_about(&steps, &system, |step, did| match did {
-            true => println!("done: {step}"),
-            false => println!("done already: {step}"),
+            true => say(format_args!("done: {step}")),
+            false => say(format_args!("done already: {step}")),
         })?;
-        println!("Traffic is counted. In five minutes, trafstat show tells what used the network.");
+        say(format_args!(
+            "Traffic is counted. In five minutes, trafstat show tells what used the network."
+        ));
         Ok(())
     }
 
@@ -180,16 +183,18 @@ impl SetupOptions {
 fn undo(system: &dyn System, dry_run: bool) -> Result<()> {
     let mut journal = Journal::read(system)?;
     if journal.is_empty() {
-        println!("Setup has done nothing here that could be undone.");
+        say(format_args!(
+            "Setup has done nothing here that could be undone."
+        ));
         return Ok(());
     }
     if dry_run {
         for step in journal.steps() {
-            println!("would undo: {step}");
+            say(format_args!("would undo: {step}"));
         }
         return Ok(());
     }
-    journal.undo(system, |step| println!("undone: {step}"))
+    journal.undo(system, |step| say(format_args!("undone: {step}")))
 }
 
 /// Sets the rules again, after whatever else sets rules at boot.
