@@ -178,7 +178,7 @@ where
         Ok(())
     }
 
-    /// Counts plain packets of neighbouring flows.
+    /// Counts packets of neighbouring flows, most of them eligible for the fast path.
     fn count_run(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
         let header = Header {
             protocol: *input.choose(&PROTOCOLS)?,
@@ -221,7 +221,7 @@ where
         let tables = account.tables(cpu, &()).expect("the CPU's tables");
         if gso.is_none()
             && account
-                .count_if_plain(rule, &tables, bytes, len, &())
+                .count_if_eligible(rule, &tables, bytes, len, &())
                 .is_some()
         {
             return;

@@ -2,7 +2,7 @@
 //! ports keep their number.
 
 use crate::parse::ipv6::words;
-use crate::parse::{self, ParseError, Plain, Tuple};
+use crate::parse::{self, FastPathHeader, ParseError, Tuple};
 use crate::rule::{Ports, Side};
 
 /// A flow within one account, as `W` words that compare and hash as a whole.
@@ -64,8 +64,8 @@ pub trait Family<const W: usize>: 'static {
     /// See [`ParseError`].
     fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<Self::Address>, ParseError>;
 
-    /// Reads what most packets are, and nothing else.
-    fn parse_plain(bytes: &[u8]) -> Option<Plain<'_, Self::Addresses>>;
+    /// Reads the headers of a packet that may take the fast path; `None` for any other.
+    fn parse_fast(bytes: &[u8]) -> Option<FastPathHeader<'_, Self::Addresses>>;
 
     /// Puts the key of a packet together that goes this way; `rest` is the last word.
     fn key(addresses: Self::Addresses, direction: Direction, rest: u64) -> FlowKey<W>;
@@ -138,8 +138,8 @@ impl Family<2> for Ipv4 {
     }
 
     #[inline]
-    fn parse_plain(bytes: &[u8]) -> Option<Plain<'_, u64>> {
-        parse::ipv4::parse_plain(bytes)
+    fn parse_fast(bytes: &[u8]) -> Option<FastPathHeader<'_, u64>> {
+        parse::ipv4::parse_fast(bytes)
     }
 
     #[inline]
@@ -216,8 +216,8 @@ impl Family<5> for Ipv6 {
     }
 
     #[inline]
-    fn parse_plain(bytes: &[u8]) -> Option<Plain<'_, [u64; 4]>> {
-        parse::ipv6::parse_plain(bytes)
+    fn parse_fast(bytes: &[u8]) -> Option<FastPathHeader<'_, [u64; 4]>> {
+        parse::ipv6::parse_fast(bytes)
     }
 
     #[inline]

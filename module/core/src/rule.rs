@@ -142,7 +142,7 @@ impl<M: Memory> Rule<M> {
     /// What is kept of the ports of a TCP or UDP packet, both given with the local one below
     /// the remote one; `None` where the rule samples such packets.
     #[inline]
-    pub fn keep_plain(&self, protocol: u8, ports: u32, guard: &M::Guard) -> Option<u32> {
+    pub fn keep_packed(&self, protocol: u8, ports: u32, guard: &M::Guard) -> Option<u32> {
         const { assert!(TCP & 1 == 0 && UDP & 1 == 1) };
         let [tcp, udp] = &self.classes;
         let class = if protocol & 1 == 0 { tcp } else { udp };
@@ -323,7 +323,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn plain_packets_keep_the_same_ports(
+        fn packed_ports_are_kept_as_single_ones_are(
             modes in proptest::array::uniform4(0_u16..3),
             local: u16, remote: u16, tcp: bool, one_in in 0_u32..3,
         ) {
@@ -340,7 +340,7 @@ mod tests {
             let ports = rule.ports(&());
             let local_kept = u32::from(ports.keep(Side::Local, protocol, local));
             let remote_kept = u32::from(ports.keep(Side::Remote, protocol, remote));
-            let kept = rule.keep_plain(protocol, u32::from(local) | u32::from(remote) << 16, &());
+            let kept = rule.keep_packed(protocol, u32::from(local) | u32::from(remote) << 16, &());
             let is_sampled = tcp && one_in > 1;
             prop_assert_eq!(kept, (!is_sampled).then_some(local_kept | remote_kept << 16));
         }

@@ -146,7 +146,7 @@ pub fn count<M: Memory<Guard = ()>>(
 ) -> bool {
     let tables = account.tables(cpu, &()).expect("the CPU's tables");
     account
-        .count_if_plain(rule, &tables, bytes, len, &())
+        .count_if_eligible(rule, &tables, bytes, len, &())
         .unwrap_or_else(|| {
             let counted = account.count(rule, cpu, packet(bytes, len), &());
             counted.expect("enough bytes")

@@ -12,8 +12,8 @@ use core::slice;
 
 use trafstat_abi::RuleInfo;
 use trafstat_core::account::{
-    Account, Environment, Further, Identity, Keys, Limits, NeedMore, Packet, Plainly, Rest, Stats,
-    Timestamp,
+    Account, Environment, FastPath, Identity, Keys, Limits, NeedMore, PackedPacket, Packet,
+    SlowPathPacket, Stats, Timestamp,
 };
 use trafstat_core::classify::{Family, Ipv4, Ipv6};
 use trafstat_core::csv::Csv;
@@ -356,7 +356,7 @@ pub unsafe extern "C" fn trafstat_count_ipv4(
 ) -> u32 {
     // SAFETY: the caller says so.
     let bytes = unsafe { slice::from_raw_parts(header, header_len as usize) };
-    count_plain(rule, tables, bytes, len, skb, AccountCore::ipv4)
+    count_fast(rule, tables, bytes, len, skb, AccountCore::ipv4)
 }
 
 /// Counts a packet of IPv6; returns the rule's verdict.
@@ -374,11 +374,11 @@ pub unsafe extern "C" fn trafstat_count_ipv6(
 ) -> u32 {
     // SAFETY: the caller says so.
     let bytes = unsafe { slice::from_raw_parts(header, header_len as usize) };
-    count_plain(rule, tables, bytes, len, skb, AccountCore::ipv6)
+    count_fast(rule, tables, bytes, len, skb, AccountCore::ipv6)
 }
 
 #[inline(always)]
-fn count_plain<F: Family<W>, const W: usize>(
+fn count_fast<F: Family<W>, const W: usize>(
     rule: &RuleCore,
     tables: &Tables<'_, F, W>,
     bytes: &[u8],
@@ -390,28 +390,31 @@ fn count_plain<F: Family<W>, const W: usize>(
     let guard = unsafe { Guard::new() };
     match tables
         .account
-        .count_plain(&rule.rule, &tables.tables, bytes, len, &guard)
+        .count_fast(&rule.rule, &tables.tables, bytes, len, &guard)
     {
-        Plainly::Counted => rule.verdict,
-        Plainly::Further(Further { table, rest }) => count_further(rule, table, rest, account),
+        FastPath::Counted => rule.verdict,
+        FastPath::SlowPath(SlowPathPacket { table, packed }) => {
+            count_slow(rule, table, packed, account)
+        }
         // SAFETY: rule and buffer are those that C has in hand.
-        Plainly::Other => unsafe { trafstat_count_skb(ptr::from_ref(rule).cast(), skb) },
+        FastPath::NotEligible => unsafe { trafstat_count_skb(ptr::from_ref(rule).cast(), skb) },
     }
 }
 
-/// Goes on with a packet; `account` has the rule's account, which is of the table's family, as
-/// its own type. (To pass it instead would keep a register on the shortest way.)
+/// Counts a packet that the fast path left. `account` gives the rule's account, which is of the
+/// table's family, as its own type: passing the account itself would keep a register in use on the
+/// fast path.
 #[inline(never)]
-fn count_further<F: Family<W>, const W: usize>(
+fn count_slow<F: Family<W>, const W: usize>(
     rule: &RuleCore,
     table: &FlowTable<KernelMemory, W>,
-    rest: Rest,
+    packed: PackedPacket,
     account: impl Fn(&AccountCore) -> Option<&AccountOf<F, W>>,
 ) -> u32 {
     // SAFETY: the packet path is an RCU read-side section.
     let guard = unsafe { Guard::new() };
     let account = account(rule.account);
-    if account.is_some_and(|account| account.count_further(Further { table, rest }, &guard)) {
+    if account.is_some_and(|account| account.count_slow(SlowPathPacket { table, packed }, &guard)) {
         // SAFETY: the rule is the one that C has in hand.
         unsafe { trafstat_queue_prepare(ptr::from_ref(rule).cast()) };
     }

@@ -280,11 +280,11 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
         };
         self.saw = true;
         let link::Packet { bytes, len, .. } = packet;
-        let plain = match (frame.segments, account.tables(CPU, &())) {
-            (None, Some(tables)) => account.count_if_plain(&self.rule, &tables, bytes, len, &()),
+        let wants_worker = match (frame.segments, account.tables(CPU, &())) {
+            (None, Some(tables)) => account.count_if_eligible(&self.rule, &tables, bytes, len, &()),
             _ => None,
         };
-        let wants_worker = plain.unwrap_or_else(|| {
+        let wants_worker = wants_worker.unwrap_or_else(|| {
             // What was captured of the packet is all that there is to parse.
             let tuple = F::parse(bytes, bytes.len()).ok();
             let gso = frame.segments.map(|segments| Gso {

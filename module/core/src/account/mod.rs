@@ -15,8 +15,8 @@
 //! | anyone | `stats`, `set_limits` | anything |
 
 mod epoch;
+mod fast_path;
 mod merge;
-mod plainly;
 mod side;
 
 use trafstat_abi::RuleInfo;
@@ -26,16 +26,16 @@ use crate::flow_table::totals::{Totals, TotalsSum, VolumeCounter};
 use crate::flow_table::{FlowTable, Observation};
 use crate::hash::HashKey;
 use crate::memory::{Allocation, Memory, Slot};
-use crate::parse::{HEADER_BYTES, ParseError, Plain, Tuple, transport};
+use crate::parse::{FastPathHeader, HEADER_BYTES, ParseError, Tuple, transport};
 use crate::rule::Rule;
 use crate::sampling::{PacketNumber, SamplingKey};
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use crate::wire::{Gso, Volume, jumbo_header_len};
 
 pub use epoch::Epoch;
+pub use fast_path::{FastPath, PackedPacket, SlowPathPacket};
 pub use merge::GaveUp;
 use merge::Scratch;
-pub use plainly::{Further, Plainly, Rest};
 use side::Side;
 pub use side::{Next, Place};
 
@@ -353,36 +353,37 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         Some([even.table(cpu, guard)?, odd.table(cpu, guard)?])
     }
 
-    /// Counts a packet of `len` layer-3 bytes if it is like most: TCP or UDP in its plainest
-    /// form, under a rule that does not sample it, of a flow that is known. What it leaves
-    /// is counted by [`Account::count_further`] or [`Account::count`]; the latter takes any
-    /// packet and does the same with it.
+    /// The fast path: counts an eligible packet of a known flow.
     ///
-    /// `tables` are this CPU's, from [`Account::tables`]. `len` is below 2^32; it is as wide as
-    /// the counters that it is added to, so that nothing widens it on the way.
+    /// Eligible is TCP or UDP without IP options or extension headers, from or to the local net,
+    /// under a rule that does not sample it. [`Account::count`] takes any packet and counts it the
+    /// same.
+    ///
+    /// `tables` are this CPU's, from [`Account::tables`]. `len`, in layer-3 bytes, is below 2^32;
+    /// it is as wide as the counters that it is added to, which saves an instruction.
     #[inline]
-    pub fn count_plain<'a>(
+    pub fn count_fast<'a>(
         &self,
         rule: &Rule<M>,
         tables: &[&'a FlowTable<M, W>; 2],
         bytes: &[u8],
         len: u64,
         guard: &M::Guard,
-    ) -> Plainly<'a, M, W> {
-        let Some(plain) = F::parse_plain(bytes) else {
-            return Plainly::Other;
+    ) -> FastPath<'a, M, W> {
+        let Some(header) = F::parse_fast(bytes) else {
+            return FastPath::NotEligible;
         };
         // Compiled once for each protocol and direction, which then take no register.
-        match plain.protocol {
+        match header.protocol {
             transport::UDP => {
                 let kind = (transport::UDP, false);
-                self.count_of_kind(rule, tables, &plain, kind, len, guard)
+                self.count_of_kind(rule, tables, &header, kind, len, guard)
             }
             transport::TCP => {
-                let kind = (transport::TCP, transport::is_syn(plain.transport));
-                self.count_of_kind(rule, tables, &plain, kind, len, guard)
+                let kind = (transport::TCP, transport::is_syn(header.transport));
+                self.count_of_kind(rule, tables, &header, kind, len, guard)
             }
-            _ => Plainly::Other,
+            _ => FastPath::NotEligible,
         }
     }
 
@@ -391,21 +392,21 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         &self,
         rule: &Rule<M>,
         tables: &[&'a FlowTable<M, W>; 2],
-        plain: &Plain<'_, F::Addresses>,
+        header: &FastPathHeader<'_, F::Addresses>,
         kind: (u8, bool),
         len: u64,
         guard: &M::Guard,
-    ) -> Plainly<'a, M, W> {
-        let ports = transport::plain_ports(plain.transport);
-        let (src_is_local, dst_is_local) = F::contains(&self.net, plain.addresses);
+    ) -> FastPath<'a, M, W> {
+        let ports = transport::packed_ports(header.transport);
+        let (src_is_local, dst_is_local) = F::contains(&self.net, header.addresses);
         if src_is_local {
-            let way = (Direction::Sent, plain.addresses, ports.rotate_left(16));
+            let way = (Direction::Sent, header.addresses, ports.rotate_left(16));
             self.count_oriented(rule, tables, kind, way, len, guard)
         } else if dst_is_local {
-            let way = (Direction::Received, plain.addresses, ports);
+            let way = (Direction::Received, header.addresses, ports);
             self.count_oriented(rule, tables, kind, way, len, guard)
         } else {
-            Plainly::Other
+            FastPath::NotEligible
         }
     }
 
@@ -418,9 +419,9 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         (direction, addresses, ports): (Direction, F::Addresses, u32),
         len: u64,
         guard: &M::Guard,
-    ) -> Plainly<'a, M, W> {
-        let Some(ports) = rule.keep_plain(protocol, ports, guard) else {
-            return Plainly::Other;
+    ) -> FastPath<'a, M, W> {
+        let Some(ports) = rule.keep_packed(protocol, ports, guard) else {
+            return FastPath::NotEligible;
         };
         let key = F::key(addresses, direction, rest_of_ports(ports, protocol));
         let hash = self.keys.hash.hash(&key);
@@ -437,20 +438,21 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         table.totals.seen.add(volume);
         if let Some(record) = table.find_first(&key, hash, guard) {
             record.count(direction, volume, syn);
-            return Plainly::Counted;
+            return FastPath::Counted;
         }
-        table.set_under_way(&key);
-        Plainly::Further(Further {
+        table.set_pending_key(&key);
+        FastPath::SlowPath(SlowPathPacket {
             table,
-            rest: Rest::new(len as u32, direction, syn),
+            packed: PackedPacket::new(len as u32, direction, syn),
         })
     }
 
-    /// Counts a packet as [`Account::count_plain`] does, and one that it leaves to
-    /// [`Account::count_further`] by that. Returns whether the worker should run; `None` for
-    /// a packet that is not plain, which is not counted.
+    /// Counts a packet on the fast path or on the slow path.
+    ///
+    /// Returns whether the worker should run; `None` for a packet that is not eligible, which is
+    /// not counted.
     #[inline]
-    pub fn count_if_plain(
+    pub fn count_if_eligible(
         &self,
         rule: &Rule<M>,
         tables: &[&FlowTable<M, W>; 2],
@@ -458,27 +460,28 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         len: u32,
         guard: &M::Guard,
     ) -> Option<bool> {
-        match self.count_plain(rule, tables, bytes, len.into(), guard) {
-            Plainly::Counted => Some(false),
-            Plainly::Further(packet) => Some(self.count_further(packet, guard)),
-            Plainly::Other => None,
+        match self.count_fast(rule, tables, bytes, len.into(), guard) {
+            FastPath::Counted => Some(false),
+            FastPath::SlowPath(packet) => Some(self.count_slow(packet, guard)),
+            FastPath::NotEligible => None,
         }
     }
 
-    /// Counts a packet that [`Account::count_plain`] left. Returns whether the worker should
-    /// run.
-    pub fn count_further(&self, packet: Further<'_, M, W>, guard: &M::Guard) -> bool {
-        let Further { table, rest } = packet;
-        let key = table.under_way();
+    /// The slow path: counts a packet that [`Account::count_fast`] left.
+    ///
+    /// Returns whether the worker should run.
+    pub fn count_slow(&self, packet: SlowPathPacket<'_, M, W>, guard: &M::Guard) -> bool {
+        let SlowPathPacket { table, packed } = packet;
+        let key = table.pending_key();
         let seen = Observation {
             key,
             hash: self.keys.hash.hash(&key),
-            direction: rest.direction(),
+            direction: packed.direction(),
             volume: Volume {
                 packets: 1,
-                bytes: rest.len().into(),
+                bytes: packed.len().into(),
             },
-            syn: rest.syn(),
+            syn: packed.syn(),
         };
         // Not the open epoch's: that may be another one by now.
         let budgets = &self.side(u64::from(table.side())).budgets;

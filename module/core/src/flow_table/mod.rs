@@ -116,8 +116,8 @@ pub struct FlowTable<M: Memory, const W: usize> {
     index: Index<M>,
     chunks: Chunks<M, W>,
     last: Record<W>,
-    /// The key of the writer's packet, between two calls.
-    under_way: [AtomicU64; W],
+    /// The key of the writer's packet, from the fast path to the slow path.
+    pending_key: [AtomicU64; W],
     /// What sampling took.
     pub samples: Samples,
 }
@@ -134,7 +134,7 @@ impl<M: Memory, const W: usize> Blank for FlowTable<M, W> {
         index: Index::BLANK,
         chunks: Chunks::BLANK,
         last: Record::LAST,
-        under_way: zeros(),
+        pending_key: zeros(),
         samples: Samples::BLANK,
     };
 
@@ -154,18 +154,18 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         self.side.store(parity, Relaxed);
     }
 
-    /// Keeps the key of the packet that the writer goes on with.
+    /// Stores the key of the packet that the writer counts on the slow path.
     #[inline]
-    pub fn set_under_way(&self, key: &FlowKey<W>) {
-        for (word, value) in self.under_way.iter().zip(&key.0) {
+    pub fn set_pending_key(&self, key: &FlowKey<W>) {
+        for (word, value) in self.pending_key.iter().zip(&key.0) {
             word.store(*value, Relaxed);
         }
     }
 
-    /// The key that was kept last.
-    pub fn under_way(&self) -> FlowKey<W> {
+    /// The key of the packet that the writer counts on the slow path.
+    pub fn pending_key(&self) -> FlowKey<W> {
         FlowKey(core::array::from_fn(|word| {
-            self.under_way.get(word).map_or(0, |w| w.load(Relaxed))
+            self.pending_key.get(word).map_or(0, |w| w.load(Relaxed))
         }))
     }
 

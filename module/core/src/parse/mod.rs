@@ -30,16 +30,18 @@ pub struct Tuple<A> {
     pub transport: u16,
 }
 
-/// What most packets are, if the protocol is TCP or UDP: nothing but the IP header before it, and
-/// all of it at hand that there is to read.
+/// The headers of a packet that may take the fast path: an IP header without options or extension
+/// headers, and as much of the transport header as is read.
+///
+/// The protocol may still be another than TCP and UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plain<'a, A> {
+pub struct FastPathHeader<'a, A> {
     /// Source and destination.
     pub addresses: A,
     /// IANA protocol number.
     pub protocol: u8,
-    /// What the IP header is followed by.
-    pub transport: &'a [u8; transport::PLAIN],
+    /// The first bytes behind the IP header.
+    pub transport: &'a [u8; transport::FAST_PATH_BYTES],
 }
 
 /// Why a packet has no [`Tuple`].

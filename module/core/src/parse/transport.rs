@@ -61,17 +61,17 @@ impl Ports {
 }
 
 /// Bytes of a TCP header up to its flags, or of a UDP packet with some payload.
-pub const PLAIN: usize = TCP_FLAGS + 1;
+pub const FAST_PATH_BYTES: usize = TCP_FLAGS + 1;
 
 /// The ports, source above destination.
 #[inline]
-pub fn plain_ports(&[s0, s1, d0, d1, ..]: &[u8; PLAIN]) -> u32 {
+pub fn packed_ports(&[s0, s1, d0, d1, ..]: &[u8; FAST_PATH_BYTES]) -> u32 {
     u32::from_be_bytes([s0, s1, d0, d1])
 }
 
 /// Whether a TCP header has SYN and not ACK.
 #[inline]
-pub fn is_syn([.., flags]: &[u8; PLAIN]) -> bool {
+pub fn is_syn([.., flags]: &[u8; FAST_PATH_BYTES]) -> bool {
     flags & (TCP_SYN | TCP_ACK) == TCP_SYN
 }
 
