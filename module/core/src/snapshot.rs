@@ -5,7 +5,7 @@ use zerocopy::IntoBytes;
 
 use trafstat_abi::SnapshotHeader;
 
-use crate::account::{Epoch, Next, Place};
+use crate::account::{Epoch, Next, RecordPosition};
 use crate::flow_table::record::{FlowStats, Record};
 use crate::flow_table::samples::Sample;
 use crate::memory::Memory;
@@ -15,13 +15,13 @@ use crate::wire::Volume;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Cursor {
-    /// Bytes before this place.
+    /// Bytes before the next one to be read.
     offset: u64,
-    /// Bytes of the piece at `place` that were read already.
+    /// Bytes of the piece at `position` that were read already.
     within: u32,
     /// Whether the header was read.
     past_head: u32,
-    place: Place,
+    position: RecordPosition,
 }
 
 impl Cursor {
@@ -124,14 +124,14 @@ pub fn read<M: Memory, const W: usize>(
     }
     let mut steps = 0..STEPS;
     while cursor.past_head != 0 && destination.has_room() {
-        let record = match (epoch.next(&mut cursor.place), steps.next()) {
+        let record = match (epoch.next(&mut cursor.position), steps.next()) {
             (Next::End, _) => break,
             (Next::Record(record), Some(_)) => record,
             _ if destination.filled == 0 => return Err(FartherOn),
             _ => break,
         };
         if destination.take(cursor, format.record(record).as_ref()) {
-            cursor.place.record = cursor.place.record.wrapping_add(1);
+            cursor.position.record = cursor.position.record.wrapping_add(1);
         }
     }
     Ok(destination.filled)

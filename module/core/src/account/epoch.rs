@@ -1,6 +1,6 @@
 //! An epoch as it is served: closed to its reader, or still open to whoever looks.
 
-use super::side::{Next, Place, Side};
+use super::side::{Next, RecordPosition, Side};
 use super::{Identity, Limits, Timestamp};
 #[cfg(any(test, feature = "std", loom))]
 use crate::flow_table::record::Record;
@@ -69,7 +69,7 @@ impl<'a, M: Memory, const W: usize> Epoch<'a, M, W> {
     /// All records, in the order in which they are served.
     #[cfg(any(test, feature = "std", loom))]
     pub fn iter(&self) -> impl Iterator<Item = &'a Record<W>> + '_ {
-        let mut at = Place::default();
+        let mut at = RecordPosition::default();
         core::iter::from_fn(move || {
             loop {
                 match self.next(&mut at) {
@@ -85,7 +85,7 @@ impl<'a, M: Memory, const W: usize> Epoch<'a, M, W> {
     }
 
     /// The record at `at`, or the next behind it; `at` is moved there.
-    pub fn next(&self, at: &mut Place) -> Next<'a, W> {
+    pub fn next(&self, at: &mut RecordPosition) -> Next<'a, W> {
         self.side.next(at, self.guard)
     }
 }

@@ -22,7 +22,7 @@
 use super::Environment;
 use super::side::Side;
 use crate::flow_table::FlowTable;
-use crate::flow_table::chunks::Place;
+use crate::flow_table::chunks::RecordRef;
 use crate::flow_table::index::Part;
 use crate::flow_table::record::Record;
 use crate::memory::{Allocation, Memory, Slot};
@@ -41,7 +41,7 @@ pub struct GaveUp;
 
 /// Where the records of one part are found by hash while they are merged.
 pub struct Scratch<M: Memory> {
-    /// Each entry has the CPU's id in its upper half and the record's place in its lower
+    /// Each entry has the CPU's id in its upper half and the record's [`RecordRef`] in its lower
     /// one; 0 is an empty one.
     entries: M::Slot<AtomicU64>,
 }
@@ -130,8 +130,8 @@ fn merge_part<M: Memory, const W: usize>(
     // Never full, so that each search ends at an empty entry.
     let mut room = scratch.len() / 4 * 3;
     for (cpu, table) in side.tables_by_cpu(guard) {
-        let fits = table.each_record_of(part, guard, |place, record| {
-            let entry = u64::from(cpu) << 32 | u64::from(place.0);
+        let fits = table.each_record_of(part, guard, |record_ref, record| {
+            let entry = u64::from(cpu) << 32 | u64::from(record_ref.0);
             match find(side, scratch, record, guard) {
                 Found::Flow(first) => first.take_from(record),
                 Found::Vacancy(vacancy) if room > 0 => {
@@ -176,8 +176,8 @@ fn find<'a, M: Memory, const W: usize>(
         if value == 0 {
             return Found::Vacancy(entry);
         }
-        let (cpu, place) = ((value >> 32) as u32, Place(value as u32));
-        let other = side.table(cpu, guard).and_then(|t| t.at(place, guard));
+        let (cpu, record_ref) = ((value >> 32) as u32, RecordRef(value as u32));
+        let other = side.table(cpu, guard).and_then(|t| t.at(record_ref, guard));
         if let Some(other) = other.filter(|other| is_same_flow(other, record)) {
             return Found::Flow(other);
         }

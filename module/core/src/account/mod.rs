@@ -37,7 +37,7 @@ pub use fast_path::{FastPath, PackedPacket, SlowPathPacket};
 pub use merge::GaveUp;
 use merge::Scratch;
 use side::Side;
-pub use side::{Next, Place};
+pub use side::{Next, RecordPosition};
 
 /// What an account is, from its creation on.
 #[derive(Clone, Debug)]

@@ -59,13 +59,13 @@ impl Clocks {
     }
 }
 
-/// A record's place on a side: the table's number and the record's within.
+/// A reader's position among the records of an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Place {
-    /// CPU id, or the number of CPU ids for spoofed flows.
+pub struct RecordPosition {
+    /// The number of the flow table: a CPU id, or the number of CPU ids for spoofed flows.
     pub table: u32,
-    /// Number within the table, whose last record comes behind all others.
+    /// The number of the record in the table; the table's last record follows all others.
     pub record: u32,
 }
 
@@ -199,7 +199,7 @@ impl<M: Memory, const W: usize> Side<M, W> {
     }
 
     /// The first record at `at` or behind it that is to be served; `at` is moved there.
-    pub fn next<'a>(&'a self, at: &mut Place, guard: &'a M::Guard) -> Next<'a, W> {
+    pub fn next<'a>(&'a self, at: &mut RecordPosition, guard: &'a M::Guard) -> Next<'a, W> {
         let Some(cpus) = self.tables.get(guard) else {
             return Next::End;
         };
@@ -207,7 +207,7 @@ impl<M: Memory, const W: usize> Side<M, W> {
         while let Some(slot) = cpus.get(at.table as usize) {
             match served(slot.slice(guard), at, &mut steps, guard) {
                 Next::End => {
-                    *at = Place {
+                    *at = RecordPosition {
                         table: at.table.wrapping_add(1),
                         record: 0,
                     };
@@ -298,7 +298,7 @@ impl<M: Memory, const W: usize> Side<M, W> {
     fn sum_up(&self, environment: &impl Environment, guard: &M::Guard) -> Result<(), GaveUp> {
         let mut records = 0_u64;
         let mut volume = Volume::default();
-        let mut at = Place::default();
+        let mut at = RecordPosition::default();
         loop {
             match self.next(&mut at, guard) {
                 Next::Record(record) => {
@@ -323,10 +323,10 @@ impl<M: Memory, const W: usize> Side<M, W> {
     }
 }
 
-/// The record at a place, or why there is none.
+/// The record at a position, or why there is none.
 #[derive(Debug)]
 pub enum Next<'a, const W: usize> {
-    /// This record, at the place.
+    /// The record at the position.
     Record(&'a Record<W>),
     /// Records that were moved, so many that others should have a turn before more are
     /// looked at.
@@ -338,7 +338,7 @@ pub enum Next<'a, const W: usize> {
 /// The first record of one table at `at` or behind it that is to be served, within `steps`.
 fn served<'a, M: Memory, const W: usize>(
     table: &'a [FlowTable<M, W>],
-    at: &mut Place,
+    at: &mut RecordPosition,
     steps: &mut u32,
     guard: &'a M::Guard,
 ) -> Next<'a, W> {
