@@ -134,7 +134,7 @@ impl Host {
             },
             flows: flows(16).collect(),
         };
-        // For the account's own atomics and those of its two sides.
+        // For the account's own atomics and those of its two banks.
         (0..2).for_each(|_| drop(host.take_epoch(&Alone)));
         Arc::new(host)
     }

@@ -544,7 +544,7 @@ pub extern "C" fn trafstat_open_epoch(account: &AccountCore) -> u64 {
 
 /// A guard for readers of an account.
 fn reading() -> Guard {
-    // SAFETY: the reader's side has no writer and no worker, and only the reader retires
+    // SAFETY: the closed bank has no writer and no worker, and only the reader retires
     // its slots. Elsewhere readers look at sizes and counters, which are in the tables
     // themselves and live as long as the account.
     unsafe { Guard::new() }

@@ -1,11 +1,10 @@
 //! An account: what rules of one name count into, epoch by epoch.
 //!
-//! An account has two sides, each with a flow table for every CPU. Packets count on the
-//! side of the open epoch. Closing it opens the other side first, then waits until no
-//! packet is under way that still saw the old one; from then on the closed tables belong
-//! to the reader alone. Equal flows of several CPUs are merged in place, and the epoch is
-//! served, always the same, until it is acknowledged; its side is then empty and waits to
-//! be opened again.
+//! An account has two banks, each with a flow table for every CPU. Epochs use them in turn, and
+//! packets count in the open epoch's. Closing an epoch opens the other bank first, then waits for
+//! all packets that may have seen the old one; from then on the closed bank belongs to the reader
+//! alone. Equal flows of several CPUs are merged in place, and the epoch is served, always the
+//! same, until it is acknowledged. Its bank is then empty and can be opened again.
 //!
 //! | who | may call | meanwhile |
 //! | --- | --- | --- |
@@ -14,10 +13,10 @@
 //! | the reader, one | `close`, `closed`, `acknowledge` | packets; `wait_for_writers` ends the worker's run |
 //! | anyone | `stats`, `set_limits` | anything |
 
+mod bank;
 mod epoch;
 mod fast_path;
 mod merge;
-mod side;
 
 use trafstat_abi::RuleInfo;
 
@@ -32,12 +31,12 @@ use crate::sampling::{PacketNumber, SamplingKey};
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use crate::wire::{Gso, Volume, jumbo_header_len};
 
+use bank::Bank;
+pub use bank::{Next, RecordPosition};
 pub use epoch::Epoch;
 pub use fast_path::{FastPath, PackedPacket, SlowPathPacket};
 pub use merge::GaveUp;
 use merge::Scratch;
-use side::Side;
-pub use side::{Next, RecordPosition};
 
 /// What an account is, from its creation on.
 #[derive(Clone, Debug)]
@@ -163,7 +162,7 @@ pub struct Stats {
     pub records: u64,
     /// The limit of the open epoch.
     pub max_entries: u64,
-    /// Bytes of memory for flow tables, both sides.
+    /// Bytes of memory for the flow tables of both banks.
     pub memory_bytes: u64,
 }
 
@@ -171,9 +170,9 @@ pub struct Stats {
 pub struct Account<M: Memory, F: Family<W>, const W: usize> {
     net: F::Net,
     keys: Keys,
-    /// The open epoch, from 1; its lowest bit is its side.
+    /// The open epoch, from 1; its lowest bit selects the bank.
     epoch: AtomicU64,
-    sides: [Side<M, W>; 2],
+    banks: [Bank<M, W>; 2],
     /// The epoch that is closed but not ready to be read; 0 for none.
     closing: AtomicU64,
     /// The closed epoch that is ready and not acknowledged; 0 for none.
@@ -212,7 +211,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             net: F::net(&identity.local_addr, identity.prefix_len),
             keys,
             epoch: AtomicU64::new(1),
-            sides: [Side::new(payer), Side::new(payer)],
+            banks: [Bank::new(payer), Bank::new(payer)],
             closing: AtomicU64::new(0),
             unread: AtomicU64::new(0),
             scratch: Scratch::new(),
@@ -231,25 +230,26 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         if !self.scratch.allocate(cpus, self.payer()) {
             return false;
         }
-        self.sides.iter().zip(0..).all(|(side, parity)| {
-            let payer = side.budgets.payer;
+        self.banks.iter().zip(0..).all(|(bank, parity)| {
+            let payer = bank.budgets.payer;
             let how = Allocation::Sleeping { cpu: 0 };
-            if !side.tables.fill(cpus as usize, how, payer) {
+            if !bank.tables.fill(cpus as usize, how, payer) {
                 return false;
             }
-            let slots = side.tables.slice(guard).iter();
+            let slots = bank.tables.slice(guard).iter();
             let allocated = slots.zip(0..).all(|(table, cpu)| {
                 !has_cpu(cpu) || table.fill(1, Allocation::Sleeping { cpu }, payer)
             });
-            side.tables(guard).for_each(|table| table.set_side(parity));
+            bank.tables(guard)
+                .for_each(|table| table.set_parity(parity));
             allocated
         })
     }
 
     /// Who pays for its memory.
     pub fn payer(&self) -> M::Payer {
-        let [side, _] = &self.sides;
-        side.budgets.payer
+        let [bank, _] = &self.banks;
+        bank.budgets.payer
     }
 
     /// What the account is.
@@ -297,8 +297,8 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         guard: &M::Guard,
     ) -> bool {
         let epoch = self.epoch.load(Acquire);
-        let side = self.side(epoch);
-        let Some(table) = side.table(cpu, guard) else {
+        let bank = self.bank(epoch);
+        let Some(table) = bank.table(cpu, guard) else {
             return false;
         };
         let mut volume = Volume {
@@ -343,13 +343,13 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             volume,
             syn: tuple.syn,
         };
-        table.count(&seen, &side.budgets, guard, |key| self.folded(key))
+        table.count(&seen, &bank.budgets, guard, |key| self.folded(key))
     }
 
     /// The two flow tables that the CPU with id `cpu` counts into in turn; `None` where there
     /// is no such CPU.
     pub fn tables<'a>(&'a self, cpu: u32, guard: &'a M::Guard) -> Option<[&'a FlowTable<M, W>; 2]> {
-        let [even, odd] = &self.sides;
+        let [even, odd] = &self.banks;
         Some([even.table(cpu, guard)?, odd.table(cpu, guard)?])
     }
 
@@ -484,7 +484,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             syn: packed.syn(),
         };
         // Not the open epoch's: that may be another one by now.
-        let budgets = &self.side(u64::from(table.side())).budgets;
+        let budgets = &self.bank(u64::from(table.parity())).budgets;
         table.count(&seen, budgets, guard, |key| self.folded(key))
     }
 
@@ -498,10 +498,10 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     /// memory. Without it [`Account::count`] goes on asking for the worker.
     pub fn prepare(&self, guard: &M::Guard) -> bool {
         let mut had_memory = true;
-        let side = self.side(self.epoch.load(Acquire));
-        for (table, cpu) in side.tables.get(guard).unwrap_or_default().iter().zip(0..) {
+        let bank = self.bank(self.epoch.load(Acquire));
+        for (table, cpu) in bank.tables.get(guard).unwrap_or_default().iter().zip(0..) {
             if let Some([table]) = table.get(guard) {
-                had_memory &= table.prepare(cpu, side.budgets.payer);
+                had_memory &= table.prepare(cpu, bank.budgets.payer);
             }
         }
         had_memory
@@ -530,18 +530,18 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             self.open(next, self.limits(), now);
             self.epoch.store(next, Release);
             environment.wait_for_writers();
-            self.side(closing).end(now);
+            self.bank(closing).end(now);
             self.closing.store(closing, Relaxed);
         }
         let Self { keys, scratch, .. } = self;
-        self.side(closing)
+        self.bank(closing)
             .make_ready::<F>(&keys.hash, scratch, environment, guard)?;
         self.closing.store(0, Relaxed);
         self.unread.store(closing, Release);
         Ok(closing)
     }
 
-    /// Makes the side of an epoch ready to count.
+    /// Makes the bank of an epoch ready to count.
     fn open(&self, epoch: u64, limits: Limits, now: Timestamp) {
         let host_bits = F::ADDRESS_BITS.saturating_sub(self.identity.prefix_len);
         let addresses = 1_u32.checked_shl(host_bits.into()).unwrap_or(u32::MAX);
@@ -549,7 +549,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             .saturating_mul(FOLDS_PER_ADDRESS)
             .min(limits.max_entries)
             .max(limits.max_entries / FOLD_SHARE);
-        self.side(epoch).open(limits, folds, now);
+        self.bank(epoch).open(limits, folds, now);
     }
 
     /// The closed epoch that waits to be acknowledged.
@@ -569,7 +569,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     fn epoch<'a>(&'a self, number: u64, is_open: bool, guard: &'a M::Guard) -> Epoch<'a, M, W> {
         Epoch {
             identity: &self.identity,
-            side: self.side(number),
+            bank: self.bank(number),
             family: F::NUMBER,
             number,
             is_open,
@@ -590,7 +590,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         self.acknowledged.totals.add(&sum);
         self.acknowledged.recorded.add(sum.recorded);
         self.acknowledged.unattributed.add(sum.unattributed);
-        closed.side.clear(guard);
+        closed.bank.clear(guard);
         self.unread.store(0, Release);
         Ok(())
     }
@@ -604,23 +604,23 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     pub fn is_empty(&self, guard: &M::Guard) -> bool {
         // An epoch that is being closed is neither open nor waiting; one that is acknowledged
         // is empty.
-        let mut sides = self.sides.iter();
-        sides.all(|side| side.totals(guard).seen.packets == 0)
+        let mut banks = self.banks.iter();
+        banks.all(|bank| bank.totals(guard).seen.packets == 0)
     }
 
     /// What monitoring shows.
     pub fn stats(&self, guard: &M::Guard) -> Stats {
         let epoch = self.epoch.load(Acquire);
-        let open = self.side(epoch);
+        let open = self.bank(epoch);
         let mut totals = TotalsSum::default();
         totals.add(&self.acknowledged.totals);
         totals.recorded = self.acknowledged.recorded.load();
         totals.unattributed = self.acknowledged.unattributed.load();
-        for side in &self.sides {
-            totals.merge(&side.totals(guard));
+        for bank in &self.banks {
+            totals.merge(&bank.totals(guard));
         }
         let records = open.tables(guard).map(|table| u64::from(table.len()));
-        let tables = self.sides.iter().flat_map(|side| side.tables(guard));
+        let tables = self.banks.iter().flat_map(|bank| bank.tables(guard));
         Stats {
             epoch,
             unread: self.unread.load(Acquire),
@@ -634,8 +634,8 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     }
 
     #[inline]
-    fn side(&self, epoch: u64) -> &Side<M, W> {
-        let [even, odd] = &self.sides;
+    fn bank(&self, epoch: u64) -> &Bank<M, W> {
+        let [even, odd] = &self.banks;
         if epoch & 1 == 0 { even } else { odd }
     }
 

@@ -103,8 +103,8 @@ pub struct Observation<const W: usize> {
 pub struct FlowTable<M: Memory, const W: usize> {
     /// Packets and bytes of the rules, by what became of them.
     pub totals: Totals,
-    /// Which of the account's two sides it is on.
-    side: AtomicU32,
+    /// The parity of the epochs that the table is for.
+    parity: AtomicU32,
     /// Records that are complete, so that a reader may look at them.
     len: AtomicU32,
     /// The number of records from which the worker is to be called.
@@ -125,7 +125,7 @@ pub struct FlowTable<M: Memory, const W: usize> {
 impl<M: Memory, const W: usize> Blank for FlowTable<M, W> {
     const BLANK: Self = Self {
         totals: Totals::BLANK,
-        side: AtomicU32::new(0),
+        parity: AtomicU32::new(0),
         len: AtomicU32::new(0),
         watermark: AtomicU32::new(0),
         flow_credit: AtomicU32::new(0),
@@ -145,13 +145,13 @@ impl<M: Memory, const W: usize> Blank for FlowTable<M, W> {
 
 impl<M: Memory, const W: usize> FlowTable<M, W> {
     /// The parity of the epochs that the table is for.
-    pub fn side(&self) -> u32 {
-        self.side.load(Relaxed)
+    pub fn parity(&self) -> u32 {
+        self.parity.load(Relaxed)
     }
 
-    /// Says so, once.
-    pub fn set_side(&self, parity: u32) {
-        self.side.store(parity, Relaxed);
+    /// Sets the parity of the epochs that the table is for, before the first packet.
+    pub fn set_parity(&self, parity: u32) {
+        self.parity.store(parity, Relaxed);
     }
 
     /// Stores the key of the packet that the writer counts on the slow path.

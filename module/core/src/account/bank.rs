@@ -1,4 +1,4 @@
-//! One of the two places that an account's epochs take turns in.
+//! One of an account's two banks of flow tables, which its epochs use in turn.
 
 use super::merge::{GaveUp, Scratch, merge};
 use super::{Environment, Limits, Timestamp};
@@ -17,7 +17,7 @@ use crate::wire::Volume;
 const STEPS: u32 = 1024;
 
 /// The flow tables of all CPUs for one epoch.
-pub(super) struct Side<M: Memory, const W: usize> {
+pub(super) struct Bank<M: Memory, const W: usize> {
     /// By CPU id; ids without a CPU have an empty slot.
     pub tables: M::Slot<M::Slot<FlowTable<M, W>>>,
     /// Flows that lost their remote side to min-pkt-spoof.
@@ -69,8 +69,8 @@ pub struct RecordPosition {
     pub record: u32,
 }
 
-impl<M: Memory, const W: usize> Side<M, W> {
-    /// A side without flow tables, whose memory `payer` pays for.
+impl<M: Memory, const W: usize> Bank<M, W> {
+    /// A bank without flow tables, whose memory `payer` pays for.
     pub fn new(payer: M::Payer) -> Self {
         Self {
             tables: Blank::BLANK,
@@ -85,7 +85,7 @@ impl<M: Memory, const W: usize> Side<M, W> {
         }
     }
 
-    /// Makes the side, which is empty, ready to count. `folds` records may be taken for
+    /// Makes the bank, which is empty, ready to count. `folds` records may be taken for
     /// flows that find no room.
     pub fn open(&self, limits: Limits, folds: u32, now: Timestamp) {
         self.max_entries.store(limits.max_entries, Relaxed);
@@ -117,7 +117,7 @@ impl<M: Memory, const W: usize> Side<M, W> {
         self.sum_up(environment, guard)
     }
 
-    /// Makes the side empty and frees its memory.
+    /// Makes the bank empty and frees its memory.
     pub fn clear(&self, guard: &M::Guard) {
         let payer = Some(self.budgets.payer);
         self.tables(guard).for_each(|table| table.clear(payer));
