@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use super::host::Host;
 use super::journal::{self, Journal};
 use super::original;
-use super::plan::{self, Original, PortChoice, Wish};
+use super::plan::{self, Original, PortChoice, SetupRequest};
 use super::step::{Server, Step};
 use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 
@@ -128,8 +128,8 @@ impl MadeUp {
         tables
     }
 
-    fn set_up(&self, wish: &Wish, host: &Host) -> Result<()> {
-        let steps = plan::steps(host, wish)?;
+    fn set_up(&self, request: &SetupRequest, host: &Host) -> Result<()> {
+        let steps = plan::steps(host, request)?;
         Journal::read(self)?.bring_about(&steps, self, |_, _| ())
     }
 
@@ -330,29 +330,29 @@ fn hosts() -> [Host; 3] {
 }
 
 /// Every host as it is, and one with its store on a MySQL server.
-fn cases() -> Vec<(Host, Wish)> {
-    let mut cases: Vec<_> = hosts().map(|host| (host, Wish::default())).into();
+fn cases() -> Vec<(Host, SetupRequest)> {
+    let mut cases: Vec<_> = hosts().map(|host| (host, SetupRequest::default())).into();
     cases.push((host(), with_server(None)));
     cases
 }
 
-fn with_server(administrator: Option<&str>) -> Wish {
-    Wish {
+fn with_server(administrator: Option<&str>) -> SetupRequest {
+    SetupRequest {
         server: Some(Server {
             url: "mysql://trafstat@localhost/trafstat".to_owned(),
             administrator: administrator.map(Into::into),
         }),
-        ..Wish::default()
+        ..SetupRequest::default()
     }
 }
 
 #[test]
 fn second_setup_changes_nothing() {
-    for (host, wish) in cases() {
+    for (host, request) in cases() {
         let made_up = MadeUp::new();
-        made_up.set_up(&wish, &host).unwrap();
+        made_up.set_up(&request, &host).unwrap();
         let (state, changes) = (made_up.state(), made_up.changes.get());
-        made_up.set_up(&wish, &host).unwrap();
+        made_up.set_up(&request, &host).unwrap();
         assert_eq!(made_up.state(), state);
         assert_eq!(made_up.changes.get(), changes);
     }
@@ -360,14 +360,14 @@ fn second_setup_changes_nothing() {
 
 #[test]
 fn undo_leaves_the_host_as_it_was() {
-    for (host, wish) in cases() {
+    for (host, request) in cases() {
         let made_up = MadeUp::new();
         made_up
             .units
             .borrow_mut()
             .insert("trafstat-collect.timer".to_owned());
         let before = made_up.state();
-        made_up.set_up(&wish, &host).unwrap();
+        made_up.set_up(&request, &host).unwrap();
         assert_ne!(made_up.state(), before);
         made_up.undo().unwrap();
         assert_eq!(made_up.state(), before);
@@ -378,17 +378,17 @@ fn undo_leaves_the_host_as_it_was() {
 
 #[test]
 fn setup_interrupted_anywhere_is_finished_by_the_next_and_undone_by_undo() {
-    for (host, wish) in cases() {
+    for (host, request) in cases() {
         let whole = MadeUp::new();
         let before = whole.state();
-        whole.set_up(&wish, &host).unwrap();
+        whole.set_up(&request, &host).unwrap();
         let after = comparable(&whole, &whole.state());
         for limit in 0..whole.changes.get() {
             let made_up = MadeUp::new();
             made_up.changes_left.set(limit);
-            assert!(made_up.set_up(&wish, &host).is_err());
+            assert!(made_up.set_up(&request, &host).is_err());
             made_up.changes_left.set(usize::MAX);
-            made_up.set_up(&wish, &host).unwrap();
+            made_up.set_up(&request, &host).unwrap();
             assert_eq!(
                 comparable(&made_up, &made_up.state()),
                 after,
@@ -406,11 +406,11 @@ fn setup_interrupted_anywhere_is_finished_by_the_next_and_undone_by_undo() {
 
 #[test]
 fn undo_interrupted_anywhere_is_finished_by_the_next() {
-    for (host, wish) in cases() {
+    for (host, request) in cases() {
         for limit in 0.. {
             let made_up = MadeUp::new();
             let before = made_up.state();
-            made_up.set_up(&wish, &host).unwrap();
+            made_up.set_up(&request, &host).unwrap();
             made_up.changes_left.set(limit);
             let undone = made_up.undo();
             made_up.changes_left.set(usize::MAX);
@@ -426,7 +426,7 @@ fn undo_interrupted_anywhere_is_finished_by_the_next() {
 #[test]
 fn others_rules_keep_their_order_and_ours_come_first() {
     let made_up = MadeUp::new();
-    made_up.set_up(&Wish::default(), &host()).unwrap();
+    made_up.set_up(&SetupRequest::default(), &host()).unwrap();
     let table = made_up.tables.borrow()["iptables"].clone();
     assert_eq!(table.len(), 3);
     assert!(table[0].starts_with("-A INPUT -d 192.0.2.1/32"));
@@ -437,10 +437,10 @@ fn others_rules_keep_their_order_and_ours_come_first() {
 fn other_ports_replace_the_rules_and_undo_still_takes_all() {
     let made_up = MadeUp::new();
     let before = made_up.state();
-    made_up.set_up(&Wish::default(), &host()).unwrap();
-    let other = Wish {
+    made_up.set_up(&SetupRequest::default(), &host()).unwrap();
+    let other = SetupRequest {
         ports: PortChoice::All,
-        ..Wish::default()
+        ..SetupRequest::default()
     };
     made_up.set_up(&other, &host()).unwrap();
     let table = made_up.tables.borrow()["iptables"].clone();
@@ -454,8 +454,12 @@ fn other_ports_replace_the_rules_and_undo_still_takes_all() {
 fn step_that_is_no_longer_wanted_is_taken_back() {
     let made_up = MadeUp::new();
     let [with_units, with_files, _] = hosts();
-    made_up.set_up(&Wish::default(), &with_units).unwrap();
-    made_up.set_up(&Wish::default(), &with_files).unwrap();
+    made_up
+        .set_up(&SetupRequest::default(), &with_units)
+        .unwrap();
+    made_up
+        .set_up(&SetupRequest::default(), &with_files)
+        .unwrap();
     assert!(!made_up.units.borrow().contains("trafstat-rules.service"));
     assert!(!made_up.path(plan::RULES_PATH).exists());
 }
@@ -465,7 +469,7 @@ fn file_that_was_there_is_copied_away_and_comes_back() {
     let made_up = MadeUp::new();
     let host = &hosts()[2];
     made_up.write(plan::CRON_PATH, "# mine\n", 0o644).unwrap();
-    made_up.set_up(&Wish::default(), host).unwrap();
+    made_up.set_up(&SetupRequest::default(), host).unwrap();
     let journal = made_up.read(journal::PATH).unwrap().unwrap();
     assert!(journal.contains("/var/lib/trafstat/backups/etc-cron.d-trafstat."));
     made_up.undo().unwrap();
@@ -475,7 +479,9 @@ fn file_that_was_there_is_copied_away_and_comes_back() {
 #[test]
 fn others_edits_of_the_saved_rules_survive_undo() {
     let made_up = MadeUp::new();
-    made_up.set_up(&Wish::default(), &hosts()[1]).unwrap();
+    made_up
+        .set_up(&SetupRequest::default(), &hosts()[1])
+        .unwrap();
     let path = "/etc/iptables/rules.v4";
     let edited = made_up
         .read(path)
@@ -493,11 +499,11 @@ fn others_edits_of_the_saved_rules_survive_undo() {
 #[test]
 fn server_stays_until_another_store_is_wanted() {
     let made_up = MadeUp::new();
-    let url = |wish: &Wish| wish.server.as_ref().unwrap().url.clone();
-    let wish = with_server(Some("/root/administrator.cnf"));
-    made_up.set_up(&wish, &host()).unwrap();
-    assert!(made_up.users.borrow().contains(&url(&wish)));
-    assert_eq!(Journal::read(&made_up).unwrap().server(), wish.server);
+    let url = |request: &SetupRequest| request.server.as_ref().unwrap().url.clone();
+    let request = with_server(Some("/root/administrator.cnf"));
+    made_up.set_up(&request, &host()).unwrap();
+    assert!(made_up.users.borrow().contains(&url(&request)));
+    assert_eq!(Journal::read(&made_up).unwrap().server(), request.server);
 
     let mut other = with_server(None);
     other.server.as_mut().unwrap().url = "mysql://other@db/trafstat".to_owned();
@@ -507,7 +513,7 @@ fn server_stays_until_another_store_is_wanted() {
         [&url(&other)]
     );
 
-    made_up.set_up(&Wish::default(), &host()).unwrap();
+    made_up.set_up(&SetupRequest::default(), &host()).unwrap();
     assert!(made_up.users.borrow().is_empty());
     assert!(!made_up.path(PASSWORD_PATH).exists());
     assert!(!made_up.path(DEFAULT_CONFIG_PATH).exists());
@@ -546,7 +552,7 @@ fn damaged_journal_is_refused() {
 
 #[test]
 fn module_that_does_not_load_stops_setup_before_any_rule() {
-    let steps = plan::steps(&host(), &Wish::default()).unwrap();
+    let steps = plan::steps(&host(), &SetupRequest::default()).unwrap();
     assert_eq!(steps[0], Step::Module);
 }
 
@@ -588,12 +594,12 @@ fn with_original() -> MadeUp {
     made_up
 }
 
-fn in_its_place() -> Wish {
-    Wish {
+fn in_its_place() -> SetupRequest {
+    SetupRequest {
         original: Some(Original {
             tables: Some("mysql://localhost/trafstat".to_owned()),
         }),
-        ..Wish::default()
+        ..SetupRequest::default()
     }
 }
 
@@ -703,11 +709,11 @@ fn replacement_interrupted_anywhere_is_finished_by_the_next() {
 
 #[test]
 fn store_in_the_database_of_the_originals_tables_is_refused() {
-    let wish = Wish {
+    let request = SetupRequest {
         server: with_server(None).server,
         ..in_its_place()
     };
-    let error = plan::steps(&host(), &wish).unwrap_err().to_string();
+    let error = plan::steps(&host(), &request).unwrap_err().to_string();
     assert!(error.contains("name another one"), "{error}");
 }
 

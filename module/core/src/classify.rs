@@ -3,7 +3,7 @@
 
 use crate::parse::ipv6::words;
 use crate::parse::{self, FastPathHeader, ParseError, Tuple};
-use crate::rule::{Ports, Side};
+use crate::rule::{PortFilter, Side};
 
 /// A flow within one account, as `W` words that compare and hash as a whole.
 ///
@@ -242,7 +242,7 @@ impl Family<5> for Ipv6 {
 #[inline]
 pub fn classify<F: Family<W>, const W: usize>(
     net: &F::Net,
-    ports: &impl Ports,
+    ports: &impl PortFilter,
     tuple: &Tuple<F::Address>,
 ) -> Option<(FlowKey<W>, Direction)> {
     let Tuple {
@@ -278,7 +278,7 @@ mod tests {
     use super::*;
 
     struct AllPorts;
-    impl Ports for AllPorts {
+    impl PortFilter for AllPorts {
         fn keep(&self, _: Side, _: u8, port: u16) -> u16 {
             port
         }

@@ -17,8 +17,8 @@ pub enum Side {
     Remote,
 }
 
-/// Decides which ports keep their number.
-pub trait Ports {
+/// A decision for each port whether it keeps its number.
+pub trait PortFilter {
     /// `port`, or 0 where the rule does not tell this port apart.
     fn keep(&self, side: Side, protocol: u8, port: u16) -> u16;
 }
@@ -163,7 +163,7 @@ impl<M: Memory> Rule<M> {
 
     /// The rule's ports, as long as the guard lives.
     #[inline]
-    pub fn ports<'a>(&'a self, guard: &'a M::Guard) -> impl Ports + 'a {
+    pub fn ports<'a>(&'a self, guard: &'a M::Guard) -> impl PortFilter + 'a {
         GuardedPorts {
             classes: &self.classes,
             guard,
@@ -191,7 +191,7 @@ struct GuardedPorts<'a, M: Memory> {
     guard: &'a M::Guard,
 }
 
-impl<M: Memory> Ports for GuardedPorts<'_, M> {
+impl<M: Memory> PortFilter for GuardedPorts<'_, M> {
     #[inline]
     fn keep(&self, side: Side, protocol: u8, port: u16) -> u16 {
         let [tcp, udp] = self.classes;

@@ -23,7 +23,7 @@ use super::Environment;
 use super::bank::Bank;
 use crate::flow_table::FlowTable;
 use crate::flow_table::chunks::RecordRef;
-use crate::flow_table::index::Part;
+use crate::flow_table::index::HashPart;
 use crate::flow_table::record::Record;
 use crate::memory::{Allocation, Memory, Slot};
 use crate::sync::{AtomicU64, Ordering::Relaxed};
@@ -81,7 +81,7 @@ pub fn merge<M: Memory, const W: usize>(
         let records = filled.map(|table| u64::from(table.len())).sum();
         let entries = scratch.entries.slice(guard);
         // Half full on average at most.
-        let part = Part::all().cut_to(records, entries.len() as u64 / 2);
+        let part = HashPart::all().cut_to(records, entries.len() as u64 / 2);
         merge_parts(bank, entries, part, environment, guard)?;
     }
     let mut tables = bank.tables(guard);
@@ -95,7 +95,7 @@ pub fn merge<M: Memory, const W: usize>(
 fn merge_parts<M: Memory, const W: usize>(
     bank: &Bank<M, W>,
     scratch: &[AtomicU64],
-    first: Part,
+    first: HashPart,
     environment: &impl Environment,
     guard: &M::Guard,
 ) -> Result<(), GaveUp> {
@@ -124,7 +124,7 @@ fn merge_parts<M: Memory, const W: usize>(
 fn merge_part<M: Memory, const W: usize>(
     bank: &Bank<M, W>,
     scratch: &[AtomicU64],
-    part: Part,
+    part: HashPart,
     guard: &M::Guard,
 ) -> bool {
     // Never full, so that each search ends at an empty entry.
@@ -191,7 +191,7 @@ fn is_same_flow<const W: usize>(a: &Record<W>, b: &Record<W>) -> bool {
 }
 
 /// Merges the records of a part by a search in the tables of all CPUs before each one's.
-fn compare_part<M: Memory, const W: usize>(bank: &Bank<M, W>, part: Part, guard: &M::Guard) {
+fn compare_part<M: Memory, const W: usize>(bank: &Bank<M, W>, part: HashPart, guard: &M::Guard) {
     for (cpu, table) in bank.tables_by_cpu(guard) {
         table.each_record_of(part, guard, |_, record| {
             let before = bank

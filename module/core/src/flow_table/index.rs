@@ -45,13 +45,13 @@ const MAX_ATOMIC_BUCKETS: u32 = 4096;
 
 /// The hashes whose uppermost bits are one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct HashPart {
     /// How many bits, fewer than 64.
     bits: u32,
     number: u64,
 }
 
-impl Part {
+impl HashPart {
     /// All hashes.
     pub fn all() -> Self {
         Self { bits: 0, number: 0 }
@@ -364,7 +364,7 @@ impl<M: Memory> Index<M> {
     /// record that a reference names. No writer is left.
     pub fn each_of(
         &self,
-        part: Part,
+        part: HashPart,
         guard: &M::Guard,
         hash_of: impl Fn(RecordRef) -> Option<u64>,
         mut visit: impl FnMut(RecordRef) -> bool,

@@ -24,7 +24,7 @@ use crate::sync::{
 use crate::wire::Volume;
 
 use chunks::{Chunks, MAX_RECORDS, RecordRef};
-use index::{Index, Part};
+use index::{HashPart, Index};
 use record::Record;
 use samples::Samples;
 use totals::Totals;
@@ -404,7 +404,7 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
     /// until it says false; returns what it said last, or true. No writer is left.
     pub fn each_record_of(
         &self,
-        part: Part,
+        part: HashPart,
         guard: &M::Guard,
         mut visit: impl FnMut(RecordRef, &Record<W>) -> bool,
     ) -> bool {

@@ -1,6 +1,6 @@
 //! IPv4 (RFC 791).
 
-use super::transport::{self, Ports};
+use super::transport::{self, TransportHeader};
 use super::{FastPathHeader, ParseError, Tuple};
 
 /// RFC 791 section 3.1: a header without options.
@@ -73,12 +73,12 @@ pub fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<[u8; 4]>, ParseErr
     let header_len = usize::from(version_ihl & 0xf) * 4;
     let later_fragment = u16::from_be_bytes([frag_hi, frag_lo]) & FRAGMENT_OFFSET != 0;
     let (transport, ports) = if later_fragment || header_len < MIN_HEADER {
-        (0, Ports::NONE)
+        (0, TransportHeader::NONE)
     } else {
         let ports = transport::parse(protocol, bytes, header_len, packet_len)?;
         (header_len as u16, ports)
     };
-    let Ports {
+    let TransportHeader {
         src_port,
         dst_port,
         syn,

@@ -5,7 +5,7 @@
 //! Mobility and HIP headers are what they carry nothing behind, so they count as
 //! protocols; ESP hides what follows.
 
-use super::transport::{self, Ports};
+use super::transport::{self, TransportHeader};
 use super::{FastPathHeader, ParseError, Tuple};
 
 /// RFC 8200 section 3.
@@ -95,13 +95,13 @@ pub fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<[u8; 16]>, ParseEr
             transport: Some(HEADER),
         }
     };
-    let Ports {
+    let TransportHeader {
         src_port,
         dst_port,
         syn,
     } = match reached.transport {
         Some(offset) => transport::parse(reached.protocol, bytes, offset, packet_len)?,
-        None => Ports::NONE,
+        None => TransportHeader::NONE,
     };
     Ok(Tuple {
         src: *src,

@@ -40,9 +40,9 @@ pub fn port_class(protocol: u8) -> PortClass {
     }
 }
 
-/// What a transport header says, ports in host byte order.
+/// What is read of a transport header, ports in host byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ports {
+pub struct TransportHeader {
     /// Source port.
     pub src_port: u16,
     /// Destination port.
@@ -51,7 +51,7 @@ pub struct Ports {
     pub syn: bool,
 }
 
-impl Ports {
+impl TransportHeader {
     /// A packet without ports.
     pub const NONE: Self = Self {
         src_port: 0,
@@ -89,28 +89,28 @@ pub fn parse(
     bytes: &[u8],
     offset: usize,
     packet_len: usize,
-) -> Result<Ports, ParseError> {
+) -> Result<TransportHeader, ParseError> {
     let needed = match protocol {
         TCP => TCP_FLAGS + 1,
         UDP | DCCP | SCTP | UDP_LITE => 4,
-        _ => return Ok(Ports::NONE),
+        _ => return Ok(TransportHeader::NONE),
     };
     let Some(header) = bytes.get(offset..).filter(|header| header.len() >= needed) else {
         let packet_has_it = packet_len >= offset + needed;
         return if packet_has_it {
             Err(ParseError::NeedMore)
         } else {
-            Ok(Ports::NONE)
+            Ok(TransportHeader::NONE)
         };
     };
     let Some(&[s0, s1, d0, d1]) = header.first_chunk::<4>() else {
-        return Ok(Ports::NONE);
+        return Ok(TransportHeader::NONE);
     };
     let syn = protocol == TCP
         && header
             .get(TCP_FLAGS)
             .is_some_and(|flags| flags & (TCP_SYN | TCP_ACK) == TCP_SYN);
-    Ok(Ports {
+    Ok(TransportHeader {
         src_port: u16::from_be_bytes([s0, s1]),
         dst_port: u16::from_be_bytes([d0, d1]),
         syn,
