@@ -26,7 +26,7 @@ pub use sqlite::{DEFAULT_PATH, Sqlite};
 
 use crate::account::Account;
 use crate::export::{Epochs, Level, Selection, Sum};
-use crate::host::{KnownHost, RunningHost, Welcome};
+use crate::host::{HostCheck, KnownHost, RunningHost};
 use crate::origin::Origin;
 use crate::query::{Answer, Query};
 use crate::snapshot::{Header, Record};
@@ -81,12 +81,11 @@ pub trait Store {
     /// That it could not be checked.
     fn check(&mut self) -> Result<Vec<String>, StoreError>;
 
-    /// Notes that a collector of this host is at work; tells whether its clock is wrong, or
-    /// another host has its machine id.
+    /// Notes that a collector of this host is at work, and checks its clock and its machine id.
     ///
     /// # Errors
     /// The database's.
-    fn welcome(&mut self, host: &RunningHost) -> Result<Welcome, StoreError>;
+    fn check_in(&mut self, host: &RunningHost) -> Result<HostCheck, StoreError>;
 
     /// The hosts that collect into this store, by name.
     ///

@@ -12,7 +12,7 @@ use trafstat_store::collect::{
     Collector, DEFAULT_SPOOL_PATH, DEFAULT_SPOOL_SIZE, Outcome, Report, Round, Service, SpoolPlace,
     State, Watch, Woken, next_due,
 };
-use trafstat_store::host::{RunningHost, Welcome};
+use trafstat_store::host::{HostCheck, RunningHost};
 use trafstat_store::options::StoreOptions;
 use trafstat_store::options::config::{CollectConfig, parse_duration};
 use trafstat_store::origin::Origin;
@@ -111,7 +111,7 @@ fn once(options: &CollectOptions, settings: &Settings) -> Result<ExitCode> {
     let round = collector.round(&mut sources)?;
     progress.finish();
     complain(&round);
-    for warning in round.welcome.warnings() {
+    for warning in round.host_check.warnings() {
         eprintln!("trafstat-store: {warning}");
     }
     if let Some(away) = &round.away {
@@ -223,7 +223,7 @@ impl<S: Source> Rounds<'_, S> {
         )
         .on(running_host()?);
         let mut was_away = false;
-        let mut welcome = Welcome::default();
+        let mut host_check = HostCheck::default();
         let mut due = next_due(Timestamp::now(), every);
         let mut collect = self.is_first_at_once;
         let mut pause = FIRST_PAUSE;
@@ -245,10 +245,10 @@ impl<S: Source> Rounds<'_, S> {
                 Ok(round) => {
                     tell(options.format, &round, collect, &mut was_away)?;
                     if collect && round.away.is_none() {
-                        for warning in round.welcome.warnings_since(&welcome) {
+                        for warning in round.host_check.warnings_since(&host_check) {
                             eprintln!("trafstat-store: {warning}");
                         }
-                        welcome = round.welcome.clone();
+                        host_check = round.host_check.clone();
                     }
                     service.status(&summary(&round));
                     round.waiting

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Database, Value, append, check, export, hosts, query, rotate, transfer};
 use crate::backend::{Archive, Begun, Restored, Retention, Rotated, Store, StoreError};
 use crate::export::{Epochs, Level, Selection, Sum};
-use crate::host::{KnownHost, RunningHost, Welcome};
+use crate::host::{HostCheck, KnownHost, RunningHost};
 use crate::origin::Origin;
 use crate::query::{Answer, Query};
 use crate::snapshot::Header;
@@ -57,8 +57,8 @@ impl<B: Backend> Store for B {
         Ok(wrong)
     }
 
-    fn welcome(&mut self, host: &RunningHost) -> Result<Welcome, StoreError> {
-        hosts::welcome(self, host)
+    fn check_in(&mut self, host: &RunningHost) -> Result<HostCheck, StoreError> {
+        hosts::check_in(self, host)
     }
 
     fn hosts(&mut self) -> Result<Vec<KnownHost>, StoreError> {
