@@ -13,7 +13,7 @@ use crate::iptables::RuleCounters;
 use crate::proc::{Record, Tuple};
 use crate::process::{self, Ended};
 use crate::topology::Netns;
-use crate::traffic::Volume;
+use crate::traffic::FlowCounters;
 
 /// A database that trafstat-store writes.
 pub struct Collector<'a> {
@@ -211,7 +211,7 @@ impl<'a> Collector<'a> {
                         local_port: u16::try_from(number("local_port")?)?,
                         remote_port: u16::try_from(number("remote_port")?)?,
                     },
-                    volume: Volume {
+                    counters: FlowCounters {
                         sent_packets: number("sent_packets")?,
                         sent_bytes: number("sent_bytes")?,
                         received_packets: number("received_packets")?,

@@ -16,7 +16,7 @@ use zerocopy::FromBytes;
 use crate::family::Family;
 use crate::iptables::RuleCounters;
 use crate::topology::Netns;
-use crate::traffic::Volume;
+use crate::traffic::FlowCounters;
 
 /// What an account is known by within its namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub struct Record {
     /// Who talked with whom.
     pub tuple: Tuple,
     /// Packets and bytes of both directions.
-    pub volume: Volume,
+    pub counters: FlowCounters,
     /// TCP packets with SYN and without ACK.
     pub syn_packets: u64,
 }
@@ -189,9 +189,9 @@ impl Snapshot {
     /// The sum over the records.
     pub fn recorded(&self) -> RuleCounters {
         let mut sum = RuleCounters::default();
-        for Record { volume, .. } in &self.records {
-            sum.packets += volume.sent_packets + volume.received_packets;
-            sum.bytes += volume.sent_bytes + volume.received_bytes;
+        for Record { counters, .. } in &self.records {
+            sum.packets += counters.sent_packets + counters.received_packets;
+            sum.bytes += counters.sent_bytes + counters.received_bytes;
         }
         sum
     }
@@ -264,7 +264,7 @@ macro_rules! record_from {
                         local_port: record.local_port,
                         remote_port: record.remote_port,
                     },
-                    volume: Volume {
+                    counters: FlowCounters {
                         sent_packets: record.sent_packets,
                         sent_bytes: record.sent_bytes,
                         received_packets: record.received_packets,

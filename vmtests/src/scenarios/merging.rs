@@ -110,9 +110,9 @@ fn each_flow_is_there_once(guest: &Guest, topology: &Topology) -> Result<()> {
     for record in &snapshot.records {
         let is_shared = record.tuple.local_port < FIRST_OWN_PORT;
         let packets = if is_shared { CPUS as u64 } else { 1 };
-        let volume = record.volume;
+        let counters = record.counters;
         ensure!(
-            (volume.received_packets, volume.received_bytes) == (packets, packets * bytes),
+            (counters.received_packets, counters.received_bytes) == (packets, packets * bytes),
             "{packets} packets were sent: {record:?}"
         );
     }
