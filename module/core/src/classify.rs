@@ -5,17 +5,29 @@ use crate::parse::ipv6::words;
 use crate::parse::{self, FastPathHeader, ParseError, Tuple};
 use crate::rule::{PortFilter, Side};
 
+/// Flag of a record that stands for flows which found no room.
+pub const FOLDED: u8 = trafstat_abi::RECORD_FOLDED as u8;
+
+/// The last word of a flow's key:
+///
+/// ```text
+///  63      48 47     40 39        32 31         16 15          0
+/// +----------+---------+------------+-------------+-------------+
+/// |    0     |  flags  |  protocol  | remote port | local port  |
+/// +----------+---------+------------+-------------+-------------+
+/// ```
+const PROTOCOL_SHIFT: u32 = 32;
+const FLAGS_SHIFT: u32 = 40;
+const LOCAL_PORT_MASK: u64 = 0xffff;
+const PROTOCOL_MASK: u64 = 0xff << PROTOCOL_SHIFT;
+
 /// A flow within one account, as `W` words that compare and hash as a whole.
 ///
-/// The last word has, from its lowest bit on: local port (16 bits), remote port (16),
-/// protocol (8), flags (8). The words before it have the local address, then the remote
-/// one, as in the packet. In memory on a little-endian machine these are the first bytes
+/// The words before the last have the local address, then the remote one, as in the packet. The
+/// last word has ports, protocol and flags. In memory on a little-endian machine these are the first bytes
 /// of the record in `uapi/xt_TRAFSTAT.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowKey<const W: usize>(pub [u64; W]);
-
-/// Flag of a record that stands for flows which found no room.
-pub const FOLDED: u8 = trafstat_abi::RECORD_FOLDED as u8;
 
 impl<const W: usize> FlowKey<W> {
     /// Whether the key stands for flows that found no room.
@@ -76,11 +88,6 @@ pub trait Family<const W: usize>: 'static {
     /// The key of the local side alone: protocol, local address and local port.
     fn local_side(key: FlowKey<W>) -> FlowKey<W>;
 }
-
-const PROTOCOL_SHIFT: u32 = 32;
-const FLAGS_SHIFT: u32 = 40;
-const LOCAL_PORT_MASK: u64 = 0xffff;
-const PROTOCOL_MASK: u64 = 0xff << PROTOCOL_SHIFT;
 
 /// The last word of a key.
 #[inline]

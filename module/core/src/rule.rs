@@ -8,6 +8,12 @@ use crate::parse::transport::{PortClass, TCP, UDP, port_class};
 use crate::sampling::Sampling;
 use crate::sync::{AtomicU64, Ordering};
 
+/// Words of a bitmap over all ports.
+const BITMAP_WORDS: usize = 65536 / 64;
+
+const MODE_ALL: u16 = trafstat_abi::PORTS_ALL as u16;
+const MODE_LISTED: u16 = trafstat_abi::PORTS_LISTED as u16;
+
 /// The two sides of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -28,12 +34,6 @@ pub struct PortSet<M: Memory> {
     mode: u16,
     bitmap: M::Slot<AtomicU64>,
 }
-
-/// Words of a bitmap over all ports.
-const BITMAP_WORDS: usize = 65536 / 64;
-
-const MODE_ALL: u16 = trafstat_abi::PORTS_ALL as u16;
-const MODE_LISTED: u16 = trafstat_abi::PORTS_LISTED as u16;
 
 impl<M: Memory> PortSet<M> {
     /// The set that a list of a rule describes, or `None` without memory. `pool` is the

@@ -11,6 +11,17 @@ use crate::flow_table::samples::Sample;
 use crate::memory::Memory;
 use crate::wire::Volume;
 
+/// Pieces that one read passes over or copies at most.
+const STEPS: u32 = 1024;
+
+const LIVE: u32 = trafstat_abi::SNAPSHOT_LIVE;
+
+/// The counters of a record, behind its key.
+const COUNTERS: usize = 5;
+
+/// Of the longest record, that of IPv6: five words of a key, and the counters.
+const RECORD_BYTES: usize = (5 + COUNTERS) * size_of::<u64>();
+
 /// Where a reader stands. Zero is the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -92,9 +103,6 @@ pub trait Format<const W: usize> {
 /// A read that copied nothing yet and is to be called again, once others had a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FartherOn;
-
-/// Pieces that one read passes over or copies at most.
-const STEPS: u32 = 1024;
 
 /// Copies what stands at `offset` into `out` and returns the number of bytes, 0 at the end.
 ///
@@ -200,14 +208,6 @@ fn sample(sample: Sample) -> trafstat_abi::Sample {
 /// `xt_trafstat_record_ipv6` for each record (`uapi/xt_TRAFSTAT.h`).
 #[derive(Debug)]
 pub struct Binary;
-
-const LIVE: u32 = trafstat_abi::SNAPSHOT_LIVE;
-
-/// The counters of a record, behind its key.
-const COUNTERS: usize = 5;
-
-/// Of the longest record, that of IPv6: five words of a key, and the counters.
-const RECORD_BYTES: usize = (5 + COUNTERS) * size_of::<u64>();
 
 impl<const W: usize> Format<W> for Binary {
     type Record = Piece<RECORD_BYTES>;

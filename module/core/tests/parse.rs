@@ -10,13 +10,13 @@ use trafstat_core::parse::{
     FastPathHeader, HEADER_BYTES, ParseError, Tuple, ipv4, ipv6, transport,
 };
 
-fn cut(bytes: &[u8]) -> &[u8] {
-    &bytes[..bytes.len().min(HEADER_BYTES)]
-}
-
 /// Hop-by-hop, routing, fragment, authentication and destination options: behind one of them the
 /// protocol is another, and the fast path does not look for it.
 const IPV6_EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
+
+fn cut(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(HEADER_BYTES)]
+}
 
 /// What is read of TCP and UDP, where the packet is one of them.
 fn same_transport<A, B>(

@@ -44,6 +44,10 @@ const _: () = assert!(size_of::<Tables<'_, Ipv6, 5>>() == size_of::<trafstat_tab
 const _: () = assert!(offset_of!(Gso, header_len) == offset_of!(trafstat_gso, header_len));
 const _: () = assert!(offset_of!(Gso, has_transport) == offset_of!(trafstat_gso, has_transport));
 
+const ENOMEM: c_int = 12;
+const EAGAIN: isize = 11;
+const ESTALE: isize = 116;
+
 /// `struct trafstat_account_core`: an account of either family.
 pub enum AccountCore {
     Ipv4(Account<KernelMemory, Ipv4, 2>),
@@ -93,10 +97,6 @@ pub struct Tables<'a, F: Family<W>, const W: usize> {
     account: &'a Account<KernelMemory, F, W>,
     tables: [&'a FlowTable<KernelMemory, W>; 2],
 }
-
-const ENOMEM: c_int = 12;
-const EAGAIN: isize = 11;
-const ESTALE: isize = 116;
 
 /// Bytes of `struct trafstat_account_core`.
 #[unsafe(no_mangle)]

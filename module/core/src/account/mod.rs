@@ -38,6 +38,11 @@ pub use fast_path::{FastPath, PackedPacket, SlowPathPacket};
 pub use merge::GaveUp;
 use merge::Scratch;
 
+/// Fold records are a sixteenth of the flows', or enough for the four protocols that an
+/// address has mostly (TCP, UDP, ICMP and one more), whichever is more.
+const FOLD_SHARE: u32 = 16;
+const FOLDS_PER_ADDRESS: u32 = 4;
+
 /// What an account is, from its creation on.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -191,11 +196,6 @@ struct AcknowledgedTotals {
     recorded: VolumeCounter,
     unattributed: VolumeCounter,
 }
-
-/// Fold records are a sixteenth of the flows', or enough for the four protocols that an
-/// address has mostly (TCP, UDP, ICMP and one more), whichever is more.
-const FOLD_SHARE: u32 = 16;
-const FOLDS_PER_ADDRESS: u32 = 4;
 
 impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     /// An account whose first epoch opened at `now`. It counts once

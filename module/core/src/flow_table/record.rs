@@ -5,6 +5,14 @@ use crate::memory::Blank;
 use crate::sync::{AtomicU64, Ordering::Relaxed, zeros};
 use crate::wire::Volume;
 
+/// In the key's last word, above [`FOLDED`]: the record's counts were moved into another
+/// CPU's record of the same key. Never leaves the kernel.
+const MOVED: u64 = 1 << 47;
+
+const _: () = assert!(FOLDED as u64 != MOVED >> 40);
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Record<2>>() == 64);
+
 /// What was counted for one flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowStats {
@@ -46,14 +54,6 @@ pub struct Record<const W: usize> {
     syn_packets: AtomicU64,
     hash: AtomicU64,
 }
-
-/// In the key's last word, above [`FOLDED`]: the record's counts were moved into another
-/// CPU's record of the same key. Never leaves the kernel.
-const MOVED: u64 = 1 << 47;
-
-const _: () = assert!(FOLDED as u64 != MOVED >> 40);
-#[cfg(not(loom))]
-const _: () = assert!(size_of::<Record<2>>() == 64);
 
 impl<const W: usize> Blank for Record<W> {
     const BLANK: Self = Self {

@@ -7,6 +7,12 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod transport;
 
+/// Parse never asks for more of a packet than its first so many bytes: an IPv6 header,
+/// the extension headers that are walked, and the ports and flags of TCP.
+pub const HEADER_BYTES: usize = 576;
+
+const _: () = assert!(40 + ipv6::MAX_EXTENSION_BYTES + 14 <= HEADER_BYTES);
+
 /// Addresses, ports and protocol as a packet carries them.
 ///
 /// `A` is the address in network byte order, as loaded from the packet: `[u8; 4]`
@@ -53,9 +59,3 @@ pub enum ParseError {
     /// Not a header of this protocol version, or shorter than one.
     Malformed,
 }
-
-/// Parse never asks for more of a packet than its first so many bytes: an IPv6 header,
-/// the extension headers that are walked, and the ports and flags of TCP.
-pub const HEADER_BYTES: usize = 576;
-
-const _: () = assert!(40 + ipv6::MAX_EXTENSION_BYTES + 14 <= HEADER_BYTES);

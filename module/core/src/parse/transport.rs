@@ -19,6 +19,9 @@ const TCP_FLAGS: usize = 13;
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
 
+/// Bytes of a TCP header up to its flags, or of a UDP packet with some payload.
+pub const FAST_PATH_BYTES: usize = TCP_FLAGS + 1;
+
 /// Which of a rule's port lists a protocol goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortClass {
@@ -59,9 +62,6 @@ impl TransportHeader {
         syn: false,
     };
 }
-
-/// Bytes of a TCP header up to its flags, or of a UDP packet with some payload.
-pub const FAST_PATH_BYTES: usize = TCP_FLAGS + 1;
 
 /// The ports, source above destination.
 #[inline]
