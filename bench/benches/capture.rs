@@ -24,6 +24,9 @@ use trafstat_core::synthetic::{Flow, header};
 /// Of a capture's packets, however few flows they have.
 const FLOWS: [u32; 2] = [1_000, 1_000_000];
 
+const OURS: [Program; 2] = [Program::Show, Program::Store];
+const OTHERS: [Program; 2] = [Program::Nfpcapd, Program::Softflowd];
+
 /// Measures what counts captures; prints ratios.
 #[derive(Debug, Parser)]
 struct Options {
@@ -51,9 +54,6 @@ enum Program {
     Nfpcapd,
     Softflowd,
 }
-
-const OURS: [Program; 2] = [Program::Show, Program::Store];
-const OTHERS: [Program; 2] = [Program::Nfpcapd, Program::Softflowd];
 
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -13,6 +13,9 @@ use trafstat_store::collect::append;
 use trafstat_store::origin::Origin;
 use trafstat_store::snapshot::Snapshot;
 
+/// Midnight before NOON_NS.
+const DAY_NS: u64 = NOON_NS - 12 * HOUR_NS;
+
 /// A database of the days 30 and 31 January 2026, UTC, an epoch an hour.
 ///
 /// The first server's HTTPS sends 100 bytes, then 200, ... 2,400 on the 31st, and half of it
@@ -20,9 +23,6 @@ use trafstat_store::snapshot::Snapshot;
 struct Database {
     folder: tempfile::TempDir,
 }
-
-/// Midnight before NOON_NS.
-const DAY_NS: u64 = NOON_NS - 12 * HOUR_NS;
 
 impl Database {
     fn new() -> Self {

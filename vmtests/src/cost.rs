@@ -75,6 +75,9 @@ const RULES: [Rule; 14] = [
     Rule::Peer(Peer::ConntrackAccounting),
 ];
 
+/// What was freed is free after a grace period, and some workers' time.
+const SETTLES: Duration = Duration::from_secs(3);
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match *self {
@@ -231,9 +234,6 @@ struct Memory {
     /// Of what each CPU has its own of.
     percpu: f64,
 }
-
-/// What was freed is free after a grace period, and some workers' time.
-const SETTLES: Duration = Duration::from_secs(3);
 
 impl Memory {
     /// What is taken now, files' contents aside.

@@ -18,15 +18,6 @@ use crate::iptables::RuleCounters;
 use crate::topology::Netns;
 use crate::traffic::FlowCounters;
 
-/// What an account is known by within its namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AccountKey<'a> {
-    /// Which of iptables and ip6tables counts into it.
-    pub family: Family,
-    /// As its files are called.
-    pub name: &'a str,
-}
-
 /// The account that rules for the local IPv4 address count into by default.
 pub const ACCOUNT: AccountKey<'static> = AccountKey {
     family: Family::Ipv4,
@@ -35,6 +26,15 @@ pub const ACCOUNT: AccountKey<'static> = AccountKey {
 
 /// The module's folder, of the namespace that a thread is in.
 pub const ROOT: &str = "/proc/thread-self/net/trafstat";
+
+/// What an account is known by within its namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccountKey<'a> {
+    /// Which of iptables and ip6tables counts into it.
+    pub family: Family,
+    /// As its files are called.
+    pub name: &'a str,
+}
 
 /// One line of the accounts file: column name and value.
 pub type Account = BTreeMap<String, String>;

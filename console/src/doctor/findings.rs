@@ -7,6 +7,9 @@ use serde::Serialize;
 use super::facts::{Facts, LoadFailure};
 use super::rule::SavedRule;
 
+/// The collector's timer, and two runs that a busy host may have missed.
+pub const COLLECTED_WITHIN_MINUTES: i64 = 16;
+
 /// Something that makes figures wrong or missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -19,9 +22,6 @@ pub struct Finding {
     /// What to do about it.
     pub remedy: String,
 }
-
-/// The collector's timer, and two runs that a busy host may have missed.
-pub const COLLECTED_WITHIN_MINUTES: i64 = 16;
 
 /// What is wrong; nothing on a host that is well.
 pub fn examine(facts: &Facts) -> Vec<Finding> {

@@ -14,6 +14,12 @@ use trafstat_store::snapshot::Counters;
 
 use super::period::Period;
 
+const ADDRESSES: &[Field] = &[Field::LocalIp];
+const SERVICES: &[Field] = &[Field::Protocol, Field::LocalPort];
+
+/// For more groups a statement would be longer than databases take.
+const MOST_FILTERED: usize = 400;
+
 /// What the 95th percentile is taken of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Sample {
@@ -96,9 +102,6 @@ pub struct Line {
     /// Bytes sent and received in each step.
     pub steps: Vec<(u64, u64)>,
 }
-
-const ADDRESSES: &[Field] = &[Field::LocalIp];
-const SERVICES: &[Field] = &[Field::Protocol, Field::LocalPort];
 
 impl Figures {
     /// Asks the store.
@@ -285,9 +288,6 @@ impl Asker<'_> {
             .context("cannot query the database")
     }
 }
-
-/// For more groups a statement would be longer than databases take.
-const MOST_FILTERED: usize = 400;
 
 /// What admits an answer's groups; others may come too.
 fn filter_of(answer: &Answer) -> Filter {

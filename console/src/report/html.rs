@@ -8,6 +8,34 @@ use crate::accuracy;
 use crate::names::{Names, title};
 use crate::units;
 
+const STYLE: &str = "
+:root{color-scheme:light dark;--text:#1b1f24;--muted:#57606a;--line:#d0d7de;--back:#fff;\
+--sent:#0969da;--received:#54aeff;--before:#bf5700}
+@media(prefers-color-scheme:dark){:root{--text:#e6edf3;--muted:#8d96a0;--line:#30363d;\
+--back:#0d1117;--sent:#1f6feb;--received:#79c0ff;--before:#f0883e}}
+body{margin:0;background:var(--back);color:var(--text);font:15px/1.5 system-ui,sans-serif}
+main{max-width:960px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}
+table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th{color:var(--muted);font-weight:600;font-size:.8rem;text-align:left}
+th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);white-space:nowrap}
+.n{text-align:right}.part{width:8rem}
+svg{display:block;width:100%;height:auto}svg text{fill:var(--muted);font-size:11px}
+.sent{fill:var(--sent)}.received{fill:var(--received)}
+.before{fill:none;stroke:var(--before);stroke-width:1.5}
+.key .before{fill:var(--before);stroke:none}.grid{stroke:var(--line)}
+.spark{width:8rem;height:1.6rem}
+footer,p.more{color:var(--muted);font-size:.85rem}footer{margin:2rem 0}
+.scroll{overflow-x:auto}
+";
+
+/// Cells of the drawing, in its own units.
+const WIDTH: f64 = 960.0;
+const HEIGHT: f64 = 260.0;
+const LEFT: f64 = 70.0;
+const TOP: f64 = 30.0;
+const BOTTOM: f64 = 24.0;
+
 /// Writes the file.
 pub(super) fn write(figures: &Figures, names: &Names, writer: &mut dyn Write) -> io::Result<()> {
     let name = escaped(&figures.period.name());
@@ -37,34 +65,6 @@ pub(super) fn write(figures: &Figures, names: &Names, writer: &mut dyn Write) ->
         escaped(&text::footnote(figures, names))
     )
 }
-
-const STYLE: &str = "
-:root{color-scheme:light dark;--text:#1b1f24;--muted:#57606a;--line:#d0d7de;--back:#fff;\
---sent:#0969da;--received:#54aeff;--before:#bf5700}
-@media(prefers-color-scheme:dark){:root{--text:#e6edf3;--muted:#8d96a0;--line:#30363d;\
---back:#0d1117;--sent:#1f6feb;--received:#79c0ff;--before:#f0883e}}
-body{margin:0;background:var(--back);color:var(--text);font:15px/1.5 system-ui,sans-serif}
-main{max-width:960px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.6rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}
-table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th{color:var(--muted);font-weight:600;font-size:.8rem;text-align:left}
-th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);white-space:nowrap}
-.n{text-align:right}.part{width:8rem}
-svg{display:block;width:100%;height:auto}svg text{fill:var(--muted);font-size:11px}
-.sent{fill:var(--sent)}.received{fill:var(--received)}
-.before{fill:none;stroke:var(--before);stroke-width:1.5}
-.key .before{fill:var(--before);stroke:none}.grid{stroke:var(--line)}
-.spark{width:8rem;height:1.6rem}
-footer,p.more{color:var(--muted);font-size:.85rem}footer{margin:2rem 0}
-.scroll{overflow-x:auto}
-";
-
-/// Cells of the drawing, in its own units.
-const WIDTH: f64 = 960.0;
-const HEIGHT: f64 = 260.0;
-const LEFT: f64 = 70.0;
-const TOP: f64 = 30.0;
-const BOTTOM: f64 = 24.0;
 
 fn write_chart(figures: &Figures, writer: &mut dyn Write) -> io::Result<()> {
     let steps = &figures.total.steps;

@@ -21,6 +21,8 @@ const CRON: &str = include_str!("../../../scripts/dist/trafstat.cron");
 const LAST_COLLECT: &str = "trafstat-last-collect";
 const LAST_COLLECT_SCRIPT: &str = include_str!("../../../scripts/dist/trafstat-last-collect.init");
 
+const COLLECT_TIMER: &str = "trafstat-collect.timer";
+
 /// What the user asks setup for.
 #[derive(Debug, Clone, Default)]
 pub struct SetupRequest {
@@ -141,8 +143,6 @@ fn from_original(host: &Host, request: &SetupRequest, original: &Original) -> Re
     });
     Ok(steps)
 }
-
-const COLLECT_TIMER: &str = "trafstat-collect.timer";
 
 fn rule_sets(host: &Host, request: &SetupRequest) -> Result<Vec<RuleSet>> {
     let Some(iptables) = &host.iptables else {

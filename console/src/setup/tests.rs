@@ -20,6 +20,11 @@ use crate::system::{Ended, System};
 
 const OTHERS: &str = "-A INPUT -i lo -j ACCEPT";
 
+const CRONTAB: &str = "SHELL=/bin/sh\n\
+    */5 *   * * *   root    /usr/local/bin/trafstat_dumper.sh >> /tmp/trafstat_dumper.log\n";
+const COUNTED: &str = "17,1,2,53,0,1,1,60,60,0\n";
+const ORIGINAL_MODULE: &str = "/lib/modules/6.1.0/kernel/net/netfilter/xt_TRAFSTAT.ko";
+
 struct MadeUp {
     root: tempfile::TempDir,
     /// Filter tables as lines of iptables-save, by program.
@@ -555,11 +560,6 @@ fn module_that_does_not_load_stops_setup_before_any_rule() {
     let steps = plan::steps(&host(), &SetupRequest::default()).unwrap();
     assert_eq!(steps[0], Step::Module);
 }
-
-const CRONTAB: &str = "SHELL=/bin/sh\n\
-    */5 *   * * *   root    /usr/local/bin/trafstat_dumper.sh >> /tmp/trafstat_dumper.log\n";
-const COUNTED: &str = "17,1,2,53,0,1,1,60,60,0\n";
-const ORIGINAL_MODULE: &str = "/lib/modules/6.1.0/kernel/net/netfilter/xt_TRAFSTAT.ko";
 
 /// A host as the original's README makes it, with rules between others'.
 fn with_original() -> MadeUp {

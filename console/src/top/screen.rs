@@ -15,28 +15,6 @@ use super::meter::{Line, Meter, Rates, Sort};
 use crate::names::{Names, title};
 use crate::units;
 
-/// What the user chose.
-pub struct Screen {
-    by: Vec<Field>,
-    sort: Sort,
-    names: Names,
-    numeric: bool,
-    every: Duration,
-    holds_still: bool,
-    /// The first line that is shown, and how many the screen has room for.
-    first: usize,
-    room: usize,
-}
-
-/// What a key asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// To end.
-    ToEnd,
-    /// To go on.
-    ToGoOn,
-}
-
 /// What lines can be made by.
 pub const FIELDS: [Field; 6] = [
     Field::LocalIp,
@@ -61,6 +39,32 @@ const GROUPINGS: [&[Field]; 5] = [
     ],
     &[Field::Account],
 ];
+
+const GAP: usize = 2;
+
+const WIDEST_BAR: usize = 30;
+
+/// What the user chose.
+pub struct Screen {
+    by: Vec<Field>,
+    sort: Sort,
+    names: Names,
+    numeric: bool,
+    every: Duration,
+    holds_still: bool,
+    /// The first line that is shown, and how many the screen has room for.
+    first: usize,
+    room: usize,
+}
+
+/// What a key asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// To end.
+    ToEnd,
+    /// To go on.
+    ToGoOn,
+}
 
 impl Screen {
     /// The screen at its beginning.
@@ -246,10 +250,6 @@ impl Screen {
             .column_spacing(GAP as u16)
     }
 }
-
-const GAP: usize = 2;
-
-const WIDEST_BAR: usize = 30;
 
 fn column(sort: Sort) -> &'static str {
     match sort {

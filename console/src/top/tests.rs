@@ -20,6 +20,8 @@ mod common;
 
 use common::{SnapshotBuilder, record};
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// A live file: totals that do not add up, and records of which some come twice.
 fn live(name: &str, epoch: u64, packets: &[(u8, u8, u16, u64)]) -> OpenEpoch {
     let records = packets
@@ -34,8 +36,6 @@ fn live(name: &str, epoch: u64, packets: &[(u8, u8, u16, u64)]) -> OpenEpoch {
     snapshot.header.recorded_bytes = 0;
     OpenEpoch::read(&snapshot.bytes()[..]).unwrap()
 }
-
-const SECOND: Duration = Duration::from_secs(1);
 
 fn rates(meter: &Meter, by: &[Field]) -> Vec<(String, u64, u64)> {
     meter

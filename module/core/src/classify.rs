@@ -24,8 +24,8 @@ const PROTOCOL_MASK: u64 = 0xff << PROTOCOL_SHIFT;
 /// A flow within one account, as `W` words that compare and hash as a whole.
 ///
 /// The words before the last have the local address, then the remote one, as in the packet. The
-/// last word has ports, protocol and flags. In memory on a little-endian machine these are the first bytes
-/// of the record in `uapi/xt_TRAFSTAT.h`.
+/// last word has ports, protocol and flags. In memory on a little-endian machine these are the
+/// first bytes of the record in `uapi/xt_TRAFSTAT.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowKey<const W: usize>(pub [u64; W]);
 

@@ -24,6 +24,9 @@ use trafstat_core::wire::Gso;
 use crate::Frame;
 use crate::link::{self, Network};
 
+/// The accounts have one CPU, which is the caller.
+const CPU: u32 = 0;
+
 /// The rules to count by, one for each address family.
 #[derive(Clone, Copy, Default)]
 pub struct Rules<'a> {
@@ -90,9 +93,6 @@ enum AnyAccount {
     Ipv4(Arc<Account<StdMemory, Ipv4, 2>>),
     Ipv6(Arc<Account<StdMemory, Ipv6, 5>>),
 }
-
-/// The accounts have one CPU, which is the caller.
-const CPU: u32 = 0;
 
 /// The caller counts and closes, one after the other.
 struct OneThread;

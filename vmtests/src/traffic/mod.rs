@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What ping sends where it is not told otherwise.
 const PING_PAYLOAD: u64 = 56;
 
+/// Where [`loopback_flows`] sends to over IPv6.
+pub const LOOPBACK_FLOWS: &str = "fd00::/64";
+
 /// The packets and bytes of a flow, as the local side must have seen them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowCounters {
@@ -257,9 +260,6 @@ pub fn loopback_flows(family: Family, flows: Range<u32>) -> Result<()> {
     }
     Ok(())
 }
-
-/// Where [`loopback_flows`] sends to over IPv6.
-pub const LOOPBACK_FLOWS: &str = "fd00::/64";
 
 /// Pings the local side `count` times.
 ///

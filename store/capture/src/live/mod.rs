@@ -25,6 +25,9 @@ use crate::engine::{Counted, Engine, Rules, Tally};
 use frames::Frames;
 use ring::Ring;
 
+/// How often an interface that is down is looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// An interface that may be counted, wherever this is then done.
 pub struct Interface {
     name: String,
@@ -349,6 +352,3 @@ impl Counting {
         }
     }
 }
-
-/// How often an interface that is down is looked for.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
