@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// How a program ended.
+/// The exit status and the output of a program.
 #[derive(Debug, Clone, Default)]
-pub struct Ended {
+pub struct ProgramOutput {
     /// Its exit status, where no signal ended it.
     pub code: Option<i32>,
     /// Its standard output.
@@ -25,7 +25,7 @@ pub trait System {
     ///
     /// # Errors
     /// That it cannot be started.
-    fn run(&self, words: &[&str], input: &str) -> Result<Ended>;
+    fn run(&self, words: &[&str], input: &str) -> Result<ProgramOutput>;
 
     /// The folder that stands for the host's root.
     fn root(&self) -> &Path;
@@ -121,7 +121,7 @@ pub trait System {
 pub struct ThisHost;
 
 impl System for ThisHost {
-    fn run(&self, words: &[&str], input: &str) -> Result<Ended> {
+    fn run(&self, words: &[&str], input: &str) -> Result<ProgramOutput> {
         let [program, arguments @ ..] = words else {
             bail!("no program is named");
         };
@@ -139,7 +139,7 @@ impl System for ThisHost {
             let _ = stdin.write_all(input.as_bytes());
         }
         let output = child.wait_with_output()?;
-        Ok(Ended {
+        Ok(ProgramOutput {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),

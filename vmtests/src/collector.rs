@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::guest::Guest;
 use crate::iptables::RuleCounters;
 use crate::proc::{Record, Tuple};
-use crate::process::{self, Ended};
+use crate::process::{self, ProgramOutput};
 use crate::topology::Netns;
 use crate::traffic::FlowCounters;
 
@@ -79,7 +79,7 @@ impl<'a> Collector<'a> {
     /// # Errors
     ///
     /// It cannot be started.
-    pub fn collect_killed(&self, netns: &Netns, point: &str) -> Result<Ended> {
+    pub fn collect_killed(&self, netns: &Netns, point: &str) -> Result<ProgramOutput> {
         let mut command = self.command("trafstat-store-with-kill-points");
         netns.end(command.env("TRAFSTAT_STORE_KILL_AT", point))
     }
@@ -98,7 +98,7 @@ impl<'a> Collector<'a> {
     /// # Errors
     ///
     /// It cannot be started.
-    pub fn end_collecting_from(&self, netns: &[&str]) -> Result<Ended> {
+    pub fn end_collecting_from(&self, netns: &[&str]) -> Result<ProgramOutput> {
         process::end(&mut self.command_from(netns))
     }
 

@@ -22,7 +22,7 @@ const MOST_FILTERED: usize = 400;
 
 /// What the 95th percentile is taken of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Sample {
+pub enum SampleInterval {
     /// Averages over five minutes, from the records.
     #[value(name = "5m")]
     FiveMinutes,
@@ -39,7 +39,7 @@ pub struct Question {
     /// Accounts and hosts.
     pub filter: Filter,
     /// What the percentiles are taken of.
-    pub sample: Sample,
+    pub sample: SampleInterval,
     /// How many lines each section has at most; all if none.
     pub limit: Option<u64>,
     /// When it is asked.
@@ -56,7 +56,7 @@ pub struct Figures {
     /// The period before, and until when of it is compared.
     pub previous: (Period, Timestamp),
     /// What the percentiles are taken of.
-    pub sample: Sample,
+    pub sample: SampleInterval,
     /// How many epochs were collected.
     pub epochs: u64,
     /// How exact the figures are.
@@ -156,7 +156,7 @@ impl Figures {
     }
 }
 
-impl Sample {
+impl SampleInterval {
     fn field(self) -> Field {
         match self {
             Self::FiveMinutes => Field::FiveMinutes,
@@ -326,7 +326,7 @@ struct Samples {
 
 impl Samples {
     /// The samples of the time in which something was counted.
-    fn of(covered: Option<Covered>, sample: Sample, (since, until): Time) -> Self {
+    fn of(covered: Option<Covered>, sample: SampleInterval, (since, until): Time) -> Self {
         let seconds = sample.seconds();
         let count = covered.map_or(0, |covered| {
             // By the clock that cannot be set: what was opened in 1970 was not open since.
@@ -395,7 +395,7 @@ mod tests {
         };
         let period = (time(500_000), time(500_024));
         for opened in [time(500_006), Timestamp::UNIX_EPOCH] {
-            let samples = Samples::of(Some(covered(opened)), Sample::Hour, period);
+            let samples = Samples::of(Some(covered(opened)), SampleInterval::Hour, period);
             assert_eq!(samples.count, 5);
         }
     }

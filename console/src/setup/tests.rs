@@ -16,7 +16,7 @@ use super::step::{Server, Step};
 use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 
 use super::configuration::PASSWORD_PATH;
-use crate::system::{Ended, System};
+use crate::system::{ProgramOutput, System};
 
 const OTHERS: &str = "-A INPUT -i lo -j ACCEPT";
 
@@ -25,7 +25,7 @@ const CRONTAB: &str = "SHELL=/bin/sh\n\
 const COUNTED: &str = "17,1,2,53,0,1,1,60,60,0\n";
 const ORIGINAL_MODULE: &str = "/lib/modules/6.1.0/kernel/net/netfilter/xt_TRAFSTAT.ko";
 
-struct MadeUp {
+struct FakeHost {
     root: tempfile::TempDir,
     /// Filter tables as lines of iptables-save, by program.
     tables: RefCell<BTreeMap<String, Vec<String>>>,
@@ -39,7 +39,7 @@ struct MadeUp {
     changes: Cell<usize>,
 }
 
-impl MadeUp {
+impl FakeHost {
     fn new() -> Self {
         let tables =
             ["iptables", "ip6tables"].map(|program| (program.to_owned(), vec![OTHERS.to_owned()]));
@@ -77,7 +77,7 @@ impl MadeUp {
         Ok(())
     }
 
-    fn restore(&self, program: &str, input: &str) -> Result<Ended> {
+    fn restore(&self, program: &str, input: &str) -> Result<ProgramOutput> {
         self.change()?;
         let mut tables = self.tables.borrow_mut();
         let table = tables.get_mut(program).unwrap();
@@ -159,8 +159,8 @@ impl MadeUp {
     }
 }
 
-impl System for MadeUp {
-    fn run(&self, words: &[&str], input: &str) -> Result<Ended> {
+impl System for FakeHost {
+    fn run(&self, words: &[&str], input: &str) -> Result<ProgramOutput> {
         let module = self.path("/proc/net/trafstat/accounts");
         match words {
             [program, "-t", "filter"] => {
@@ -182,9 +182,9 @@ impl System for MadeUp {
                     .extend(files.iter().map(|file| (*file).to_owned()));
                 Ok(well(""))
             }
-            ["systemctl", "is-enabled" | "is-active", unit] => Ok(Ended {
+            ["systemctl", "is-enabled" | "is-active", unit] => Ok(ProgramOutput {
                 code: Some(i32::from(!self.units.borrow().contains(*unit))),
-                ..Ended::default()
+                ..ProgramOutput::default()
             }),
             ["systemctl", "enable", "--now", unit] => {
                 self.change()?;
@@ -232,9 +232,9 @@ impl System for MadeUp {
                 url,
                 "--defaults-file",
                 _,
-            ] => Ok(Ended {
+            ] => Ok(ProgramOutput {
                 code: Some(i32::from(!self.users.borrow().contains(*url))),
-                ..Ended::default()
+                ..ProgramOutput::default()
             }),
             ["trafstat-store", "create-user", "--url", url, ..] => {
                 assert!(self.path(PASSWORD_PATH).exists());
@@ -288,8 +288,8 @@ impl System for MadeUp {
     }
 }
 
-fn well(stdout: &str) -> Ended {
-    Ended {
+fn well(stdout: &str) -> ProgramOutput {
+    ProgramOutput {
         code: Some(0),
         stdout: stdout.to_owned(),
         stderr: String::new(),
@@ -354,7 +354,7 @@ fn with_server(administrator: Option<&str>) -> SetupRequest {
 #[test]
 fn second_setup_changes_nothing() {
     for (host, request) in cases() {
-        let made_up = MadeUp::new();
+        let made_up = FakeHost::new();
         made_up.set_up(&request, &host).unwrap();
         let (state, changes) = (made_up.state(), made_up.changes.get());
         made_up.set_up(&request, &host).unwrap();
@@ -366,7 +366,7 @@ fn second_setup_changes_nothing() {
 #[test]
 fn undo_leaves_the_host_as_it_was() {
     for (host, request) in cases() {
-        let made_up = MadeUp::new();
+        let made_up = FakeHost::new();
         made_up
             .units
             .borrow_mut()
@@ -384,12 +384,12 @@ fn undo_leaves_the_host_as_it_was() {
 #[test]
 fn setup_interrupted_anywhere_is_finished_by_the_next_and_undone_by_undo() {
     for (host, request) in cases() {
-        let whole = MadeUp::new();
+        let whole = FakeHost::new();
         let before = whole.state();
         whole.set_up(&request, &host).unwrap();
         let after = comparable(&whole, &whole.state());
         for limit in 0..whole.changes.get() {
-            let made_up = MadeUp::new();
+            let made_up = FakeHost::new();
             made_up.changes_left.set(limit);
             assert!(made_up.set_up(&request, &host).is_err());
             made_up.changes_left.set(usize::MAX);
@@ -413,7 +413,7 @@ fn setup_interrupted_anywhere_is_finished_by_the_next_and_undone_by_undo() {
 fn undo_interrupted_anywhere_is_finished_by_the_next() {
     for (host, request) in cases() {
         for limit in 0.. {
-            let made_up = MadeUp::new();
+            let made_up = FakeHost::new();
             let before = made_up.state();
             made_up.set_up(&request, &host).unwrap();
             made_up.changes_left.set(limit);
@@ -430,7 +430,7 @@ fn undo_interrupted_anywhere_is_finished_by_the_next() {
 
 #[test]
 fn others_rules_keep_their_order_and_ours_come_first() {
-    let made_up = MadeUp::new();
+    let made_up = FakeHost::new();
     made_up.set_up(&SetupRequest::default(), &host()).unwrap();
     let table = made_up.tables.borrow()["iptables"].clone();
     assert_eq!(table.len(), 3);
@@ -440,7 +440,7 @@ fn others_rules_keep_their_order_and_ours_come_first() {
 
 #[test]
 fn other_ports_replace_the_rules_and_undo_still_takes_all() {
-    let made_up = MadeUp::new();
+    let made_up = FakeHost::new();
     let before = made_up.state();
     made_up.set_up(&SetupRequest::default(), &host()).unwrap();
     let other = SetupRequest {
@@ -457,7 +457,7 @@ fn other_ports_replace_the_rules_and_undo_still_takes_all() {
 
 #[test]
 fn step_that_is_no_longer_wanted_is_taken_back() {
-    let made_up = MadeUp::new();
+    let made_up = FakeHost::new();
     let [with_units, with_files, _] = hosts();
     made_up
         .set_up(&SetupRequest::default(), &with_units)
@@ -471,7 +471,7 @@ fn step_that_is_no_longer_wanted_is_taken_back() {
 
 #[test]
 fn file_that_was_there_is_copied_away_and_comes_back() {
-    let made_up = MadeUp::new();
+    let made_up = FakeHost::new();
     let host = &hosts()[2];
     made_up.write(plan::CRON_PATH, "# mine\n", 0o644).unwrap();
     made_up.set_up(&SetupRequest::default(), host).unwrap();
@@ -483,7 +483,7 @@ fn file_that_was_there_is_copied_away_and_comes_back() {
 
 #[test]
 fn others_edits_of_the_saved_rules_survive_undo() {
-    let made_up = MadeUp::new();
+    let made_up = FakeHost::new();
     made_up
         .set_up(&SetupRequest::default(), &hosts()[1])
         .unwrap();
@@ -503,7 +503,7 @@ fn others_edits_of_the_saved_rules_survive_undo() {
 
 #[test]
 fn server_stays_until_another_store_is_wanted() {
-    let made_up = MadeUp::new();
+    let made_up = FakeHost::new();
     let url = |request: &SetupRequest| request.server.as_ref().unwrap().url.clone();
     let request = with_server(Some("/root/administrator.cnf"));
     made_up.set_up(&request, &host()).unwrap();
@@ -527,7 +527,7 @@ fn server_stays_until_another_store_is_wanted() {
 
 #[test]
 fn password_and_configuration_that_were_there_stay() {
-    let made_up = MadeUp::new();
+    let made_up = FakeHost::new();
     let password = "[client]\npassword=mine\n";
     made_up.write(PASSWORD_PATH, password, 0o600).unwrap();
     let configuration = "[quota]\nwarn-at = [50]\n";
@@ -549,7 +549,7 @@ fn password_and_configuration_that_were_there_stay() {
 
 #[test]
 fn damaged_journal_is_refused() {
-    let made_up = MadeUp::new();
+    let made_up = FakeHost::new();
     made_up.write(journal::PATH, "{", 0o600).unwrap();
     let error = made_up.undo().unwrap_err().to_string();
     assert!(error.contains("is damaged"), "{error}");
@@ -562,8 +562,8 @@ fn module_that_does_not_load_stops_setup_before_any_rule() {
 }
 
 /// A host as the original's README makes it, with rules between others'.
-fn with_original() -> MadeUp {
-    let made_up = MadeUp::new();
+fn with_original() -> FakeHost {
+    let made_up = FakeHost::new();
     for (path, text) in [
         ("/etc/crontab", CRONTAB),
         ("/etc/cron.weekly/trafstat_rotater", "#!/bin/bash\n"),
@@ -604,7 +604,7 @@ fn in_its_place() -> SetupRequest {
 }
 
 /// Sets up as far as the running original lets it.
-fn prepared() -> MadeUp {
+fn prepared() -> FakeHost {
     let made_up = with_original();
     let error = made_up.set_up(&in_its_place(), &host()).unwrap_err();
     assert!(format!("{error:#}").contains("reboot now"), "{error:#}");
@@ -718,7 +718,7 @@ fn store_in_the_database_of_the_originals_tables_is_refused() {
 }
 
 /// The state without what is another one on each host: its folder, and the time in copies' names.
-fn comparable(made_up: &MadeUp, state: &str) -> String {
+fn comparable(made_up: &FakeHost, state: &str) -> String {
     const TIME: &str = "20260131T120000";
     let mut state = state.replace(&*made_up.root.path().to_string_lossy(), "");
     let mut searched = 0;

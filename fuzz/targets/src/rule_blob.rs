@@ -416,7 +416,7 @@ fn read_all<const W: usize>(
         match snapshot::read(epoch, format, &mut cursor, offset, &mut buffer) {
             Ok(0) => return bytes,
             Ok(read) => bytes.extend_from_slice(&buffer[..read]),
-            Err(snapshot::FartherOn) => {}
+            Err(snapshot::Yield) => {}
         }
     }
 }

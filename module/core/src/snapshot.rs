@@ -102,7 +102,7 @@ pub trait Format<const W: usize> {
 
 /// A read that copied nothing yet and is to be called again, once others had a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FartherOn;
+pub struct Yield;
 
 /// Copies what stands at `offset` into `out` and returns the number of bytes, 0 at the end.
 ///
@@ -110,7 +110,7 @@ pub struct FartherOn;
 /// nothing.
 ///
 /// # Errors
-/// [`FartherOn`] where there was so much to pass over that others should have a turn: the
+/// [`Yield`] where many records were passed over and the caller should yield the CPU: the
 /// cursor has come nearer, and the same call goes on.
 pub fn read<M: Memory, const W: usize>(
     epoch: &Epoch<'_, M, W>,
@@ -118,7 +118,7 @@ pub fn read<M: Memory, const W: usize>(
     cursor: &mut Cursor,
     offset: u64,
     out: &mut [u8],
-) -> Result<usize, FartherOn> {
+) -> Result<usize, Yield> {
     if offset < cursor.offset {
         *cursor = Cursor::default();
     }
@@ -135,7 +135,7 @@ pub fn read<M: Memory, const W: usize>(
         let record = match (epoch.next(&mut cursor.position), steps.next()) {
             (Next::End, _) => break,
             (Next::Record(record), Some(_)) => record,
-            _ if destination.filled == 0 => return Err(FartherOn),
+            _ if destination.filled == 0 => return Err(Yield),
             _ => break,
         };
         if destination.take(cursor, format.record(record).as_ref()) {

@@ -22,7 +22,7 @@ use trafstat_core::hash::HashKey;
 use trafstat_core::parse::HEADER_BYTES;
 use trafstat_core::rule::{self, Rule};
 use trafstat_core::sampling::{Sampling, SamplingKey};
-use trafstat_core::snapshot::{self, Binary, Cursor, FartherOn, Format};
+use trafstat_core::snapshot::{self, Binary, Cursor, Format, Yield};
 use trafstat_core::wire::{Gso, Volume};
 
 use crate::glue::{
@@ -503,7 +503,7 @@ fn read<F: Family<W>, const W: usize>(
 }
 
 /// What C has for the outcome of a read.
-fn read_len(read: Result<usize, FartherOn>) -> isize {
+fn read_len(read: Result<usize, Yield>) -> isize {
     read.map_or(-EAGAIN, |len| len as isize)
 }
 

@@ -80,7 +80,7 @@ struct Counter<F: Family<W>, const W: usize> {
 
 /// An account that an engine counts into.
 #[derive(Clone)]
-pub struct Counted(AnyAccount);
+pub struct EngineAccount(AnyAccount);
 
 /// A closed epoch, served in the layout of `uapi/xt_TRAFSTAT.h`.
 pub struct Served {
@@ -132,7 +132,7 @@ impl Engine {
 
     /// The accounts, of which there are none before the first frame, but of an engine that
     /// was started.
-    pub fn accounts(&self) -> impl Iterator<Item = Counted> + '_ {
+    pub fn accounts(&self) -> impl Iterator<Item = EngineAccount> + '_ {
         let ipv4 = self
             .ipv4
             .as_ref()
@@ -142,7 +142,7 @@ impl Engine {
             .as_ref()
             .and_then(|counter| counter.account.clone());
         let accounts = [ipv4.map(AnyAccount::Ipv4), ipv6.map(AnyAccount::Ipv6)];
-        accounts.into_iter().flatten().map(Counted)
+        accounts.into_iter().flatten().map(EngineAccount)
     }
 
     /// Whether the frame belongs to a later epoch: [`Engine::close`] is to come first.
@@ -310,7 +310,7 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
     }
 }
 
-impl Counted {
+impl EngineAccount {
     /// The account's name, without its padding.
     pub fn name(&self) -> &[u8] {
         self.0.name()

@@ -309,7 +309,7 @@ impl<M: Memory, const W: usize> Bank<M, W> {
                         continue;
                     }
                 }
-                Next::FartherOn => {}
+                Next::Yield => {}
                 Next::End => break,
             }
             if !environment.go_on() {
@@ -328,9 +328,8 @@ impl<M: Memory, const W: usize> Bank<M, W> {
 pub enum Next<'a, const W: usize> {
     /// The record at the position.
     Record(&'a Record<W>),
-    /// Records that were moved, so many that others should have a turn before more are
-    /// looked at.
-    FartherOn,
+    /// Nothing but moved records up to the position: the caller should yield before it goes on.
+    Yield,
     /// No more records.
     End,
 }
@@ -350,7 +349,7 @@ fn served<'a, M: Memory, const W: usize>(
             return Next::Record(record);
         }
         let Some(left) = steps.checked_sub(1) else {
-            return Next::FartherOn;
+            return Next::Yield;
         };
         *steps = left;
         at.record = at.record.wrapping_add(1);

@@ -77,7 +77,7 @@ impl<'a, M: Memory, const W: usize> Epoch<'a, M, W> {
                         at.record = at.record.wrapping_add(1);
                         return Some(record);
                     }
-                    Next::FartherOn => {}
+                    Next::Yield => {}
                     Next::End => return None,
                 }
             }
