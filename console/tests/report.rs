@@ -272,6 +272,19 @@ fn html_is_one_file_without_scripts_and_network() {
     assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
 }
 
+/// The tags and texts of a report, one a line.
+fn elements(html: &str) -> String {
+    html.replace('\n', "").replace("><", ">\n<") + "\n"
+}
+
+#[test]
+fn html_consists_of_these_elements() {
+    let sampled = Database::of(|snapshot| snapshot.sampled(10));
+    let arguments = ["day", "2026-01-31", "--format", "html", "--numeric"];
+    let html = stdout(&sampled.report(&[&arguments[..], &["--top", "1"]].concat()));
+    assert_eq!(elements(&html), include_str!("report.html"));
+}
+
 #[test]
 fn nothing_collected_is_said_in_every_form() {
     let database = Database::new();
