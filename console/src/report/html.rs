@@ -323,7 +323,7 @@ mod tests {
     fn scale_is_not_less_and_hardly_more() {
         for bytes in [0, 1, 5, 1000, 1 << 20, (1 << 30) + 1, u64::MAX / 2] {
             let top = round_up(bytes);
-            assert!(top >= bytes && top % 4 == 0, "{bytes}: {top}");
+            assert!(top >= bytes && top.is_multiple_of(4), "{bytes}: {top}");
             assert!(bytes < 8 || top <= bytes * 2, "{bytes}: {top}");
         }
     }

@@ -23,7 +23,7 @@ use trafstat_store::source::{LiveSource, PROC_ROOT, Proc};
 
 use crate::names::Names;
 use meter::Meter;
-use screen::{Asked, Screen};
+use screen::{Action, Screen};
 
 /// What to look at, and how often.
 #[derive(Debug, Args)]
@@ -134,7 +134,7 @@ fn show(
         loop {
             let left = due.saturating_duration_since(Instant::now());
             let woken = wait(left.min(SIGNALS_EVERY))?;
-            if woken == Woken::Keys && press_all(screen)? == Asked::ToEnd {
+            if woken == Woken::Keys && press_all(screen)? == Action::Quit {
                 return Ok(());
             }
             if woken != Woken::Time || left.is_zero() || ended.load(Ordering::Relaxed) {
@@ -167,15 +167,16 @@ fn wait(at_most: Duration) -> Result<Woken> {
 }
 
 /// Presses the keys that can be read.
-fn press_all(screen: &mut Screen) -> Result<Asked> {
+fn press_all(screen: &mut Screen) -> Result<Action> {
     while event::poll(Duration::ZERO)? {
-        if let Event::Key(key) = event::read()? {
-            if key.kind == KeyEventKind::Press && screen.press(key) == Asked::ToEnd {
-                return Ok(Asked::ToEnd);
-            }
+        if let Event::Key(key) = event::read()?
+            && key.kind == KeyEventKind::Press
+            && screen.press(key) == Action::Quit
+        {
+            return Ok(Action::Quit);
         }
     }
-    Ok(Asked::ToGoOn)
+    Ok(Action::Continue)
 }
 
 /// Open epochs have neither times nor hosts.

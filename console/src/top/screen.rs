@@ -57,13 +57,13 @@ pub struct Screen {
     room: usize,
 }
 
-/// What a key asked for.
+/// The effect of a key on the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// To end.
-    ToEnd,
-    /// To go on.
-    ToGoOn,
+pub enum Action {
+    /// The program ends.
+    Quit,
+    /// The screen stays.
+    Continue,
 }
 
 impl Screen {
@@ -92,12 +92,12 @@ impl Screen {
     }
 
     /// Does what a key asks for.
-    pub fn press(&mut self, key: KeyEvent) -> Asked {
+    pub fn press(&mut self, key: KeyEvent) -> Action {
         let page = self.room.max(1);
         match key.code {
-            KeyCode::Char('q') | KeyCode::Esc => return Asked::ToEnd,
+            KeyCode::Char('q') | KeyCode::Esc => return Action::Quit,
             KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => {
-                return Asked::ToEnd;
+                return Action::Quit;
             }
             KeyCode::Right | KeyCode::Char('>' | 's') => self.sort = self.sort.moved(1),
             KeyCode::Left | KeyCode::Char('<') => self.sort = self.sort.moved(Sort::ALL.len() - 1),
@@ -119,7 +119,7 @@ impl Screen {
             KeyCode::Home => self.first = 0,
             _ => {}
         }
-        Asked::ToGoOn
+        Action::Continue
     }
 
     /// Draws the figures.

@@ -12,7 +12,7 @@ use trafstat_store::snapshot::OpenEpoch;
 use trafstat_store::source::{LiveSource, SourceError};
 
 use super::meter::{Meter, Sort};
-use super::screen::{Asked, Screen};
+use super::screen::{Action, Screen};
 use crate::names::Names;
 
 #[path = "../../../store/tests/common/mod.rs"]
@@ -137,7 +137,7 @@ fn drawn(screen: &mut Screen, meter: &Meter, (columns, lines): (u16, u16)) -> St
     terminal.backend().to_string()
 }
 
-fn press(screen: &mut Screen, code: KeyCode) -> Asked {
+fn press(screen: &mut Screen, code: KeyCode) -> Action {
     screen.press(KeyEvent::new(code, KeyModifiers::NONE))
 }
 
@@ -217,13 +217,13 @@ fn keys_sort_move_group_and_end() {
     assert_eq!(first(&mut screen), "192.0.2.40");
     press(&mut screen, KeyCode::Char('g'));
     assert_eq!(first(&mut screen), "198.51.100.7");
-    assert_eq!(press(&mut screen, KeyCode::Char('x')), Asked::ToGoOn);
+    assert_eq!(press(&mut screen, KeyCode::Char('x')), Action::Continue);
     press(&mut screen, KeyCode::Char(' '));
     assert!(screen.holds_still());
     assert!(drawn(&mut screen, &meter, (100, 10)).contains("(held)"));
-    assert_eq!(press(&mut screen, KeyCode::Char('q')), Asked::ToEnd);
+    assert_eq!(press(&mut screen, KeyCode::Char('q')), Action::Quit);
     let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-    assert_eq!(screen.press(control_c), Asked::ToEnd);
+    assert_eq!(screen.press(control_c), Action::Quit);
 }
 
 /// A source with a fault.
