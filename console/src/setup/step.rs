@@ -143,7 +143,7 @@ impl Step {
             Self::Password => system.path(PASSWORD_PATH).exists(),
             Self::Configuration { url } => {
                 let text = system.read(DEFAULT_CONFIG_PATH)?.unwrap_or_default();
-                configuration::edited(&text, Some(url)) == text
+                configuration::with_server(&text, url)? == text
             }
             // Asks as the user, of every table.
             Self::Database(server) => {
@@ -212,7 +212,7 @@ impl Step {
             }
             Self::Configuration { url } => {
                 let text = system.read(DEFAULT_CONFIG_PATH)?.unwrap_or_default();
-                let text = configuration::edited(&text, Some(url));
+                let text = configuration::with_server(&text, url)?;
                 system.write(DEFAULT_CONFIG_PATH, &text, 0o644)
             }
             Self::Database(server) => {
@@ -261,7 +261,7 @@ impl Step {
             Self::Configuration { .. } => {
                 // What others have changed in it meanwhile stays.
                 let text = system.read(DEFAULT_CONFIG_PATH)?.unwrap_or_default();
-                let text = configuration::edited(&text, None);
+                let text = configuration::without_server(&text);
                 match *before == Before::Nothing && text.is_empty() {
                     true => system.remove(DEFAULT_CONFIG_PATH),
                     false => system.write(DEFAULT_CONFIG_PATH, &text, 0o644),
