@@ -12,7 +12,7 @@ use super::host::Host;
 use super::journal::{self, Journal};
 use super::original;
 use super::plan::{self, Original, PortChoice, SetupRequest};
-use super::step::{Server, Step};
+use super::step::{Before, Server, Step};
 use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 
 use super::configuration::PASSWORD_PATH;
@@ -278,6 +278,14 @@ impl System for FakeHost {
         Ok(fs::write(path, text)?)
     }
 
+    fn write_new(&self, absolute: &str, text: &str, mode: u32) -> Result<bool> {
+        let is_new = !self.path(absolute).exists();
+        if is_new {
+            self.write(absolute, text, mode)?;
+        }
+        Ok(is_new)
+    }
+
     fn remove(&self, absolute: &str) -> Result<()> {
         self.change()?;
         let path = self.path(absolute);
@@ -523,6 +531,25 @@ fn server_stays_until_another_store_is_wanted() {
     assert!(!made_up.path(PASSWORD_PATH).exists());
     assert!(!made_up.path(DEFAULT_CONFIG_PATH).exists());
     assert_eq!(Journal::read(&made_up).unwrap().server(), None);
+}
+
+#[test]
+fn copy_never_replaces_an_earlier_one() {
+    let host = FakeHost::new();
+    let path = "/etc/cron.d/trafstat";
+    let step = Step::File {
+        path: path.to_owned(),
+        text: String::new(),
+    };
+    for text in ["first", "second", "third"] {
+        host.write(path, text, 0o644).unwrap();
+        let Before::Copied(copy) = step.before(&host).unwrap() else {
+            panic!("no copy");
+        };
+        assert_eq!(host.read(&copy).unwrap().unwrap(), text);
+    }
+    let folder = host.path("/var/lib/trafstat/backups");
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 3);
 }
 
 #[test]
