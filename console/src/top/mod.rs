@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 use trafstat_store::options::config::parse_duration;
 use trafstat_store::query::Field;
-use trafstat_store::source::{LiveSource, PROC_ROOT, Proc};
+use trafstat_store::source::{OpenEpochSource, PROC_ROOT, Proc};
 
 use crate::names::Names;
 use meter::Meter;
@@ -89,7 +89,11 @@ impl TopOptions {
 }
 
 /// Takes the terminal, and gives it back whatever happens.
-fn in_terminal(source: &mut dyn LiveSource, meter: &mut Meter, screen: &mut Screen) -> Result<()> {
+fn in_terminal(
+    source: &mut dyn OpenEpochSource,
+    meter: &mut Meter,
+    screen: &mut Screen,
+) -> Result<()> {
     let ended = Arc::new(AtomicBool::new(false));
     let watch = |signal, flag: &Arc<AtomicBool>| {
         signal_hook::flag::register(signal, Arc::clone(flag)).context("cannot watch for signals")
@@ -122,7 +126,7 @@ enum Woken {
 
 fn show(
     terminal: &mut DefaultTerminal,
-    source: &mut dyn LiveSource,
+    source: &mut dyn OpenEpochSource,
     meter: &mut Meter,
     screen: &mut Screen,
     ended: &AtomicBool,

@@ -9,7 +9,7 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use trafstat_store::query::{Field, Value};
 use trafstat_store::snapshot::OpenEpoch;
-use trafstat_store::source::{LiveSource, SourceError};
+use trafstat_store::source::{OpenEpochSource, SourceError};
 
 use super::meter::{Meter, Sort};
 use super::screen::{Action, Screen};
@@ -229,7 +229,7 @@ fn keys_sort_move_group_and_end() {
 /// A source with a fault.
 struct Panicking;
 
-impl LiveSource for Panicking {
+impl OpenEpochSource for Panicking {
     fn open_epochs(&mut self) -> Result<Vec<OpenEpoch>, SourceError> {
         panic!("a fault of the source");
     }

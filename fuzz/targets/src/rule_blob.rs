@@ -166,10 +166,10 @@ where
                 2 => self.account.set_limits(limits(input)?),
                 3 => self.count_bytes(input)?,
                 4 => {
-                    let live = self.account.live(&());
+                    let open = self.account.open_epoch(&());
                     let len = usize::from(input.arbitrary::<u8>()? | 1);
-                    read_all(&live, &Binary, len);
-                    read_all(&live, &Csv, len);
+                    read_all(&open, &Binary, len);
+                    read_all(&open, &Csv, len);
                     self.account.stats(&());
                 }
                 _ => self.count_run(input)?,

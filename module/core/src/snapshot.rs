@@ -6,7 +6,7 @@ use zerocopy::IntoBytes;
 use trafstat_abi::SnapshotHeader;
 
 use crate::account::{Epoch, Next, RecordPosition};
-use crate::flow_table::record::{FlowStats, Record};
+use crate::flow_table::record::{FlowCounters, Record};
 use crate::flow_table::samples::Sample;
 use crate::memory::Memory;
 use crate::wire::Volume;
@@ -296,11 +296,11 @@ impl<const W: usize> Format<W> for Binary {
 
     #[inline]
     fn record(&self, record: &Record<W>) -> Self::Record {
-        let FlowStats {
+        let FlowCounters {
             packets: [sent_packets, received_packets],
             bytes,
             syn_packets,
-        } = record.stats();
+        } = record.counters();
         let [sent_bytes, received_bytes] = bytes;
         let mut piece = Piece::EMPTY;
         let counters = [

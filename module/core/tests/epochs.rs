@@ -176,7 +176,7 @@ impl Host {
         let mut packets = BTreeMap::new();
         for record in epoch.iter() {
             let flow = self.flow_of(record.key().0);
-            let before = packets.insert(flow, record.stats().volume().packets);
+            let before = packets.insert(flow, record.counters().volume().packets);
             assert_eq!(before, None, "flow {flow} has two records");
         }
         packets
@@ -288,7 +288,7 @@ fn live_reader_sees_whole_records_or_a_later_epoch() {
             let host = Arc::clone(&host);
             thread::spawn(move || {
                 let _section = host.sections.live_reader.lock().unwrap();
-                let live = host.account.live(&());
+                let live = host.account.open_epoch(&());
                 // Asks for the flow of every key that it sees.
                 let packets = host.packets(&live);
                 assert!(packets.values().all(|packets| *packets <= 1));

@@ -527,9 +527,9 @@ pub unsafe extern "C" fn trafstat_read_live(
     // found to be open, so what a later acknowledgement retires is freed after it.
     let guard = unsafe { Guard::new() };
     with_account!(account, account => {
-        let live = account.live(&guard);
-        if live.number() == epoch {
-            read_len(snapshot::read(&live, &Binary, cursor, offset, out))
+        let open = account.open_epoch(&guard);
+        if open.number() == epoch {
+            read_len(snapshot::read(&open, &Binary, cursor, offset, out))
         } else {
             -ESTALE
         }
@@ -539,7 +539,7 @@ pub unsafe extern "C" fn trafstat_read_live(
 /// The open epoch.
 #[unsafe(no_mangle)]
 pub extern "C" fn trafstat_open_epoch(account: &AccountCore) -> u64 {
-    with_account!(account, account => account.live(&reading()).number())
+    with_account!(account, account => account.open_epoch(&reading()).number())
 }
 
 /// A guard for readers of an account.

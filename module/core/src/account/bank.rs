@@ -5,7 +5,7 @@ use super::{Environment, Limits, Timestamp};
 use crate::classify::{Family, FlowKey};
 use crate::flow_table::record::Record;
 use crate::flow_table::samples::Sample;
-use crate::flow_table::totals::{TotalsSum, VolumeCounter};
+use crate::flow_table::totals::{Totals, VolumeCounter};
 use crate::flow_table::{Budgets, FlowTable};
 use crate::hash::HashKey;
 use crate::memory::{Allocation, Blank, Memory, Slot};
@@ -172,8 +172,8 @@ impl<M: Memory, const W: usize> Bank<M, W> {
     }
 
     /// The totals of all CPUs; `recorded` is 0 before the epoch can be read.
-    pub fn totals(&self, guard: &M::Guard) -> TotalsSum {
-        let mut sum = TotalsSum {
+    pub fn totals(&self, guard: &M::Guard) -> Totals {
+        let mut sum = Totals {
             recorded: self.recorded.load(),
             ..Default::default()
         };
@@ -181,7 +181,7 @@ impl<M: Memory, const W: usize> Bank<M, W> {
             sum.add(&table.totals);
             let last = table.last();
             if !last.is_moved() {
-                sum.unattributed = sum.unattributed.plus(last.stats().volume());
+                sum.unattributed = sum.unattributed.plus(last.counters().volume());
             }
         }
         sum
@@ -244,7 +244,7 @@ impl<M: Memory, const W: usize> Bank<M, W> {
             self.each_record(environment, guard, |record| {
                 let key = record.key();
                 let local = F::local_side(key);
-                let [_, received] = record.stats().packets;
+                let [_, received] = record.counters().packets;
                 let is_taken = key == local || takes_all && received < min_packets;
                 if has_memory && is_taken && !key.is_folded() {
                     has_memory = self.spoof_record(spoofed, record, &local, hash_key, guard);
@@ -302,7 +302,7 @@ impl<M: Memory, const W: usize> Bank<M, W> {
         loop {
             match self.next(&mut at, guard) {
                 Next::Record(record) => {
-                    volume = volume.plus(record.stats().volume());
+                    volume = volume.plus(record.counters().volume());
                     records = records.wrapping_add(1);
                     at.record = at.record.wrapping_add(1);
                     if records % u64::from(STEPS) != 0 {
@@ -356,7 +356,7 @@ fn served<'a, M: Memory, const W: usize>(
     }
     let last = table.last();
     let is_served = at.record == table.len() && !last.is_moved();
-    if is_served && last.stats().volume().packets != 0 {
+    if is_served && last.counters().volume().packets != 0 {
         Next::Record(last)
     } else {
         Next::End

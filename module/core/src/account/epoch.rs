@@ -5,7 +5,7 @@ use super::{Identity, Limits, Timestamp};
 #[cfg(any(test, feature = "std", loom))]
 use crate::flow_table::record::Record;
 use crate::flow_table::samples::Sample;
-use crate::flow_table::totals::TotalsSum;
+use crate::flow_table::totals::Totals;
 use crate::memory::Memory;
 use crate::sampling::SampleClass;
 use crate::sync::Ordering::Relaxed;
@@ -52,7 +52,7 @@ impl<'a, M: Memory, const W: usize> Epoch<'a, M, W> {
     }
 
     /// The totals of all CPUs; `recorded` is 0 while it is open.
-    pub fn totals(&self) -> TotalsSum {
+    pub fn totals(&self) -> Totals {
         self.bank.totals(self.guard)
     }
 

@@ -21,7 +21,7 @@ mod merge;
 use trafstat_abi::RuleInfo;
 
 use crate::classify::{Direction, Family, FlowKey, classify, rest_of_ports};
-use crate::flow_table::totals::{Totals, TotalsSum, VolumeCounter};
+use crate::flow_table::totals::{Totals, TotalsCounter, VolumeCounter};
 use crate::flow_table::{FlowTable, Observation};
 use crate::hash::HashKey;
 use crate::memory::{Allocation, Memory, Slot};
@@ -162,7 +162,7 @@ pub struct Stats {
     /// The closed epoch that is not acknowledged, 0 for none.
     pub unread: u64,
     /// Since the account was created; `recorded` only of closed epochs.
-    pub totals: TotalsSum,
+    pub totals: Totals,
     /// Records of the open epoch, flows seen on several CPUs counted on each.
     pub records: u64,
     /// The limit of the open epoch.
@@ -189,10 +189,10 @@ pub struct Account<M: Memory, F: Family<W>, const W: usize> {
     identity: Identity,
 }
 
-/// Totals of all acknowledged epochs.
+/// The totals of all acknowledged epochs.
 #[derive(Default)]
 struct AcknowledgedTotals {
-    totals: Totals,
+    totals: TotalsCounter,
     recorded: VolumeCounter,
     unattributed: VolumeCounter,
 }
@@ -562,7 +562,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
 
     /// The open epoch. What is read of it is worth nothing once [`Account::stats`] or
     /// another call says that a later one is open.
-    pub fn live<'a>(&'a self, guard: &'a M::Guard) -> Epoch<'a, M, W> {
+    pub fn open_epoch<'a>(&'a self, guard: &'a M::Guard) -> Epoch<'a, M, W> {
         self.epoch(self.epoch.load(Acquire), true, guard)
     }
 
@@ -612,7 +612,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     pub fn stats(&self, guard: &M::Guard) -> Stats {
         let epoch = self.epoch.load(Acquire);
         let open = self.bank(epoch);
-        let mut totals = TotalsSum::default();
+        let mut totals = Totals::default();
         totals.add(&self.acknowledged.totals);
         totals.recorded = self.acknowledged.recorded.load();
         totals.unattributed = self.acknowledged.unattributed.load();

@@ -27,7 +27,7 @@ use chunks::{Chunks, MAX_RECORDS, RecordRef};
 use index::{HashPart, Index};
 use record::Record;
 use samples::Samples;
-use totals::Totals;
+use totals::TotalsCounter;
 
 /// Records that a table takes from its account's budget at a time.
 const BUDGET_STEP: u32 = 16;
@@ -102,7 +102,7 @@ pub struct Observation<const W: usize> {
 /// The flow table of one CPU and one epoch.
 pub struct FlowTable<M: Memory, const W: usize> {
     /// Packets and bytes of the rules, by what became of them.
-    pub totals: Totals,
+    pub totals: TotalsCounter,
     /// The parity of the epochs that the table is for.
     parity: AtomicU32,
     /// Records that are complete, so that a reader may look at them.
@@ -124,7 +124,7 @@ pub struct FlowTable<M: Memory, const W: usize> {
 
 impl<M: Memory, const W: usize> Blank for FlowTable<M, W> {
     const BLANK: Self = Self {
-        totals: Totals::BLANK,
+        totals: TotalsCounter::BLANK,
         parity: AtomicU32::new(0),
         len: AtomicU32::new(0),
         watermark: AtomicU32::new(0),
