@@ -193,7 +193,7 @@ pub fn run(guest: &Guest, filter: &str) -> Result<()> {
             continue;
         }
         let topology = Topology::new(row.family)?;
-        let stand = Stand::new(guest, &topology, &row)?;
+        let stand = TestBed::new(guest, &topology, &row)?;
         for rule in RULES {
             if !row.has(rule)? {
                 continue;
@@ -271,14 +271,14 @@ impl Memory {
 }
 
 /// Where costs are measured.
-struct Stand<'a> {
+struct TestBed<'a> {
     guest: &'a Guest,
     topology: &'a Topology,
     generator: Generator<'a>,
     iptables: Iptables<'a>,
 }
 
-impl<'a> Stand<'a> {
+impl<'a> TestBed<'a> {
     /// Readies the link for the packets and the rules of a row.
     fn new(guest: &'a Guest, topology: &'a Topology, row: &Traffic) -> Result<Self> {
         topology.fix_neighbours()?;

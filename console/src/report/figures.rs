@@ -118,7 +118,7 @@ impl Figures {
             true => (previous.begin()? + until.duration_since(begin)).min(previous.end()?),
             false => previous.end()?,
         };
-        let mut asker = Asker {
+        let mut asker = Queries {
             store,
             question,
             now: (begin, until),
@@ -176,7 +176,7 @@ impl SampleInterval {
 /// A time from one point to before another.
 type Time = (Timestamp, Timestamp);
 
-struct Asker<'a> {
+struct Queries<'a> {
     store: &'a mut dyn Store,
     question: &'a Question,
     now: Time,
@@ -185,7 +185,7 @@ struct Asker<'a> {
     samples: Samples,
 }
 
-impl Asker<'_> {
+impl Queries<'_> {
     fn section(&mut self, by: &'static [Field]) -> Result<Section> {
         let answer = self.answer(by, self.now, self.question.limit, Filter::default())?;
         Ok(Section {

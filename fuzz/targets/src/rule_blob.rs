@@ -22,7 +22,7 @@ use trafstat_core::parse::transport::{SCTP, TCP, UDP, UDP_LITE};
 use trafstat_core::rule::{self, Rule};
 use trafstat_core::sampling::{Sampling, SamplingKey};
 use trafstat_core::snapshot::{self, Binary, Cursor, Format};
-use trafstat_core::synthetic::Alone;
+use trafstat_core::synthetic::SingleThread;
 use trafstat_core::wire::{Gso, Volume};
 use trafstat_rule::options;
 use zerocopy::FromBytes;
@@ -264,7 +264,7 @@ where
     fn end(mut self) {
         while self.closed.is_some() || self.open.packets != 0 {
             // Zeros: acknowledged each time.
-            let read = self.close(&Alone, &mut Unstructured::new(&[]));
+            let read = self.close(&SingleThread, &mut Unstructured::new(&[]));
             read.expect("no bytes are needed");
         }
         assert!(self.account.is_idle(&()));

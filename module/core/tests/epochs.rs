@@ -21,7 +21,9 @@ use trafstat_core::memory::{Allocation, Blank, Memory, Slot};
 use trafstat_core::rule::Rule;
 use trafstat_core::sampling::Sampling;
 use trafstat_core::sync::{AtomicU32, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
-use trafstat_core::synthetic::{self, Alone, Flow, Ipv4Account, account_on, flows, header, rule};
+use trafstat_core::synthetic::{
+    self, Flow, Ipv4Account, SingleThread, account_on, flows, header, rule,
+};
 
 /// Memory behind loom's pointers.
 struct LoomMemory;
@@ -135,7 +137,7 @@ impl Host {
             flows: flows(16).collect(),
         };
         // For the account's own atomics and those of its two banks.
-        (0..2).for_each(|_| drop(host.take_epoch(&Alone)));
+        (0..2).for_each(|_| drop(host.take_epoch(&SingleThread)));
         Arc::new(host)
     }
 
@@ -219,7 +221,7 @@ fn flip(has_grace_period: bool) {
         });
         let mut sum = match has_grace_period {
             true => host.take_epoch(&host.sections),
-            false => host.take_epoch(&Alone),
+            false => host.take_epoch(&SingleThread),
         };
         for writer in writers {
             writer.join().unwrap();

@@ -95,9 +95,9 @@ enum AnyAccount {
 }
 
 /// The caller counts and closes, one after the other.
-struct OneThread;
+struct SingleThread;
 
-impl Environment for OneThread {
+impl Environment for SingleThread {
     fn wait_for_writers(&self) {}
     fn go_on(&self) -> bool {
         true
@@ -304,7 +304,7 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
     fn close(&mut self, now: Timestamp) {
         if let (Some(account), true) = (&self.account, self.saw) {
             // One that goes on to its end does not give up.
-            let _ = account.close(now, &OneThread, &());
+            let _ = account.close(now, &SingleThread, &());
             self.saw = false;
         }
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::checkers::Checkers;
-use crate::cpu::{self, Switched};
+use crate::cpu::{self, SwitchedCpu};
 use crate::family::Family;
 use crate::guest::{Guest, Skipped};
 use crate::iptables::{ALL_PORTS, Iptables};
@@ -236,14 +236,14 @@ impl Drop for Opening {
 }
 
 /// Brings the first so many CPUs online, as long as the result lives.
-fn online(cpus: usize) -> Result<Vec<Switched>> {
+fn online(cpus: usize) -> Result<Vec<SwitchedCpu>> {
     if !cpu::exists(cpus - 1) {
         bail!(Skipped("this machine has fewer than eight CPUs"));
     }
     let mut switched = Vec::new();
     for number in 0..cpus {
         if !cpu::is_online(number)? {
-            switched.push(Switched::on(number)?);
+            switched.push(SwitchedCpu::on(number)?);
         }
     }
     Ok(switched)
