@@ -24,6 +24,9 @@ use trafstat_core::synthetic::{Flow, header};
 /// Of a capture's packets, however few flows they have.
 const FLOWS: [u32; 2] = [1_000, 1_000_000];
 
+const OURS: [Program; 2] = [Program::Show, Program::Store];
+const OTHERS: [Program; 2] = [Program::Nfpcapd, Program::Softflowd];
+
 /// Measures what counts captures; prints ratios.
 #[derive(Debug, Parser)]
 struct Options {
@@ -51,9 +54,6 @@ enum Program {
     Nfpcapd,
     Softflowd,
 }
-
-const OURS: [Program; 2] = [Program::Show, Program::Store];
-const OTHERS: [Program; 2] = [Program::Nfpcapd, Program::Softflowd];
 
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,7 +93,7 @@ fn main() -> Result<()> {
         Some(folder) => tempfile::tempdir_in(folder)?,
         None => tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?,
     };
-    let stand = Stand {
+    let stand = TestBed {
         programs: build()?,
         // Nobody reads what comes here; without it each packet would be answered by an error.
         exported: UdpSocket::bind("127.0.0.1:0")?,
@@ -147,14 +147,14 @@ fn print(ours: [Cost; 2], others: [Cost; 2], packets: u32) {
 }
 
 /// Where the programs run.
-struct Stand {
+struct TestBed {
     /// The folder with trafstat's.
     programs: PathBuf,
     exported: UdpSocket,
     folder: PathBuf,
 }
 
-impl Stand {
+impl TestBed {
     fn run(&self, program: Program, capture: &Path) -> Result<Cost> {
         let written = self.folder.join("written");
         fs::create_dir(&written)?;

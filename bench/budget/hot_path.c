@@ -86,7 +86,7 @@ u32 trafstat_count_skb(const struct trafstat_rule_core *rule, struct sk_buff *sk
 {
 	(void)rule;
 	(void)skb;
-	fputs("hot_path: a plain packet is taken for another\n", stderr);
+	fputs("hot_path: an eligible packet left the fast path\n", stderr);
 	exit(2);
 }
 

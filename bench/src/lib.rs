@@ -11,6 +11,15 @@ use trafstat_core::synthetic::{self, Flow, Ipv4Account, flows, header, rule};
 /// How many flows a table has: in the fastest cache, in all caches, in none.
 pub const FLOWS: [u32; 4] = [1, 1_000, 100_000, 4_000_000];
 
+/// How flows' packets mix, by name.
+pub const TRAFFIC: [(&str, Choice); 2] = [
+    ("uniform", |random, n| random.u32(0..n)),
+    ("zipf", |random, n| zipf(random, n.into()).min(n) - 1),
+];
+
+/// The benches' hash key.
+pub const HASH_KEY: HashKey = HashKey([0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 3, 4, 5, 6]);
+
 /// Random numbers, the same in each run.
 pub fn random() -> Rng {
     Rng::with_seed(0x7261_6674)
@@ -23,12 +32,6 @@ pub fn zipf(random: &mut Rng, n: f64) -> u32 {
 
 /// Chooses one of so many flows.
 pub type Choice = fn(&mut Rng, u32) -> u32;
-
-/// How flows' packets mix, by name.
-pub const TRAFFIC: [(&str, Choice); 2] = [
-    ("uniform", |random, n| random.u32(0..n)),
-    ("zipf", |random, n| zipf(random, n.into()).min(n) - 1),
-];
 
 /// `len` times one of the flows that `known` has something of each of.
 pub fn sequence<T: Copy>(known: &[T], choose: Choice, len: usize) -> Vec<T> {
@@ -85,9 +88,6 @@ impl Counting {
         }
     }
 }
-
-/// The benches' hash key.
-pub const HASH_KEY: HashKey = HashKey([0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 3, 4, 5, 6]);
 
 /// First packets of `n` flows, in an order without locality.
 pub fn packets(n: u32) -> Vec<[u8; 40]> {

@@ -28,6 +28,9 @@ use crate::interface::{InterfaceId, Wanted};
 use crate::link::{self, Network};
 use crate::repeats::Repeats;
 
+/// The accounts have one CPU, which is the caller.
+const CPU: u32 = 0;
+
 /// The rules to count by, one for each address family.
 #[derive(Clone, Copy, Default)]
 pub struct Rules<'a> {
@@ -100,7 +103,7 @@ struct Counter<F: Family<W>, const W: usize> {
 
 /// An account that an engine counts into.
 #[derive(Clone)]
-pub struct Counted(AnyAccount);
+pub struct EngineAccount(AnyAccount);
 
 /// A closed epoch, served in the layout of `uapi/xt_TRAFSTAT.h`.
 pub struct Served {
@@ -117,13 +120,10 @@ enum AnyAccount {
 /// Interfaces that are told of where the one that is asked for is not there.
 const MAX_LEFT_OUT: usize = 16;
 
-/// The accounts have one CPU, which is the caller.
-const CPU: u32 = 0;
-
 /// The caller counts and closes, one after the other.
-struct OneThread;
+struct SingleThread;
 
-impl Environment for OneThread {
+impl Environment for SingleThread {
     fn wait_for_writers(&self) {}
     fn go_on(&self) -> bool {
         true
@@ -167,7 +167,7 @@ impl Engine {
 
     /// The accounts, of which there are none before the first frame, but of an engine that
     /// was started.
-    pub fn accounts(&self) -> impl Iterator<Item = Counted> + '_ {
+    pub fn accounts(&self) -> impl Iterator<Item = EngineAccount> + '_ {
         let ipv4 = self
             .ipv4
             .as_ref()
@@ -177,7 +177,7 @@ impl Engine {
             .as_ref()
             .and_then(|counter| counter.account.clone());
         let accounts = [ipv4.map(AnyAccount::Ipv4), ipv6.map(AnyAccount::Ipv6)];
-        accounts.into_iter().flatten().map(Counted)
+        accounts.into_iter().flatten().map(EngineAccount)
     }
 
     /// Whether the frame belongs to a later epoch: [`Engine::close`] is to come first.
@@ -346,11 +346,11 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
         };
         self.saw = true;
         let link::Packet { bytes, len, .. } = packet;
-        let plain = match (frame.segments, account.tables(CPU, &())) {
-            (None, Some(tables)) => account.count_if_plain(&self.rule, &tables, bytes, len, &()),
+        let wants_worker = match (frame.segments, account.tables(CPU, &())) {
+            (None, Some(tables)) => account.count_if_eligible(&self.rule, &tables, bytes, len, &()),
             _ => None,
         };
-        let wants_worker = plain.unwrap_or_else(|| {
+        let wants_worker = wants_worker.unwrap_or_else(|| {
             // What was captured of the packet is all that there is to parse.
             let tuple = F::parse(bytes, bytes.len()).ok();
             let gso = frame.segments.map(|segments| Gso {
@@ -370,13 +370,13 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
     fn close(&mut self, now: Timestamp) {
         if let (Some(account), true) = (&self.account, self.saw) {
             // One that goes on to its end does not give up.
-            let _ = account.close(now, &OneThread, &());
+            let _ = account.close(now, &SingleThread, &());
             self.saw = false;
         }
     }
 }
 
-impl Counted {
+impl EngineAccount {
     /// The account's name, without its padding.
     pub fn name(&self) -> &[u8] {
         self.0.name()

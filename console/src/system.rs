@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use tempfile::NamedTempFile;
 
-/// How a program ended.
+/// The exit status and the output of a program.
 #[derive(Debug, Clone, Default)]
-pub struct Ended {
+pub struct ProgramOutput {
     /// Its exit status, where no signal ended it.
     pub code: Option<i32>,
     /// Its standard output.
@@ -25,7 +26,7 @@ pub trait System {
     ///
     /// # Errors
     /// That it cannot be started.
-    fn run(&self, words: &[&str], input: &str) -> Result<Ended>;
+    fn run(&self, words: &[&str], input: &str) -> Result<ProgramOutput>;
 
     /// The folder that stands for the host's root.
     fn root(&self) -> &Path;
@@ -63,6 +64,20 @@ pub trait System {
     fn write(&self, absolute: &str, text: &str, mode: u32) -> Result<()> {
         let path = self.path(absolute);
         write_whole(&path, text, mode).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Writes a file as a whole, unless there is one of that name; returns whether there was none.
+    ///
+    /// # Errors
+    /// The system's.
+    fn write_new(&self, absolute: &str, text: &str, mode: u32) -> Result<bool> {
+        let path = self.path(absolute);
+        match write_new_whole(&path, text, mode) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            written => written
+                .map(|()| true)
+                .with_context(|| format!("cannot write {}", path.display())),
+        }
     }
 
     /// Removes a file, if there is one.
@@ -121,7 +136,7 @@ pub trait System {
 pub struct ThisHost;
 
 impl System for ThisHost {
-    fn run(&self, words: &[&str], input: &str) -> Result<Ended> {
+    fn run(&self, words: &[&str], input: &str) -> Result<ProgramOutput> {
         let [program, arguments @ ..] = words else {
             bail!("no program is named");
         };
@@ -139,7 +154,7 @@ impl System for ThisHost {
             let _ = stdin.write_all(input.as_bytes());
         }
         let output = child.wait_with_output()?;
-        Ok(Ended {
+        Ok(ProgramOutput {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -166,5 +181,17 @@ fn write_whole(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, path)?;
+    fs::File::open(folder)?.sync_all()
+}
+
+fn write_new_whole(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder)?;
+    let mut file = NamedTempFile::new_in(folder)?;
+    file.as_file()
+        .set_permissions(fs::Permissions::from_mode(mode))?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path)?;
     fs::File::open(folder)?.sync_all()
 }

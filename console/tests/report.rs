@@ -14,6 +14,9 @@ use trafstat_store::origin::Origin;
 use trafstat_store::snapshot::Snapshot;
 use trafstat_store::store::Store;
 
+/// Midnight before NOON_NS.
+const DAY_NS: u64 = NOON_NS - 12 * HOUR_NS;
+
 /// A database of the days 30 and 31 January 2026, UTC, an epoch an hour.
 ///
 /// The first server's HTTPS sends 100 bytes, then 200, ... 2,400 on the 31st, and half of it
@@ -21,9 +24,6 @@ use trafstat_store::store::Store;
 struct Database {
     folder: tempfile::TempDir,
 }
-
-/// Midnight before NOON_NS.
-const DAY_NS: u64 = NOON_NS - 12 * HOUR_NS;
 
 impl Database {
     fn new() -> Self {
@@ -271,6 +271,19 @@ fn html_is_one_file_without_scripts_and_network() {
     assert_eq!(html.matches("<g><title>").count(), 24);
     assert!(html.contains("23:00: 4.8 KiB sent"), "{html}");
     assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
+}
+
+/// The tags and texts of a report, one a line.
+fn elements(html: &str) -> String {
+    html.replace('\n', "").replace("><", ">\n<") + "\n"
+}
+
+#[test]
+fn html_consists_of_these_elements() {
+    let sampled = Database::of(|snapshot| snapshot.sampled(10));
+    let arguments = ["day", "2026-01-31", "--format", "html", "--numeric"];
+    let html = stdout(&sampled.report(&[&arguments[..], &["--top", "1"]].concat()));
+    assert_eq!(elements(&html), include_str!("report.html"));
 }
 
 #[test]

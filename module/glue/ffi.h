@@ -130,8 +130,8 @@ void trafstat_account_stats(const struct trafstat_account_core *account,
  * The packet path: bottom halves off (on PREEMPT_RT: the CPU's lock held), within
  * an RCU read-side section.
  *
- * The two count a packet by themselves if it is like most, TCP or UDP in its plainest
- * form, and hand all others on to trafstat_count_skb(). @header has @header_len readable
+ * The fast paths: both count TCP and UDP without IP options or extension headers, and
+ * pass any other packet to trafstat_count_skb(). @header has @header_len readable
  * bytes of @skb, one packet of @len bytes; @tables are this CPU's. They return the
  * rule's verdict.
  */

@@ -6,10 +6,10 @@ use trafstat_abi::{NAME_LEN, RuleInfo};
 
 use crate::local_net::Family;
 
+const MAX_LEN: usize = NAME_LEN as usize - 1;
+
 /// A name as it stands in the rule, filled up with NULs.
 pub type NameField = [c_char; NAME_LEN as usize];
-
-const MAX_LEN: usize = NAME_LEN as usize - 1;
 
 /// Reads a name of 1 to 31 characters `A-Z a-z 0-9 _ . : -`, the first no dot.
 ///

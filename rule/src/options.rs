@@ -11,7 +11,7 @@ use crate::{
     decimal,
     local_net::{self, Family},
     name,
-    ports::{self, List, Ports, ServiceLookup},
+    ports::{self, List, PortOption, ServiceLookup},
 };
 
 /// An option of the target, without its dashes.
@@ -181,7 +181,8 @@ fn apply<F: Family>(
         }
         TargetOption::Ports(list) => {
             let ports = ports::parse(list, value, lookup)?;
-            if repeated && !(matches!(ports, Ports::Listed(_)) && ports::is_listed(info, list)) {
+            if repeated && !(matches!(ports, PortOption::Listed(_)) && ports::is_listed(info, list))
+            {
                 return Err("can be repeated only to add ports to a list of ports".to_owned());
             }
             ports::insert(info, list, &ports)?;

@@ -34,9 +34,9 @@ pub enum Transport {
 /// Finds the port of a named service, as `getservbyname(3)`.
 pub type ServiceLookup = fn(&str, Transport) -> Option<u16>;
 
-/// What one port option says.
+/// The value of one port option.
 #[derive(Clone, Debug)]
-pub enum Ports {
+pub enum PortOption {
     /// No port keeps its number.
     None,
     /// Every port does.
@@ -58,12 +58,12 @@ impl List {
 ///
 /// # Errors
 /// One line that says what is wrong with which element.
-pub fn parse(list: List, text: &str, lookup: ServiceLookup) -> Result<Ports, String> {
+pub fn parse(list: List, text: &str, lookup: ServiceLookup) -> Result<PortOption, String> {
     if text.eq_ignore_ascii_case("none") {
-        return Ok(Ports::None);
+        return Ok(PortOption::None);
     }
     if text.eq_ignore_ascii_case("all") {
-        return Ok(Ports::All);
+        return Ok(PortOption::All);
     }
     if text.is_empty() {
         return Err("is empty; give ports, all or none".to_owned());
@@ -72,7 +72,7 @@ pub fn parse(list: List, text: &str, lookup: ServiceLookup) -> Result<Ports, Str
     text.split(',')
         .map(range)
         .collect::<Result<_, _>>()
-        .map(Ports::Listed)
+        .map(PortOption::Listed)
 }
 
 /// Whether the list has ports of its own, rather than all or none.
@@ -87,12 +87,12 @@ pub fn is_listed(info: &RuleInfo, list: List) -> bool {
 ///
 /// # Errors
 /// One line: the pool is full.
-pub fn insert(info: &mut RuleInfo, list: List, ports: &Ports) -> Result<(), String> {
+pub fn insert(info: &mut RuleInfo, list: List, ports: &PortOption) -> Result<(), String> {
     let index = list as usize;
     let (mode, ranges) = match ports {
-        Ports::None => (PORTS_NONE, &[][..]),
-        Ports::All => (PORTS_ALL, &[][..]),
-        Ports::Listed(ranges) => (PORTS_LISTED, &ranges[..]),
+        PortOption::None => (PORTS_NONE, &[][..]),
+        PortOption::All => (PORTS_ALL, &[][..]),
+        PortOption::Listed(ranges) => (PORTS_LISTED, &ranges[..]),
     };
     let used = count(info, ..);
     if used + ranges.len() > MAX_RANGES as usize {
@@ -216,7 +216,7 @@ mod tests {
 
     fn listed(text: &str) -> Vec<(u16, u16)> {
         match parse(List::LocalTcp, text, services) {
-            Ok(Ports::Listed(ranges)) => ranges.iter().map(|r| (r.first, r.last)).collect(),
+            Ok(PortOption::Listed(ranges)) => ranges.iter().map(|r| (r.first, r.last)).collect(),
             other => panic!("{text}: {other:?}"),
         }
     }
@@ -234,13 +234,13 @@ mod tests {
         for text in ["all", "ALL", "All"] {
             assert!(matches!(
                 parse(List::LocalTcp, text, services),
-                Ok(Ports::All)
+                Ok(PortOption::All)
             ));
         }
         for text in ["none", "NONE", "None"] {
             assert!(matches!(
                 parse(List::LocalTcp, text, services),
-                Ok(Ports::None)
+                Ok(PortOption::None)
             ));
         }
     }

@@ -31,9 +31,9 @@ pub struct BootError {
     source: io::Error,
 }
 
-/// What a store says to a host that comes by.
+/// What a store finds wrong with a host that checks in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Welcome {
+pub struct HostCheck {
     /// How far the host's clock is ahead of the database server's, if it is farther than
     /// [`CLOCK_TOLERANCE`] and than could be told.
     pub clock_ahead: Option<SignedDuration>,
@@ -91,7 +91,7 @@ impl RunningHost {
     }
 }
 
-impl Welcome {
+impl HostCheck {
     /// What is wrong, a sentence each, and what to do.
     pub fn warnings(&self) -> Vec<String> {
         self.warnings_since(&Self::default())
@@ -209,22 +209,22 @@ mod tests {
             machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
             hostnames: vec!["gateway".to_owned()],
         };
-        let skewed = |seconds| Welcome {
+        let skewed = |seconds| HostCheck {
             clock_ahead: Some(SignedDuration::from_secs(seconds)),
             twin: None,
         };
-        let both = Welcome {
+        let both = HostCheck {
             twin: Some(twin),
             ..skewed(11)
         };
         assert!(skewed(11).warnings_since(&skewed(10)).is_empty());
         assert_eq!(both.warnings_since(&skewed(10)).len(), 1);
-        assert_eq!(both.warnings_since(&Welcome::default()), both.warnings());
+        assert_eq!(both.warnings_since(&HostCheck::default()), both.warnings());
     }
 
     #[test]
     fn what_is_well_has_no_warning() {
-        assert!(Welcome::default().warnings().is_empty());
+        assert!(HostCheck::default().warnings().is_empty());
         let host = KnownHost {
             hostname: "gateway".to_owned(),
             machine_id: "0123456789abcdef0123456789abcdef".to_owned(),

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::account::{Account, Name};
-use crate::host::{KnownHost, RunningHost, Welcome};
+use crate::host::{KnownHost, RunningHost, HostCheck};
 use crate::origin::Origin;
 use crate::query::{Answer, Field, Query, Value};
 use crate::snapshot::{Counters, Header, Record};
@@ -77,7 +77,7 @@ pub trait Store {
     ///
     /// # Errors
     /// The database's.
-    fn welcome(&mut self, host: &RunningHost) -> Result<Welcome, StoreError>;
+    fn check_in(&mut self, host: &RunningHost) -> Result<HostCheck, StoreError>;
 
     /// The hosts that collect into this store, by name.
     ///

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use tempfile::TempPath;
 
 use crate::store::StoreError;
 
@@ -22,7 +23,8 @@ pub(crate) fn write_new_file<T>(
     })
 }
 
-/// Writes a file beside `path`; once it is whole, it gets the name that `write` gives.
+/// Writes a file beside `path`; once it is whole, it gets the name that `write` gives, which no
+/// other file may have.
 pub(crate) fn write_renamed<T>(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(PathBuf, T), StoreError>,
@@ -35,9 +37,14 @@ pub(crate) fn write_renamed<T>(
         return Err(StoreError::Exists(partial));
     }
     let written = write(&partial).and_then(|(to, done)| {
-        fs::rename(&partial, &to)
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::AlreadyExists => StoreError::Exists(to.clone()),
+            _ => system_error(&to, error),
+        };
+        TempPath::try_from_path(&partial)
+            .and_then(|whole| whole.persist_noclobber(&to).map_err(io::Error::from))
             .and_then(|()| sync_parent(&to))
-            .map_err(|error| system_error(&to, error))?;
+            .map_err(failed)?;
         Ok(done)
     });
     if written.is_err() {
@@ -136,6 +143,20 @@ pub(crate) fn system_error(path: &Path, source: io::Error) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn file_that_appeared_meanwhile_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = folder.path().join("copy.db");
+        let written = write_new_file(&to, |partial| {
+            fs::write(partial, "ours").unwrap();
+            fs::write(&to, "another's").unwrap();
+            Ok(())
+        });
+        assert!(matches!(written, Err(StoreError::Exists(path)) if path == to));
+        assert_eq!(fs::read_to_string(&to).unwrap(), "another's");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn half_written_files_are_removed_unless_somebody_writes() {

@@ -11,9 +11,9 @@ use serde_json::Value;
 use crate::guest::Guest;
 use crate::iptables::RuleCounters;
 use crate::proc::{Record, Tuple};
-use crate::process::{self, Ended};
+use crate::process::{self, ProgramOutput};
 use crate::topology::Netns;
-use crate::traffic::Volume;
+use crate::traffic::FlowCounters;
 
 /// A database that trafstat-store writes.
 pub struct Collector<'a> {
@@ -79,7 +79,7 @@ impl<'a> Collector<'a> {
     /// # Errors
     ///
     /// It cannot be started.
-    pub fn collect_killed(&self, netns: &Netns, point: &str) -> Result<Ended> {
+    pub fn collect_killed(&self, netns: &Netns, point: &str) -> Result<ProgramOutput> {
         let mut command = self.command("trafstat-store-with-kill-points");
         netns.end(command.env("TRAFSTAT_STORE_KILL_AT", point))
     }
@@ -98,7 +98,7 @@ impl<'a> Collector<'a> {
     /// # Errors
     ///
     /// It cannot be started.
-    pub fn end_collecting_from(&self, netns: &[&str]) -> Result<Ended> {
+    pub fn end_collecting_from(&self, netns: &[&str]) -> Result<ProgramOutput> {
         process::end(&mut self.command_from(netns))
     }
 
@@ -211,7 +211,7 @@ impl<'a> Collector<'a> {
                         local_port: u16::try_from(number("local_port")?)?,
                         remote_port: u16::try_from(number("remote_port")?)?,
                     },
-                    volume: Volume {
+                    counters: FlowCounters {
                         sent_packets: number("sent_packets")?,
                         sent_bytes: number("sent_bytes")?,
                         received_packets: number("received_packets")?,

@@ -17,7 +17,7 @@ use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Backend, Iptables};
 use crate::module;
-use crate::peers::{Peer, Place};
+use crate::peers::{Peer, PeerContext};
 use crate::pktgen::{Flows, Generator, Protocol};
 use crate::proc::{self, Snapshot};
 use crate::topology::Topology;
@@ -74,6 +74,9 @@ const RULES: [Rule; 14] = [
     Rule::Peer(Peer::Conntrack),
     Rule::Peer(Peer::ConntrackAccounting),
 ];
+
+/// What was freed is free after a grace period, and some workers' time.
+const SETTLES: Duration = Duration::from_secs(3);
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -190,7 +193,7 @@ pub fn run(guest: &Guest, filter: &str) -> Result<()> {
             continue;
         }
         let topology = Topology::new(row.family)?;
-        let stand = Stand::new(guest, &topology, &row)?;
+        let stand = TestBed::new(guest, &topology, &row)?;
         for rule in RULES {
             if !row.has(rule)? {
                 continue;
@@ -232,9 +235,6 @@ struct Memory {
     percpu: f64,
 }
 
-/// What was freed is free after a grace period, and some workers' time.
-const SETTLES: Duration = Duration::from_secs(3);
-
 impl Memory {
     /// What is taken now, files' contents aside.
     fn now() -> Result<Self> {
@@ -271,14 +271,14 @@ impl Memory {
 }
 
 /// Where costs are measured.
-struct Stand<'a> {
+struct TestBed<'a> {
     guest: &'a Guest,
     topology: &'a Topology,
     generator: Generator<'a>,
     iptables: Iptables<'a>,
 }
 
-impl<'a> Stand<'a> {
+impl<'a> TestBed<'a> {
     /// Readies the link for the packets and the rules of a row.
     fn new(guest: &'a Guest, topology: &'a Topology, row: &Traffic) -> Result<Self> {
         topology.fix_neighbours()?;
@@ -335,8 +335,8 @@ impl<'a> Stand<'a> {
         })
     }
 
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn peer_context(&self) -> PeerContext<'_> {
+        PeerContext {
             netns: &self.topology.local,
             family: self.topology.family,
             iptables: &self.iptables,
@@ -347,7 +347,7 @@ impl<'a> Stand<'a> {
         let options = match rule {
             Rule::Absent => return Ok(()),
             Rule::Empty => return self.iptables.succeed("-A INPUT"),
-            Rule::Peer(peer) => return peer.set_up(&self.place()),
+            Rule::Peer(peer) => return peer.set_up(&self.peer_context()),
             Rule::Trafstat(ports) => [ROOM, ports],
             Rule::TrafstatEpochs => [ROOM, ALL_PORTS],
             Rule::TrafstatFull => [NO_ROOM, ALL_PORTS],
@@ -363,7 +363,7 @@ impl<'a> Stand<'a> {
     fn tear_down(&self, rule: Rule) -> Result<()> {
         match rule {
             Rule::Absent | Rule::Empty => Ok(()),
-            Rule::Peer(peer) => peer.tear_down(&self.place()),
+            Rule::Peer(peer) => peer.tear_down(&self.peer_context()),
             Rule::Trafstat(_) | Rule::TrafstatEpochs | Rule::TrafstatFull => module::unload(),
         }
     }
@@ -382,7 +382,7 @@ impl<'a> Stand<'a> {
     fn all_counted(&self, rule: Rule, flows: Flows, sent: u32) -> Result<()> {
         match rule {
             Rule::Absent | Rule::Empty => return Ok(()),
-            Rule::Peer(peer) => return peer.knows(&self.place(), flows.number()),
+            Rule::Peer(peer) => return peer.knows(&self.peer_context(), flows.number()),
             Rule::Trafstat(_) | Rule::TrafstatEpochs | Rule::TrafstatFull => (),
         }
         let account = proc::account(&self.topology.local, self.topology.family.account())?

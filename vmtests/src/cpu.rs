@@ -9,12 +9,12 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 const ROOT: &str = "/sys/devices/system/cpu";
 
 /// A CPU that is offline, or online, for as long as this lives.
-pub struct Switched {
+pub struct SwitchedCpu {
     cpu: usize,
     back: &'static str,
 }
 
-impl Switched {
+impl SwitchedCpu {
     /// Takes an online CPU offline.
     ///
     /// # Errors
@@ -36,7 +36,7 @@ impl Switched {
     }
 }
 
-impl Drop for Switched {
+impl Drop for SwitchedCpu {
     fn drop(&mut self) {
         if let Err(error) = switch(self.cpu, self.back) {
             eprintln!("CPU {} stays as it is: {error:#}", self.cpu);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::family::Family;
 use crate::guest::Guest;
-use crate::process::{self, Ended};
+use crate::process::{self, ProgramOutput};
 use crate::topology::Netns;
 
 /// Options that give every flow a record of its own.
@@ -147,7 +147,7 @@ impl<'a> Iptables<'a> {
     /// # Errors
     ///
     /// It cannot be started.
-    pub fn end(&self, arguments: &str) -> Result<Ended> {
+    pub fn end(&self, arguments: &str) -> Result<ProgramOutput> {
         self.netns.end(&mut self.command("", arguments))
     }
 
@@ -189,7 +189,7 @@ impl<'a> Iptables<'a> {
     /// # Errors
     ///
     /// It cannot be started.
-    pub fn end_restore(&self, rules: &str) -> Result<Ended> {
+    pub fn end_restore(&self, rules: &str) -> Result<ProgramOutput> {
         self.end_restore_with("", rules)
     }
 
@@ -198,11 +198,11 @@ impl<'a> Iptables<'a> {
     /// # Errors
     ///
     /// It cannot be started.
-    pub fn end_restore_more(&self, rules: &str) -> Result<Ended> {
+    pub fn end_restore_more(&self, rules: &str) -> Result<ProgramOutput> {
         self.end_restore_with("--noflush", rules)
     }
 
-    fn end_restore_with(&self, options: &str, rules: &str) -> Result<Ended> {
+    fn end_restore_with(&self, options: &str, rules: &str) -> Result<ProgramOutput> {
         let mut command = self.command("-restore", options);
         self.netns
             .enter(|| process::end_with_input(&mut command, rules))

@@ -74,8 +74,8 @@ enum Command {
         /// Part of the rows' names.
         filter: Option<String>,
     },
-    /// A life of a host with the packages, from boot to boot; for a guest of its own.
-    HostLife,
+    /// Continue a host test with the packages after a boot; for a guest of its own.
+    HostTest,
     /// Show the way of a packet from rule to report, and that all its counters agree.
     Demo {
         /// Where to leave the database.
@@ -92,8 +92,8 @@ fn main() -> ExitCode {
             }
             return ExitCode::SUCCESS;
         }
-        Command::HostLife => match host::run() {
-            Ok(host::Ended::Boot) => return ExitCode::SUCCESS,
+        Command::HostTest => match host::run() {
+            Ok(host::BootEnd::Reboot) => return ExitCode::SUCCESS,
             ended => ended.map(drop),
         },
         Command::Run {

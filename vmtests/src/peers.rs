@@ -94,12 +94,12 @@ impl Peer {
     /// # Errors
     ///
     /// The kernel or a program refuses something.
-    pub fn set_up(self, place: &Place<'_>) -> Result<()> {
-        let Place {
+    pub fn set_up(self, context: &PeerContext<'_>) -> Result<()> {
+        let PeerContext {
             netns,
             family,
             iptables,
-        } = place;
+        } = context;
         match self {
             Self::Netflow => {
                 // Its default has no IPv6.
@@ -112,9 +112,9 @@ impl Peer {
                 family.local(),
                 family.subnet_len()
             )),
-            Self::NftMatch => place.add_nft_table("", ""),
+            Self::NftMatch => context.add_nft_table("", ""),
             Self::NftSet => {
-                let (protocol, address) = place.nft_words();
+                let (protocol, address) = context.nft_words();
                 let set = format!(
                     "set flows {{ type inet_proto . {address} . {address} . inet_service . \
                      inet_service; size {FLOWS}; flags dynamic; }};"
@@ -123,7 +123,7 @@ impl Peer {
                     "update @flows {{ meta l4proto . {protocol} saddr . {protocol} daddr . \
                      th sport . th dport counter }}"
                 );
-                place.add_nft_table(&set, &count)
+                context.add_nft_table(&set, &count)
             }
             Self::Nfacct => {
                 netns.succeed(Command::new("nfacct").args(["add", NAME]))?;
@@ -148,7 +148,7 @@ impl Peer {
     /// # Errors
     ///
     /// It knows others, or cannot be asked.
-    pub fn knows(self, place: &Place<'_>, flows: u32) -> Result<()> {
+    pub fn knows(self, context: &PeerContext<'_>, flows: u32) -> Result<()> {
         let known = match self {
             Self::Netflow => {
                 let path = "/proc/net/stat/ipt_netflow";
@@ -157,13 +157,13 @@ impl Peer {
             }
             Self::Conntrack | Self::ConntrackAccounting => {
                 let mut count = Command::new("conntrack");
-                let shown = place.netns.succeed(count.arg("--count"))?;
+                let shown = context.netns.succeed(count.arg("--count"))?;
                 number_after(&shown, "").context(shown)?
             }
             // A long list takes longer than all else.
             Self::NftSet if flows <= 1000 => {
-                let (protocol, _) = place.nft_words();
-                let shown = place.nft(&format!("list set {protocol} {NAME} flows"))?;
+                let (protocol, _) = context.nft_words();
+                let shown = context.nft(&format!("list set {protocol} {NAME} flows"))?;
                 shown.matches("counter packets").count() as u64
             }
             _ => return Ok(()),
@@ -182,29 +182,29 @@ impl Peer {
     /// # Errors
     ///
     /// It is still in use.
-    pub fn tear_down(self, place: &Place<'_>) -> Result<()> {
+    pub fn tear_down(self, context: &PeerContext<'_>) -> Result<()> {
         match self {
             Self::Netflow | Self::Account => {
                 process::succeed(Command::new("rmmod").args(self.module()))?;
             }
             Self::NftMatch | Self::NftSet => {
-                let (protocol, _) = place.nft_words();
-                place.nft(&format!("delete table {protocol} {NAME}"))?;
+                let (protocol, _) = context.nft_words();
+                context.nft(&format!("delete table {protocol} {NAME}"))?;
             }
             Self::Nfacct => {
-                place.netns.succeed(Command::new("nfacct").arg("flush"))?;
+                context.netns.succeed(Command::new("nfacct").arg("flush"))?;
             }
             Self::Conntrack | Self::ConntrackAccounting => {
                 let mut conntrack = Command::new("conntrack");
-                place.netns.succeed(conntrack.arg("--flush"))?;
+                context.netns.succeed(conntrack.arg("--flush"))?;
             }
         }
         Ok(())
     }
 }
 
-/// Where one is set up.
-pub struct Place<'a> {
+/// The namespace and the rules that a peer is set up in.
+pub struct PeerContext<'a> {
     /// The link's local end.
     pub netns: &'a Netns,
     /// Of its packets.
@@ -213,7 +213,7 @@ pub struct Place<'a> {
     pub iptables: &'a Iptables<'a>,
 }
 
-impl Place<'_> {
+impl PeerContext<'_> {
     /// nftables' words for the family and for the type of its addresses.
     fn nft_words(&self) -> (&'static str, &'static str) {
         match self.family {

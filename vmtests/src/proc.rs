@@ -16,16 +16,7 @@ use zerocopy::FromBytes;
 use crate::family::Family;
 use crate::iptables::RuleCounters;
 use crate::topology::Netns;
-use crate::traffic::Volume;
-
-/// What an account is known by within its namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AccountKey<'a> {
-    /// Which of iptables and ip6tables counts into it.
-    pub family: Family,
-    /// As its files are called.
-    pub name: &'a str,
-}
+use crate::traffic::FlowCounters;
 
 /// The account that rules for the local IPv4 address count into by default.
 pub const ACCOUNT: AccountKey<'static> = AccountKey {
@@ -35,6 +26,15 @@ pub const ACCOUNT: AccountKey<'static> = AccountKey {
 
 /// The module's folder, of the namespace that a thread is in.
 pub const ROOT: &str = "/proc/thread-self/net/trafstat";
+
+/// What an account is known by within its namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccountKey<'a> {
+    /// Which of iptables and ip6tables counts into it.
+    pub family: Family,
+    /// As its files are called.
+    pub name: &'a str,
+}
 
 /// One line of the accounts file: column name and value.
 pub type Account = BTreeMap<String, String>;
@@ -60,7 +60,7 @@ pub struct Record {
     /// Who talked with whom.
     pub tuple: Tuple,
     /// Packets and bytes of both directions.
-    pub volume: Volume,
+    pub counters: FlowCounters,
     /// TCP packets with SYN and without ACK.
     pub syn_packets: u64,
 }
@@ -189,9 +189,9 @@ impl Snapshot {
     /// The sum over the records.
     pub fn recorded(&self) -> RuleCounters {
         let mut sum = RuleCounters::default();
-        for Record { volume, .. } in &self.records {
-            sum.packets += volume.sent_packets + volume.received_packets;
-            sum.bytes += volume.sent_bytes + volume.received_bytes;
+        for Record { counters, .. } in &self.records {
+            sum.packets += counters.sent_packets + counters.received_packets;
+            sum.bytes += counters.sent_bytes + counters.received_bytes;
         }
         sum
     }
@@ -264,7 +264,7 @@ macro_rules! record_from {
                         local_port: record.local_port,
                         remote_port: record.remote_port,
                     },
-                    volume: Volume {
+                    counters: FlowCounters {
                         sent_packets: record.sent_packets,
                         sent_bytes: record.sent_bytes,
                         received_packets: record.received_packets,

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How a program ended.
+/// The exit status and the output of a program.
 #[derive(Debug)]
-pub struct Ended {
+pub struct ProgramOutput {
     /// Its exit status, where no signal ended it.
     pub code: Option<i32>,
     /// The signal that ended it.
@@ -32,7 +32,7 @@ pub struct Ended {
 /// # Errors
 ///
 /// It cannot be started.
-pub fn end(command: &mut Command) -> Result<Ended> {
+pub fn end(command: &mut Command) -> Result<ProgramOutput> {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -45,7 +45,7 @@ pub fn end(command: &mut Command) -> Result<Ended> {
 /// # Errors
 ///
 /// It cannot be started.
-pub fn end_with_input(command: &mut Command, input: &str) -> Result<Ended> {
+pub fn end_with_input(command: &mut Command, input: &str) -> Result<ProgramOutput> {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -78,7 +78,7 @@ pub fn succeed(command: &mut Command) -> Result<String> {
 /// # Errors
 ///
 /// It cannot be started, or it is late; the error says where in the kernel it waits.
-pub fn end_within(command: &mut Command, limit: Duration) -> Result<Ended> {
+pub fn end_within(command: &mut Command, limit: Duration) -> Result<ProgramOutput> {
     let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -174,8 +174,8 @@ fn kernel_stack(pid: impl Display) -> String {
         .collect()
 }
 
-fn ended(output: Output) -> Ended {
-    Ended {
+fn ended(output: Output) -> ProgramOutput {
+    ProgramOutput {
         code: output.status.code(),
         signal: output.status.signal(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::guest::{Guest, Skipped};
 use crate::proc;
-use crate::process::{self, Ended};
+use crate::process::{self, ProgramOutput};
 use crate::topology::Netns;
 
 /// What everything that a tenant may make hang has to end within.
@@ -116,7 +116,7 @@ impl Tenant {
     /// # Errors
     ///
     /// It cannot be started.
-    pub fn end(&self, arguments: &[&str], input: &str) -> Result<Ended> {
+    pub fn end(&self, arguments: &[&str], input: &str) -> Result<ProgramOutput> {
         process::end_with_input(&mut self.command(arguments), input)
     }
 

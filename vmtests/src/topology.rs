@@ -34,7 +34,7 @@ use serde_json::Value;
 
 use crate::family::Family;
 use crate::iptables::RuleCounters;
-use crate::process::{self, Ended};
+use crate::process::{self, ProgramOutput};
 
 /// The ends of all links, as iptables' `-i` and `-o` take them.
 pub const DEVICES: &str = "veth+";
@@ -398,7 +398,7 @@ impl Netns {
     /// # Errors
     ///
     /// It cannot be started.
-    pub fn end(&self, command: &mut Command) -> Result<Ended> {
+    pub fn end(&self, command: &mut Command) -> Result<ProgramOutput> {
         self.enter(|| process::end(command))
     }
 

@@ -1,4 +1,4 @@
-//! The door to libxtables: registration, callbacks and all unsafe code of the plugin.
+//! The boundary to libxtables: registration, callbacks and all unsafe code of the plugin.
 //!
 //! The contracts that the proofs below rest on are those of `xtables.h` and of the
 //! extensions that come with iptables: libxtables is single-threaded, allocates a rule's

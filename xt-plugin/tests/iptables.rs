@@ -15,13 +15,6 @@ use std::{
 #[path = "../../rule/src/t_file.rs"]
 mod t_file;
 
-/// The programs of an address family, and what its rule tests are.
-struct Family {
-    translate: &'static str,
-    restore_translate: &'static str,
-    t_file: &'static str,
-}
-
 const IPV4: Family = Family {
     translate: "iptables-translate",
     restore_translate: "iptables-restore-translate",
@@ -33,6 +26,13 @@ const IPV6: Family = Family {
     restore_translate: "ip6tables-restore-translate",
     t_file: include_str!("../libxt_TRAFSTAT.ip6.t"),
 };
+
+/// The programs of an address family, and what its rule tests are.
+struct Family {
+    translate: &'static str,
+    restore_translate: &'static str,
+    t_file: &'static str,
+}
 
 #[test]
 fn t_file_rules_are_taken_or_refused_as_it_says() {

@@ -51,7 +51,7 @@ impl<M: Memory<Guard = (), Payer = ()>> Contender for Trafstat<M> {
         match self.table.find_first(key, hash, &()) {
             Some(record) => count_in(record),
             None => {
-                self.count_further(key, hash);
+                self.count_slow(key, hash);
                 0
             }
         }
@@ -66,7 +66,7 @@ fn count_in(record: &Record<2>) -> u64 {
 impl<M: Memory<Guard = (), Payer = ()>> Trafstat<M> {
     /// As the packet path does where the first look was not enough.
     #[inline(never)]
-    fn count_further(&self, key: &FlowKey<2>, hash: u64) {
+    fn count_slow(&self, key: &FlowKey<2>, hash: u64) {
         let seen = Observation {
             key: *key,
             hash,

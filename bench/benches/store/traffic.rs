@@ -12,25 +12,6 @@ use trafstat_store::snapshot::{Counters, Endpoint, Growth, Header, Record, Total
 /// 2026-01-01T00:00:00Z in nanoseconds since 1970.
 pub const JANUARY_NS: u64 = 1_767_225_600_000_000_000;
 
-/// What is counted apart.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
-    protocol: u8,
-    local: Ipv4Addr,
-    local_port: u16,
-    remote: Ipv4Addr,
-}
-
-/// Traffic that goes on from epoch to epoch.
-pub struct Traffic {
-    random: Rng,
-    keys: Vec<Key>,
-    keys_per_epoch: usize,
-    epoch: u64,
-    interval_ns: u64,
-    family: Family,
-}
-
 /// Services of local hosts: the kept ports, and 0 for all others.
 const SERVICES: [(u8, u16); 12] = [
     (6, 443),
@@ -50,6 +31,25 @@ const SERVICES: [(u8, u16); 12] = [
 const LOCAL_HOSTS: f64 = 250.0;
 
 const REMOTE_HOSTS: f64 = 1_000_000.0;
+
+/// What is counted apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    protocol: u8,
+    local: Ipv4Addr,
+    local_port: u16,
+    remote: Ipv4Addr,
+}
+
+/// Traffic that goes on from epoch to epoch.
+pub struct Traffic {
+    random: Rng,
+    keys: Vec<Key>,
+    keys_per_epoch: usize,
+    epoch: u64,
+    interval_ns: u64,
+    family: Family,
+}
 
 impl Traffic {
     pub fn new(keys_per_epoch: usize, interval_secs: u64) -> Self {

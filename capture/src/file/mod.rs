@@ -17,6 +17,10 @@ pub use compression::unpacked;
 use pcap::Pcap;
 use pcapng::PcapNg;
 
+/// The longest packet that is believed: what libpcap and Wireshark read too. A longer
+/// one is a length field that something else was written over.
+const MAX_PACKET_BYTES: u32 = 262_144;
+
 /// A capture being read.
 pub struct CaptureFile<'a> {
     window: Window<Box<dyn Read + 'a>>,
@@ -142,10 +146,6 @@ impl<'a> CaptureFile<'a> {
         self.window.offset()
     }
 }
-
-/// The longest packet that is believed: what libpcap and Wireshark read too. A longer
-/// one is a length field that something else was written over.
-const MAX_PACKET_BYTES: u32 = 262_144;
 
 /// `len` bytes of a window, or the error that they are not all there.
 fn whole<'a, R: Read>(

@@ -6,6 +6,32 @@ mod ppp;
 
 use crate::interface::InterfaceId;
 
+/// IEEE 802 numbers: the EtherTypes that lead to IP.
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+/// IEEE 802.1Q, IEEE 802.1ad, and what switches used before it.
+const VLAN_TAGS: [u16; 4] = [0x8100, 0x88a8, 0x9100, 0x9200];
+/// RFC 2516: a session's packets.
+const PPPOE_SESSION: u16 = 0x8864;
+/// RFC 5332.
+const MPLS: [u16; 2] = [0x8847, 0x8848];
+/// IEEE 802.3: below, the field is a length and LLC follows.
+const MIN_ETHERTYPE: u16 = 0x0600;
+/// RFC 1042: LLC and SNAP before an EtherType.
+const SNAP: [u8; 6] = [0xaa, 0xaa, 0x03, 0, 0, 0];
+
+/// Address families of the BSDs, macOS and Linux.
+const AF_INET: u32 = 2;
+const AF_INET6: [u32; 4] = [10, 24, 28, 30];
+
+/// RFC 791 section 3.1.
+const MIN_IPV4_HEADER: u32 = 20;
+/// RFC 8200 section 3.
+const IPV6_HEADER: u32 = 40;
+const MAX_IPV6_LEN: u32 = IPV6_HEADER + u16::MAX as u32;
+const HOP_BY_HOP: u8 = 0;
+const TCP: u8 = 6;
+
 /// What a frame begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkType {
@@ -60,32 +86,6 @@ pub struct Packet<'a> {
     /// Bytes of the frame before it.
     pub offset: u32,
 }
-
-/// IEEE 802 numbers: the EtherTypes that lead to IP.
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
-/// IEEE 802.1Q, IEEE 802.1ad, and what switches used before it.
-const VLAN_TAGS: [u16; 4] = [0x8100, 0x88a8, 0x9100, 0x9200];
-/// RFC 2516: a session's packets.
-const PPPOE_SESSION: u16 = 0x8864;
-/// RFC 5332.
-const MPLS: [u16; 2] = [0x8847, 0x8848];
-/// IEEE 802.3: below, the field is a length and LLC follows.
-const MIN_ETHERTYPE: u16 = 0x0600;
-/// RFC 1042: LLC and SNAP before an EtherType.
-const SNAP: [u8; 6] = [0xaa, 0xaa, 0x03, 0, 0, 0];
-
-/// Address families of the BSDs, macOS and Linux.
-const AF_INET: u32 = 2;
-const AF_INET6: [u32; 4] = [10, 24, 28, 30];
-
-/// RFC 791 section 3.1.
-const MIN_IPV4_HEADER: u32 = 20;
-/// RFC 8200 section 3.
-const IPV6_HEADER: u32 = 40;
-const MAX_IPV6_LEN: u32 = IPV6_HEADER + u16::MAX as u32;
-const HOP_BY_HOP: u8 = 0;
-const TCP: u8 = 6;
 
 impl LinkType {
     /// The link type of a number in a capture file

@@ -12,18 +12,18 @@ use libc::{sockaddr_ll, tpacket_block_desc, tpacket_hdr_v1, tpacket3_hdr};
 use crate::link::LinkType;
 use crate::{Frame, Segments};
 
+const COUNT: usize = offset_of!(tpacket_block_desc, hdr) + offset_of!(tpacket_hdr_v1, num_pkts);
+const FIRST: usize =
+    offset_of!(tpacket_block_desc, hdr) + offset_of!(tpacket_hdr_v1, offset_to_first_pkt);
+/// `TPACKET_ALIGN(sizeof(struct tpacket3_hdr))`.
+const ADDRESS: usize = size_of::<tpacket3_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT);
+
 /// The frames that a block has for this host, or from it.
 pub(super) struct Frames<'a> {
     block: &'a [u8],
     left: u32,
     offset: usize,
 }
-
-const COUNT: usize = offset_of!(tpacket_block_desc, hdr) + offset_of!(tpacket_hdr_v1, num_pkts);
-const FIRST: usize =
-    offset_of!(tpacket_block_desc, hdr) + offset_of!(tpacket_hdr_v1, offset_to_first_pkt);
-/// `TPACKET_ALIGN(sizeof(struct tpacket3_hdr))`.
-const ADDRESS: usize = size_of::<tpacket3_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT);
 
 /// VIRTIO 1.2 section 5.1.6, of a version without the number of buffers.
 mod virtio {

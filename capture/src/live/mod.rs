@@ -21,9 +21,12 @@ use rustix::net::{netdevice, sockopt};
 use thiserror::Error;
 use trafstat_core::account::{Environment, Timestamp};
 
-use crate::engine::{Counted, Engine, Rules, Tally};
+use crate::engine::{Engine, EngineAccount, Rules, Tally};
 use frames::Frames;
 use ring::Ring;
+
+/// How often an interface that is down is looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// An interface that may be counted, wherever this is then done.
 pub struct Interface {
@@ -35,15 +38,15 @@ pub struct Interface {
 
 /// An interface that is counted until this is stopped or dropped.
 pub struct Live {
-    accounts: Vec<Counted>,
+    accounts: Vec<EngineAccount>,
     requests: Sender<Request>,
     wake: Arc<OwnedFd>,
-    thread: Option<JoinHandle<Ended>>,
+    thread: Option<JoinHandle<LiveEnd>>,
 }
 
 /// What a live capture has seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct LiveStatus {
     /// What became of the frames.
     pub tally: Tally,
     /// Frames that found no room in the ring: the kernel dropped them uncounted.
@@ -83,13 +86,13 @@ pub enum LiveError {
 /// What the counting thread is told.
 enum Request {
     /// Answer between two blocks.
-    Report(SyncSender<Seen>),
+    Report(SyncSender<LiveStatus>),
     /// Count what the ring still has, and end.
     Stop,
 }
 
 /// What was seen, and why it ended by itself, if it did.
-pub type Ended = (Seen, Result<(), LiveError>);
+pub type LiveEnd = (LiveStatus, Result<(), LiveError>);
 
 /// The counting thread.
 struct Counting {
@@ -184,12 +187,12 @@ impl Live {
     }
 
     /// The accounts that are counted into.
-    pub fn accounts(&self) -> &[Counted] {
+    pub fn accounts(&self) -> &[EngineAccount] {
         &self.accounts
     }
 
     /// What was seen so far; none once the counting has ended.
-    pub fn seen(&self) -> Option<Seen> {
+    pub fn status(&self) -> Option<LiveStatus> {
         let (reply, report) = mpsc::sync_channel(1);
         self.tell(Request::Report(reply));
         report.recv().ok()
@@ -197,12 +200,12 @@ impl Live {
 
     /// Counts what came until now and ends; gives what was seen, with the reason if it had
     /// ended before, and nothing the second time. Epochs stay to be closed and read.
-    pub fn stop(&mut self) -> Option<Ended> {
+    pub fn stop(&mut self) -> Option<LiveEnd> {
         self.tell(Request::Stop);
         self.thread.take().map(|thread| {
             thread.join().unwrap_or_else(|_| {
                 let panicked = LiveError::Panicked("the interface".to_owned());
-                (Seen::default(), Err(panicked))
+                (LiveStatus::default(), Err(panicked))
             })
         })
     }
@@ -218,7 +221,7 @@ impl Live {
 
 impl Environment for Live {
     fn wait_for_writers(&self) {
-        self.seen();
+        self.status();
     }
 
     fn go_on(&self) -> bool {
@@ -233,7 +236,7 @@ impl Drop for Live {
 }
 
 impl Counting {
-    fn run(mut self) -> Ended {
+    fn run(mut self) -> LiveEnd {
         // After the end, no more than the ring may hold: it may be filled for ever.
         let mut last_blocks = ring::BLOCKS;
         let result = loop {
@@ -261,7 +264,7 @@ impl Counting {
         };
         match self.look() {
             Ok(seen) => (seen, result),
-            Err(error) => (self.seen(), result.and(Err(error))),
+            Err(error) => (self.status(), result.and(Err(error))),
         }
     }
 
@@ -326,16 +329,16 @@ impl Counting {
         Ok(())
     }
 
-    fn look(&mut self) -> Result<Seen, LiveError> {
+    fn look(&mut self) -> Result<LiveStatus, LiveError> {
         self.dropped += self.ring.dropped().map_err(|source| LiveError::Io {
             interface: self.interface.clone(),
             source,
         })?;
-        Ok(self.seen())
+        Ok(self.status())
     }
 
-    fn seen(&self) -> Seen {
-        Seen {
+    fn status(&self) -> LiveStatus {
+        LiveStatus {
             tally: *self.engine.tally(),
             dropped: self.dropped,
             is_down: self.is_down,
@@ -349,6 +352,3 @@ impl Counting {
         }
     }
 }
-
-/// How often an interface that is down is looked for.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -15,6 +15,9 @@ use crate::counted::{Counted, all_ports, count, rule};
 use crate::files;
 use crate::well_formed;
 
+const NOON_NS: u64 = 1_769_860_800_000_000_000;
+const SECOND_NS: u64 = 1_000_000_000;
+
 /// A frame to be written.
 #[derive(Clone)]
 struct Frame {
@@ -23,9 +26,6 @@ struct Frame {
     /// Bytes that the capture cut off.
     cut: u32,
 }
-
-const NOON_NS: u64 = 1_769_860_800_000_000_000;
-const SECOND_NS: u64 = 1_000_000_000;
 
 /// Link types and what stands before IP in them.
 fn before(link: u16, is_ipv6: bool, rng: &mut Rng) -> Vec<u8> {

@@ -10,6 +10,32 @@ use std::process::{Command, Stdio};
 
 use crate::counted::{Flow, Flows};
 
+const FIELDS: [&str; 23] = [
+    "_ws.malformed",
+    "frame.protocols",
+    "ip.src",
+    "ip.dst",
+    "ip.len",
+    "ip.proto",
+    "ip.frag_offset",
+    "ipv6.src",
+    "ipv6.dst",
+    "ipv6.plen",
+    "ipv6.nxt",
+    "ipv6.hopopts.nxt",
+    "ipv6.routing.nxt",
+    "ipv6.fraghdr.nxt",
+    "ipv6.dstopts.nxt",
+    "ah.next_header",
+    "tcp.srcport",
+    "tcp.dstport",
+    "tcp.flags",
+    "udp.srcport",
+    "udp.dstport",
+    "sctp.srcport",
+    "sctp.dstport",
+];
+
 /// Why tshark's words for a packet are not taken as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ByDesign {
@@ -43,32 +69,6 @@ pub struct Packets {
     pub other: u64,
     pub by_design: BTreeMap<ByDesign, u64>,
 }
-
-const FIELDS: [&str; 23] = [
-    "_ws.malformed",
-    "frame.protocols",
-    "ip.src",
-    "ip.dst",
-    "ip.len",
-    "ip.proto",
-    "ip.frag_offset",
-    "ipv6.src",
-    "ipv6.dst",
-    "ipv6.plen",
-    "ipv6.nxt",
-    "ipv6.hopopts.nxt",
-    "ipv6.routing.nxt",
-    "ipv6.fraghdr.nxt",
-    "ipv6.dstopts.nxt",
-    "ah.next_header",
-    "tcp.srcport",
-    "tcp.dstport",
-    "tcp.flags",
-    "udp.srcport",
-    "udp.dstport",
-    "sctp.srcport",
-    "sctp.dstport",
-];
 
 /// Runs tshark on a file.
 pub fn packets(path: &Path) -> Packets {

@@ -281,11 +281,11 @@ fn space(folder: &Path) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::tests::MadeUp;
+    use crate::doctor::tests::FakeHost;
 
     #[test]
     fn rules_of_both_variants_are_read() {
-        let mut host = MadeUp::new();
+        let mut host = FakeHost::new();
         for program in ["iptables", "iptables-legacy"] {
             host.file(&format!("/usr/sbin/{program}"), "");
         }

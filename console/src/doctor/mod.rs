@@ -212,15 +212,15 @@ mod tests {
 
     use anyhow::Result;
 
-    use crate::system::{Ended, System};
+    use crate::system::{ProgramOutput, System};
 
-    /// A made-up host: a folder for its files, and what its programs print.
-    pub struct MadeUp {
+    /// A fake host: a folder for its files, and the output of its programs.
+    pub struct FakeHost {
         root: tempfile::TempDir,
         printed: BTreeMap<String, String>,
     }
 
-    impl MadeUp {
+    impl FakeHost {
         pub fn new() -> Self {
             Self {
                 root: tempfile::tempdir().unwrap(),
@@ -241,10 +241,10 @@ mod tests {
         }
     }
 
-    impl System for MadeUp {
-        fn run(&self, words: &[&str], _input: &str) -> Result<Ended> {
+    impl System for FakeHost {
+        fn run(&self, words: &[&str], _input: &str) -> Result<ProgramOutput> {
             let printed = self.printed.get(&words.join(" "));
-            Ok(Ended {
+            Ok(ProgramOutput {
                 code: Some(i32::from(printed.is_none())),
                 stdout: printed.cloned().unwrap_or_default(),
                 stderr: String::new(),

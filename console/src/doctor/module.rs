@@ -117,7 +117,7 @@ fn has_file(folder: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::tests::MadeUp;
+    use crate::doctor::tests::FakeHost;
 
     fn build(version: &str, srcversion: &str) -> Build {
         Build {
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn loaded_and_installed_module_are_told_apart() {
-        let mut host = MadeUp::new();
+        let mut host = FakeHost::new();
         assert_eq!(Build::loaded(&host).unwrap(), None);
         assert_eq!(Build::installed(&host).unwrap(), None);
         host.file("/sys/module/xt_TRAFSTAT/srcversion", "AAA\n");
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn kernels_without_a_module_are_found() {
-        let host = MadeUp::new();
+        let host = FakeHost::new();
         assert_eq!(kernels_without(&host).unwrap(), [""; 0]);
         let dep = "kernel/net/netfilter/xt_LOG.ko:\n";
         for (file, text) in [

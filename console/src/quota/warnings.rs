@@ -19,11 +19,11 @@ pub const DEFAULT_STATE: &str = "/var/lib/trafstat/quota.json";
 /// Which warnings were given, by the quota's name.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-struct Given(BTreeMap<String, OfPeriod>);
+struct GivenWarnings(BTreeMap<String, PeriodWarnings>);
 
 /// The warnings of one period.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct OfPeriod {
+struct PeriodWarnings {
     /// When it began, RFC 3339.
     begin: String,
     percent: BTreeSet<u32>,
@@ -47,9 +47,9 @@ pub fn give(usages: &[Usage], warn_at: &[u32], command: &[String], state: &Path)
         let of_period = given.0.entry(usage.name.clone()).or_default();
         let begin = usage.begin.to_string();
         if of_period.begin != begin {
-            *of_period = OfPeriod {
+            *of_period = PeriodWarnings {
                 begin,
-                ..OfPeriod::default()
+                ..PeriodWarnings::default()
             };
         }
         for percent in usage.reached(warn_at) {
@@ -76,7 +76,7 @@ pub fn give(usages: &[Usage], warn_at: &[u32], command: &[String], state: &Path)
     }
 }
 
-impl Given {
+impl GivenWarnings {
     fn has(&self, usage: &Usage, percent: u32) -> bool {
         let of_period = self.0.get(&usage.name);
         of_period.is_some_and(|of_period| of_period.percent.contains(&percent))
@@ -128,9 +128,9 @@ fn lock(state: &Path) -> Result<File> {
     Ok(file)
 }
 
-fn read(state: &Path) -> Result<Given> {
+fn read(state: &Path) -> Result<GivenWarnings> {
     match ThisHost.read(&state.to_string_lossy())? {
-        None => Ok(Given::default()),
+        None => Ok(GivenWarnings::default()),
         Some(text) => serde_json::from_str(&text).with_context(|| {
             format!(
                 "cannot understand {}: delete it, and warnings of this period are given again",
@@ -140,7 +140,7 @@ fn read(state: &Path) -> Result<Given> {
     }
 }
 
-fn write(state: &Path, given: &Given) -> Result<()> {
+fn write(state: &Path, given: &GivenWarnings) -> Result<()> {
     let text = serde_json::to_string_pretty(given)? + "\n";
     ThisHost.write(&state.to_string_lossy(), &text, 0o640)
 }

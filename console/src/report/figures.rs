@@ -14,9 +14,15 @@ use trafstat_store::store::Store;
 
 use super::period::Period;
 
+const ADDRESSES: &[Field] = &[Field::LocalIp];
+const SERVICES: &[Field] = &[Field::Protocol, Field::LocalPort];
+
+/// For more groups a statement would be longer than databases take.
+const MOST_FILTERED: usize = 400;
+
 /// What the 95th percentile is taken of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Sample {
+pub enum SampleInterval {
     /// Averages over five minutes, from the records.
     #[value(name = "5m")]
     FiveMinutes,
@@ -33,7 +39,7 @@ pub struct Question {
     /// Accounts and hosts.
     pub filter: Filter,
     /// What the percentiles are taken of.
-    pub sample: Sample,
+    pub sample: SampleInterval,
     /// How many lines each section has at most; all if none.
     pub limit: Option<u64>,
     /// When it is asked.
@@ -50,7 +56,7 @@ pub struct Figures {
     /// The period before, and until when of it is compared.
     pub previous: (Period, Timestamp),
     /// What the percentiles are taken of.
-    pub sample: Sample,
+    pub sample: SampleInterval,
     /// How many epochs were collected.
     pub epochs: u64,
     /// How exact the figures are.
@@ -97,9 +103,6 @@ pub struct Line {
     pub steps: Vec<(u64, u64)>,
 }
 
-const ADDRESSES: &[Field] = &[Field::LocalIp];
-const SERVICES: &[Field] = &[Field::Protocol, Field::LocalPort];
-
 impl Figures {
     /// Asks the store.
     ///
@@ -115,7 +118,7 @@ impl Figures {
             true => (previous.begin()? + until.duration_since(begin)).min(previous.end()?),
             false => previous.end()?,
         };
-        let mut asker = Asker {
+        let mut asker = Queries {
             store,
             question,
             now: (begin, until),
@@ -153,7 +156,7 @@ impl Figures {
     }
 }
 
-impl Sample {
+impl SampleInterval {
     fn field(self) -> Field {
         match self {
             Self::FiveMinutes => Field::FiveMinutes,
@@ -173,7 +176,7 @@ impl Sample {
 /// A time from one point to before another.
 type Time = (Timestamp, Timestamp);
 
-struct Asker<'a> {
+struct Queries<'a> {
     store: &'a mut dyn Store,
     question: &'a Question,
     now: Time,
@@ -182,7 +185,7 @@ struct Asker<'a> {
     samples: Samples,
 }
 
-impl Asker<'_> {
+impl Queries<'_> {
     fn section(&mut self, by: &'static [Field]) -> Result<Section> {
         let answer = self.answer(by, self.now, self.question.limit, Filter::default())?;
         Ok(Section {
@@ -286,9 +289,6 @@ impl Asker<'_> {
     }
 }
 
-/// For more groups a statement would be longer than databases take.
-const MOST_FILTERED: usize = 400;
-
 /// What admits an answer's groups; others may come too.
 fn filter_of(answer: &Answer) -> Filter {
     let mut filter = Filter::default();
@@ -326,7 +326,7 @@ struct Samples {
 
 impl Samples {
     /// The samples of the time in which something was counted.
-    fn of(covered: Option<Covered>, sample: Sample, (since, until): Time) -> Self {
+    fn of(covered: Option<Covered>, sample: SampleInterval, (since, until): Time) -> Self {
         let seconds = sample.seconds();
         let count = covered.map_or(0, |covered| {
             // By the clock that cannot be set: what was opened in 1970 was not open since.
@@ -395,7 +395,7 @@ mod tests {
         };
         let period = (time(500_000), time(500_024));
         for opened in [time(500_006), Timestamp::UNIX_EPOCH] {
-            let samples = Samples::of(Some(covered(opened)), Sample::Hour, period);
+            let samples = Samples::of(Some(covered(opened)), SampleInterval::Hour, period);
             assert_eq!(samples.count, 5);
         }
     }

@@ -2,41 +2,14 @@
 
 use std::io::{self, Write};
 
+use jiff::Timestamp;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
 use super::figures::{Figures, Line, Section};
 use super::text;
 use crate::accuracy;
 use crate::names::{Names, title};
 use trafstat_cli::units;
-
-/// Writes the file.
-pub(super) fn write(figures: &Figures, names: &Names, writer: &mut dyn Write) -> io::Result<()> {
-    let name = escaped(&figures.period.name());
-    write!(
-        writer,
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" \
-         content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>Traffic, {name}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n\
-         <h1>Traffic, {name}</h1>\n<p>{}</p>\n",
-        escaped(&text::headline(figures, names))
-    )?;
-    for sentence in accuracy::sentences(&figures.accuracy, figures.total.error) {
-        writeln!(writer, "<p>{}</p>", escaped(&sentence))?;
-    }
-    write_chart(figures, writer)?;
-    for (name, section) in [
-        ("Local addresses", &figures.addresses),
-        ("Services", &figures.services),
-    ] {
-        write_section(name, section, figures, names, writer)?;
-    }
-    write!(
-        writer,
-        "<footer>{}</footer>\n</main>\n</body>\n</html>\n",
-        escaped(&text::footnote(figures, names))
-    )
-}
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--text:#1b1f24;--muted:#57606a;--line:#d0d7de;--back:#fff;\
@@ -64,99 +37,160 @@ const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 70.0;
 const TOP: f64 = 30.0;
-const BOTTOM: f64 = 24.0;
+/// The lower edge of the bars.
+const BASE: f64 = HEIGHT - 24.0;
 
-fn write_chart(figures: &Figures, writer: &mut dyn Write) -> io::Result<()> {
-    let steps = &figures.total.steps;
-    let largest = (steps.iter().map(|(sent, received)| sent + received))
-        .chain(figures.previous_steps.iter().copied())
-        .max()
-        .unwrap_or_default();
-    let top = round_up(largest);
-    let (bottom, tall) = (HEIGHT - BOTTOM, HEIGHT - BOTTOM - TOP);
-    let wide = (WIDTH - LEFT) / steps.len().max(1) as f64;
-    let height = |bytes: u64| bytes as f64 / top as f64 * tall;
-    writeln!(
-        writer,
-        "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"Bytes by step\">"
-    )?;
-    for quarter in 0..=4 {
-        let y = bottom - tall * f64::from(quarter) / 4.0;
-        writeln!(
-            writer,
-            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT - 8.0,
-            y + 4.0,
-            units::bytes(top / 4 * quarter as u64)
-        )?;
-    }
-    // Every name has the room that it needs.
-    let every = (38.0 / wide).ceil().max(1.0) as usize;
-    for (index, (begin, &(sent, received))) in figures.steps.iter().zip(steps).enumerate() {
-        let x = LEFT + wide * index as f64;
-        let name = figures.period.step_name(*begin);
-        let (low, high) = (height(sent), height(received));
-        writeln!(
-            writer,
-            "<g><title>{name}: {} sent, {} received</title>\
-             <rect class=\"sent\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{low:.1}\"/>\
-             <rect class=\"received\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{high:.1}\"/></g>",
-            units::bytes(sent),
-            units::bytes(received),
-            x + wide * 0.1,
-            bottom - low,
-            wide * 0.8,
-            x + wide * 0.1,
-            bottom - low - high,
-            wide * 0.8,
-        )?;
-        if index % every == 0 {
-            writeln!(
-                writer,
-                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{name}</text>",
-                x + wide / 2.0,
-                HEIGHT - 6.0
-            )?;
+/// Writes the file.
+pub(super) fn write(figures: &Figures, names: &Names, writer: &mut dyn Write) -> io::Result<()> {
+    writeln!(writer, "{}", page(figures, names).into_string())
+}
+
+fn page(figures: &Figures, names: &Names) -> Markup {
+    let title = format!("Traffic, {}", figures.period.name());
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy"
+                    content="default-src 'none'; style-src 'unsafe-inline'";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                main {
+                    h1 { (title) }
+                    p { (text::headline(figures, names)) }
+                    @for sentence in accuracy::sentences(&figures.accuracy, figures.total.error) {
+                        p { (sentence) }
+                    }
+                    (chart(figures))
+                    (section("Local addresses", &figures.addresses, figures, names))
+                    (section("Services", &figures.services, figures, names))
+                    footer { (text::footnote(figures, names)) }
+                }
+            }
         }
     }
-    let points: Vec<String> = figures
+}
+
+/// The chart's scales.
+struct Scale {
+    /// The number of bytes at the upper edge.
+    top: u64,
+    /// The width of a step.
+    step: f64,
+}
+
+impl Scale {
+    fn of(figures: &Figures) -> Self {
+        let steps = &figures.total.steps;
+        let largest = (steps.iter().map(|(sent, received)| sent + received))
+            .chain(figures.previous_steps.iter().copied())
+            .max()
+            .unwrap_or_default();
+        Self {
+            top: round_up(largest),
+            step: (WIDTH - LEFT) / steps.len().max(1) as f64,
+        }
+    }
+
+    fn height(&self, bytes: u64) -> f64 {
+        bytes as f64 / self.top as f64 * (BASE - TOP)
+    }
+
+    /// The left edge of a step.
+    fn left(&self, index: usize) -> f64 {
+        LEFT + self.step * index as f64
+    }
+}
+
+fn chart(figures: &Figures) -> Markup {
+    let scale = Scale::of(figures);
+    let steps = &figures.total.steps;
+    // A step's name is 38 units wide at most.
+    let named = (38.0 / scale.step).ceil().max(1.0) as usize;
+    html! {
+        svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label="Bytes by step" {
+            @for quarter in 0..=4 { (grid_line(&scale, quarter)) }
+            @for (index, (begin, step)) in figures.steps.iter().zip(steps).enumerate() {
+                (bars(&scale, figures, index, *begin, *step))
+                @if index % named == 0 {
+                    text x=(tenths(scale.left(index) + scale.step / 2.0)) y=(tenths(HEIGHT - 6.0))
+                        text-anchor="middle" { (figures.period.step_name(*begin)) }
+                }
+            }
+            @if figures.previous_steps.iter().any(|&bytes| bytes > 0) {
+                polyline class="before" points=(previous_points(&scale, figures)) {}
+            }
+            (legend(figures))
+        }
+    }
+}
+
+fn grid_line(scale: &Scale, quarter: u32) -> Markup {
+    let y = BASE - (BASE - TOP) * f64::from(quarter) / 4.0;
+    html! {
+        line class="grid" x1=(LEFT) x2=(WIDTH) y1=(tenths(y)) y2=(tenths(y)) {}
+        text x=(tenths(LEFT - 8.0)) y=(tenths(y + 4.0)) text-anchor="end" {
+            (units::bytes(scale.top / 4 * u64::from(quarter)))
+        }
+    }
+}
+
+/// The bars of a step: what was sent, and above it what was received.
+fn bars(
+    scale: &Scale,
+    figures: &Figures,
+    index: usize,
+    begin: Timestamp,
+    (sent, received): (u64, u64),
+) -> Markup {
+    let (x, width) = (scale.left(index) + scale.step * 0.1, scale.step * 0.8);
+    let (low, high) = (scale.height(sent), scale.height(received));
+    html! {
+        g {
+            title {
+                (figures.period.step_name(begin)) ": " (units::bytes(sent)) " sent, "
+                (units::bytes(received)) " received"
+            }
+            rect class="sent" x=(tenths(x)) y=(tenths(BASE - low)) width=(tenths(width))
+                height=(tenths(low)) {}
+            rect class="received" x=(tenths(x)) y=(tenths(BASE - low - high)) width=(tenths(width))
+                height=(tenths(high)) {}
+        }
+    }
+}
+
+/// The points of the line of the period before, in the middle of each step.
+fn previous_points(scale: &Scale, figures: &Figures) -> String {
+    let steps = figures
         .previous_steps
         .iter()
-        .take(steps.len())
-        .enumerate()
-        .map(|(index, &bytes)| {
-            let x = LEFT + wide * (index as f64 + 0.5);
-            format!("{x:.1},{:.1}", bottom - height(bytes))
-        })
-        .collect();
-    if figures.previous_steps.iter().any(|&bytes| bytes > 0) {
-        writeln!(
-            writer,
-            "<polyline class=\"before\" points=\"{}\"/>",
-            points.join(" ")
-        )?;
-    }
+        .take(figures.total.steps.len());
+    let points = steps.enumerate().map(|(index, &bytes)| {
+        let x = LEFT + scale.step * (index as f64 + 0.5);
+        format!("{x:.1},{:.1}", BASE - scale.height(bytes))
+    });
+    points.collect::<Vec<_>>().join(" ")
+}
+
+fn legend(figures: &Figures) -> Markup {
     let previous = format!("total of {}", figures.previous.0.name());
-    writeln!(writer, "<g class=\"key\">")?;
-    for (index, (class, name)) in [
+    let entries = [
         ("sent", "sent"),
         ("received", "received"),
         ("before", &previous),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let x = LEFT + 90.0 * index as f64;
-        writeln!(
-            writer,
-            "<rect class=\"{class}\" x=\"{x}\" y=\"5\" width=\"12\" height=\"12\"/>\
-             <text x=\"{}\" y=\"15\">{}</text>",
-            x + 17.0,
-            escaped(name)
-        )?;
+    ];
+    html! {
+        g.key {
+            @for ((class, name), x) in entries.into_iter().zip([0.0, 90.0, 180.0]) {
+                rect class=(class) x=(LEFT + x) y="5" width="12" height="12" {}
+                text x=(LEFT + x + 17.0) y="15" { (name) }
+            }
+        }
     }
-    writeln!(writer, "</g>\n</svg>")
 }
 
 /// A number of bytes that is not less, and whose quarters have short names.
@@ -172,130 +206,124 @@ fn round_up(bytes: u64) -> u64 {
     }
 }
 
-fn write_section(
-    name: &str,
-    section: &Section,
-    figures: &Figures,
-    names: &Names,
-    writer: &mut dyn Write,
-) -> io::Result<()> {
-    if section.lines.is_empty() {
-        return Ok(());
-    }
-    write!(
-        writer,
-        "<h2>{name}</h2>\n<div class=\"scroll\"><table>\n<tr>"
-    )?;
-    for &field in section.by {
-        write!(writer, "<th>{}</th>", title(field))?;
-    }
-    for title in text::titles(figures) {
-        write!(writer, "<th class=\"n\">{title}</th>")?;
-    }
-    writeln!(writer, "<th>OVER TIME</th><th>SHARE</th></tr>")?;
-    for line in &section.lines {
-        write!(writer, "<tr>")?;
-        for cell in names.key(&line.key) {
-            write!(writer, "<td>{}</td>", escaped(&cell))?;
-        }
-        for cell in text::cells(line, figures) {
-            write!(writer, "<td class=\"n\">{}</td>", escaped(&cell))?;
-        }
-        write!(writer, "<td>")?;
-        write_spark(line, writer)?;
-        write!(writer, "</td><td class=\"part\">")?;
-        write_share(line, figures, writer)?;
-        writeln!(writer, "</td></tr>")?;
-    }
-    writeln!(writer, "</table></div>")?;
+fn section(name: &str, section: &Section, figures: &Figures, names: &Names) -> Markup {
     let shown = section.lines.len() as u64;
-    if shown < section.count {
-        writeln!(
-            writer,
-            "<p class=\"more\">{shown} of {} are shown.</p>",
-            units::separated(section.count)
-        )?;
+    html! {
+        @if shown > 0 {
+            h2 { (name) }
+            div.scroll {
+                table {
+                    tr {
+                        @for &field in section.by { th { (title(field)) } }
+                        @for title in text::titles(figures) { th.n { (title) } }
+                        th { "OVER TIME" }
+                        th { "SHARE" }
+                    }
+                    @for line in &section.lines {
+                        tr {
+                            @for cell in names.key(&line.key) { td { (cell) } }
+                            @for cell in text::cells(line, figures) { td.n { (cell) } }
+                            td { (spark(line)) }
+                            td.part { (share(line, figures)) }
+                        }
+                    }
+                }
+            }
+            @if shown < section.count {
+                p.more { (shown) " of " (units::separated(section.count)) " are shown." }
+            }
+        }
     }
-    Ok(())
 }
 
 /// The line's steps, against its own largest.
-fn write_spark(line: &Line, writer: &mut dyn Write) -> io::Result<()> {
+fn spark(line: &Line) -> Markup {
     let bytes: Vec<u64> = line
         .steps
         .iter()
         .map(|(sent, received)| sent + received)
         .collect();
     let largest = bytes.iter().copied().max().unwrap_or_default().max(1);
-    write!(
-        writer,
-        "<svg class=\"spark\" viewBox=\"0 0 {} 20\" preserveAspectRatio=\"none\" \
-         aria-hidden=\"true\">",
-        bytes.len() * 4
-    )?;
-    for (index, &bytes) in bytes.iter().enumerate().filter(|(_, bytes)| **bytes > 0) {
-        let height = (bytes as f64 / largest as f64 * 20.0).max(0.5);
-        write!(
-            writer,
-            "<rect class=\"received\" x=\"{}\" y=\"{:.1}\" width=\"3\" height=\"{height:.1}\"/>",
-            index * 4,
-            20.0 - height
-        )?;
+    let height = |bytes: u64| (bytes as f64 / largest as f64 * 20.0).max(0.5);
+    html! {
+        svg.spark viewBox={ "0 0 " (bytes.len() * 4) " 20" } preserveAspectRatio="none"
+            aria-hidden="true" {
+            @for (index, &bytes) in bytes.iter().enumerate().filter(|(_, bytes)| **bytes > 0) {
+                rect class="received" x=(index * 4) y=(tenths(20.0 - height(bytes))) width="3"
+                    height=(tenths(height(bytes))) {}
+            }
+        }
     }
-    write!(writer, "</svg>")
 }
 
 /// The line's part of all bytes.
-fn write_share(line: &Line, figures: &Figures, writer: &mut dyn Write) -> io::Result<()> {
+fn share(line: &Line, figures: &Figures) -> Markup {
     let all = figures.total.counters.bytes().max(1) as f64;
-    let part = |bytes: u64| bytes as f64 / all * 100.0;
-    let (sent, received) = (
-        part(line.counters.sent_bytes),
-        part(line.counters.received_bytes),
-    );
-    write!(
-        writer,
-        "<svg viewBox=\"0 0 100 10\" preserveAspectRatio=\"none\" style=\"height:.8rem\">\
-         <title>{:.1} % of all bytes</title>\
-         <rect class=\"sent\" width=\"{sent:.2}\" height=\"10\"/>\
-         <rect class=\"received\" x=\"{sent:.2}\" width=\"{received:.2}\" height=\"10\"/></svg>",
-        sent + received
-    )
-}
-
-/// Text as it stands in HTML.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            _ => escaped.push(character),
+    let percent = |bytes: u64| bytes as f64 / all * 100.0;
+    let sent = percent(line.counters.sent_bytes);
+    let received = percent(line.counters.received_bytes);
+    let hundredths = |number: f64| format!("{number:.2}");
+    html! {
+        svg viewBox="0 0 100 10" preserveAspectRatio="none" style="height:.8rem" {
+            title { (tenths(sent + received)) " % of all bytes" }
+            rect class="sent" width=(hundredths(sent)) height="10" {}
+            rect class="received" x=(hundredths(sent)) width=(hundredths(received)) height="10" {}
         }
     }
-    escaped
+}
+
+/// A number with one decimal.
+fn tenths(number: f64) -> String {
+    format!("{number:.1}")
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::tz::TimeZone;
+    use trafstat_store::query::{Accuracy, Field, Value};
+
+    use super::super::figures::SampleInterval;
+    use super::super::period::{Length, Period, Which};
     use super::*;
 
     #[test]
     fn no_text_becomes_markup() {
-        assert_eq!(
-            escaped("<b title=\"a\" id='b'>&"),
-            "&lt;b title=&quot;a&quot; id=&#39;b&#39;&gt;&amp;"
+        let now = Timestamp::UNIX_EPOCH.to_zoned_datetime(TimeZone::UTC);
+        let period = Period::new(Length::Day, Which::Last, &now).unwrap();
+        let section = |lines| Section {
+            by: &[Field::Account],
+            lines,
+            count: 1,
+        };
+        let figures = Figures {
+            until: now.timestamp(),
+            previous: (period.previous().unwrap(), now.timestamp()),
+            period,
+            sample: SampleInterval::Hour,
+            epochs: 1,
+            accuracy: Accuracy::default(),
+            total: Line::default(),
+            addresses: section(vec![Line {
+                key: vec![Value::Name("<b title=\"a\" id='b'>&".to_owned())],
+                ..Line::default()
+            }]),
+            services: section(Vec::new()),
+            steps: Vec::new(),
+            previous_steps: Vec::new(),
+        };
+        let html = page(&figures, &Names::new(TimeZone::UTC, true)).into_string();
+        assert!(
+            html.contains("<td>&lt;b title=&quot;a&quot; id='b'&gt;&amp;</td>"),
+            "{html}"
         );
+        assert!(!html.contains("<b "), "{html}");
     }
 
     #[test]
     fn scale_is_not_less_and_hardly_more() {
         for bytes in [0, 1, 5, 1000, 1 << 20, (1 << 30) + 1, u64::MAX / 2] {
             let top = round_up(bytes);
-            assert!(top >= bytes && top % 4 == 0, "{bytes}: {top}");
+            assert!(top >= bytes && top.is_multiple_of(4), "{bytes}: {top}");
             assert!(bytes < 8 || top <= bytes * 2, "{bytes}: {top}");
         }
     }

@@ -8,6 +8,8 @@ use super::figures::{Figures, Line, Section};
 use super::period::Length;
 use crate::accuracy;
 
+const P95: [&str; 2] = ["p95_sent_bits_per_second", "p95_received_bits_per_second"];
+
 /// A line for all, then one for each address and each service.
 pub(super) fn write_csv(figures: &Figures, writer: &mut dyn Write) -> io::Result<()> {
     let mut csv = csv::Writer::from_writer(writer);
@@ -78,8 +80,6 @@ pub(super) fn write_csv(figures: &Figures, writer: &mut dyn Write) -> io::Result
     }
     csv.flush()
 }
-
-const P95: [&str; 2] = ["p95_sent_bits_per_second", "p95_received_bits_per_second"];
 
 /// One object with everything.
 pub(super) fn write_json(figures: &Figures, writer: &mut dyn Write) -> io::Result<()> {

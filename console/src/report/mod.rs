@@ -20,7 +20,7 @@ use trafstat_store::query::Filter;
 
 use crate::accuracy;
 use crate::names::Names;
-use figures::{Figures, Question, Sample};
+use figures::{Figures, Question, SampleInterval};
 use period::{Length, Period, Which};
 
 /// Which report, and how.
@@ -65,8 +65,8 @@ pub struct ReportOptions {
     top: u64,
 
     /// What 95th percentiles are taken of.
-    #[arg(long, value_enum, default_value_t = Sample::Hour)]
-    sample: Sample,
+    #[arg(long, value_enum, default_value_t = SampleInterval::Hour)]
+    sample: SampleInterval,
 
     /// Only these accounts.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]

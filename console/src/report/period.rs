@@ -8,6 +8,8 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, ZonedDateTime};
 
+const OUTSIDE: &str = "that is outside of the calendar";
+
 /// How long a period is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Length {
@@ -165,8 +167,6 @@ impl Period {
         })
     }
 }
-
-const OUTSIDE: &str = "that is outside of the calendar";
 
 fn begin(day: Date, zone: &TimeZone) -> Result<Timestamp> {
     let midnight = day.to_zoned_datetime(zone.clone()).context(OUTSIDE)?;

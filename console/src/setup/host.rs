@@ -11,6 +11,14 @@ use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 
 use crate::system::System;
 
+/// All that the files of sockets need of it is the byte order.
+const SYSTEM: ExplicitSystemInfo = ExplicitSystemInfo {
+    boot_time_secs: 0,
+    ticks_per_second: 100,
+    page_size: 4096,
+    is_little_endian: cfg!(target_endian = "little"),
+};
+
 /// Facts about a host.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
@@ -269,14 +277,6 @@ fn listening_udp(text: &str) -> ProcResult<BTreeSet<u16>> {
         .filter_map(|socket| public_port(socket.local_address))
         .collect())
 }
-
-/// All that the files of sockets need of it is the byte order.
-const SYSTEM: ExplicitSystemInfo = ExplicitSystemInfo {
-    boot_time_secs: 0,
-    ticks_per_second: 100,
-    page_size: 4096,
-    is_little_endian: cfg!(target_endian = "little"),
-};
 
 /// The port of a socket that others than this host reach.
 fn public_port(socket: SocketAddr) -> Option<u16> {

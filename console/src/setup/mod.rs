@@ -24,7 +24,7 @@ pub use host::{Host, other_program};
 
 use crate::system::{System, ThisHost};
 use journal::Journal;
-use plan::{Original, PortChoice, RULES_PATH, RuleSet, Wish};
+use plan::{Original, PortChoice, RULES_PATH, RuleSet, SetupRequest};
 use step::{Server, Step};
 
 const DEFAULT_URL: &str = "mysql://trafstat@localhost/trafstat";
@@ -136,14 +136,14 @@ impl SetupOptions {
             }),
             Some(_) => None,
         };
-        let wish = Wish {
+        let request = SetupRequest {
             original,
             local_nets: self.local_net,
             router: self.router,
             ports: self.ports,
             server,
         };
-        let steps = plan::steps(&host, &wish)?;
+        let steps = plan::steps(&host, &request)?;
         if self.dry_run {
             for step in &steps {
                 match step.is_taken(&system)? {

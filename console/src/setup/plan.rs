@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::configuration;
 use super::host::Host;
-use super::rules::{self, Ports, Rule};
+use super::rules::{self, LocalPorts, Rule};
 use super::step::{Server, Step};
 
 /// What `--restore` sets, where nothing else restores the rules.
@@ -21,9 +21,11 @@ const CRON: &str = include_str!("../../../scripts/dist/trafstat.cron");
 const LAST_COLLECT: &str = "trafstat-last-collect";
 const LAST_COLLECT_SCRIPT: &str = include_str!("../../../scripts/dist/trafstat-last-collect.init");
 
-/// What the user wants.
+const COLLECT_TIMER: &str = "trafstat-collect.timer";
+
+/// What the user asks setup for.
 #[derive(Debug, Clone, Default)]
-pub struct Wish {
+pub struct SetupRequest {
     /// The local nets; none means the host's own addresses.
     pub local_nets: Vec<IpNet>,
     /// The nets lie behind this host, which forwards for them.
@@ -71,11 +73,11 @@ pub struct RuleSet {
 ///
 /// # Errors
 /// The host cannot be served; the error says what to do instead.
-pub fn steps(host: &Host, wish: &Wish) -> Result<Vec<Step>> {
-    if let Some(original) = &wish.original {
-        return from_original(host, wish, original);
+pub fn steps(host: &Host, request: &SetupRequest) -> Result<Vec<Step>> {
+    if let Some(original) = &request.original {
+        return from_original(host, request, original);
     }
-    let sets = rule_sets(host, wish)?;
+    let sets = rule_sets(host, request)?;
     if host.firewalld {
         bail!(
             "firewalld runs here and would take the rules away at its next reload. Have it set \
@@ -90,7 +92,7 @@ pub fn steps(host: &Host, wish: &Wish) -> Result<Vec<Step>> {
         );
     }
     // Undone in the reverse order: the last collection still finds the store.
-    let mut steps = store(host, wish)?;
+    let mut steps = store(host, request)?;
     steps.push(Step::Module);
     steps.extend(sets.iter().map(|set| Step::Rules {
         program: set.program.clone(),
@@ -102,8 +104,8 @@ pub fn steps(host: &Host, wish: &Wish) -> Result<Vec<Step>> {
 }
 
 /// What makes the store, where setup makes it.
-fn store(host: &Host, wish: &Wish) -> Result<Vec<Step>> {
-    let Some(server) = &wish.server else {
+fn store(host: &Host, request: &SetupRequest) -> Result<Vec<Step>> {
+    let Some(server) = &request.server else {
         return Ok(Vec::new());
     };
     configuration::check(&host.configuration, &server.url)?;
@@ -117,12 +119,12 @@ fn store(host: &Host, wish: &Wish) -> Result<Vec<Step>> {
 }
 
 /// The steps where the original's rules stay: whatever restored them at boot goes on to do so.
-fn from_original(host: &Host, wish: &Wish, original: &Original) -> Result<Vec<Step>> {
+fn from_original(host: &Host, request: &SetupRequest, original: &Original) -> Result<Vec<Step>> {
     let Some(program) = &host.iptables else {
         bail!("there is no iptables here: install it (apt-get install iptables)");
     };
     let database = |url: &str| url.rsplit('/').next().map(str::to_owned);
-    if let (Some(server), Some(tables)) = (&wish.server, &original.tables) {
+    if let (Some(server), Some(tables)) = (&request.server, &original.tables) {
         // A view of the store has the name that the original's table has.
         if database(&server.url) == database(tables) {
             bail!(
@@ -131,7 +133,7 @@ fn from_original(host: &Host, wish: &Wish, original: &Original) -> Result<Vec<St
             );
         }
     }
-    let mut steps = store(host, wish)?;
+    let mut steps = store(host, request)?;
     steps.push(Step::Original {
         program: program.clone(),
     });
@@ -142,23 +144,21 @@ fn from_original(host: &Host, wish: &Wish, original: &Original) -> Result<Vec<St
     Ok(steps)
 }
 
-const COLLECT_TIMER: &str = "trafstat-collect.timer";
-
-fn rule_sets(host: &Host, wish: &Wish) -> Result<Vec<RuleSet>> {
+fn rule_sets(host: &Host, request: &SetupRequest) -> Result<Vec<RuleSet>> {
     let Some(iptables) = &host.iptables else {
         bail!("there is no iptables here: install it (apt-get install iptables)");
     };
-    if wish.router && wish.local_nets.is_empty() {
+    if request.router && request.local_nets.is_empty() {
         bail!("--router needs --local-net: the nets behind this host, such as 192.168.1.0/24");
     }
-    let nets = match wish.local_nets.is_empty() {
+    let nets = match request.local_nets.is_empty() {
         true => &host.addresses,
-        false => &wish.local_nets,
+        false => &request.local_nets,
     };
     if nets.is_empty() {
         bail!("no address with a default route is found: give --local-net ADDRESS");
     }
-    let ports = ports(host, wish);
+    let ports = ports(host, request);
     let mut sets = Vec::new();
     for (program, ipv6) in [(Some(iptables), false), (host.ip6tables.as_ref(), true)] {
         let mut names = Vec::new();
@@ -168,7 +168,7 @@ fn rule_sets(host: &Host, wish: &Wish) -> Result<Vec<RuleSet>> {
             rules.extend(rules_for(
                 *net,
                 name.as_deref(),
-                wish.router,
+                request.router,
                 host.docker,
                 &ports,
             ));
@@ -195,7 +195,7 @@ fn rules_for(
     name: Option<&str>,
     router: bool,
     docker: bool,
-    ports: &Ports,
+    ports: &LocalPorts,
 ) -> [Rule; 2] {
     let rule = |chain: &str, matches: String| Rule::new(chain, &matches, net, name, ports);
     if router {
@@ -213,19 +213,19 @@ fn rules_for(
     }
 }
 
-fn ports(host: &Host, wish: &Wish) -> Ports {
-    match &wish.ports {
-        PortChoice::Auto if wish.router => Ports::None,
-        PortChoice::Auto => Ports::Listed {
+fn ports(host: &Host, request: &SetupRequest) -> LocalPorts {
+    match &request.ports {
+        PortChoice::Auto if request.router => LocalPorts::None,
+        PortChoice::Auto => LocalPorts::Listed {
             tcp: host.tcp_ports.iter().copied().collect(),
             udp: host.udp_ports.iter().copied().collect(),
         },
-        PortChoice::All => Ports::All,
-        PortChoice::None => Ports::None,
+        PortChoice::All => LocalPorts::All,
+        PortChoice::None => LocalPorts::None,
         PortChoice::Listed(ports) => {
             let ports: BTreeSet<_> = ports.iter().copied().collect();
             let ports: Vec<_> = ports.into_iter().collect();
-            Ports::Listed {
+            LocalPorts::Listed {
                 tcp: ports.clone(),
                 udp: ports,
             }
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn host_with_systemd_gets_rules_units_and_a_timer() {
-        let steps = steps(&host(), &Wish::default()).unwrap();
+        let steps = steps(&host(), &SetupRequest::default()).unwrap();
         assert_eq!(
             keys(&steps),
             [
@@ -373,14 +373,14 @@ mod tests {
             cron: true,
             ..host()
         };
-        let planned = steps(&host, &Wish::default()).unwrap();
+        let planned = steps(&host, &SetupRequest::default()).unwrap();
         assert_eq!(keys(&planned).last().unwrap(), "file /etc/cron.d/trafstat");
         assert!(!keys(&planned).iter().any(|key| key.starts_with("unit")));
         host.init_scripts = true;
-        let planned = keys(&steps(&host, &Wish::default()).unwrap());
+        let planned = keys(&steps(&host, &SetupRequest::default()).unwrap());
         assert_eq!(planned.last().unwrap(), "init script trafstat-last-collect");
         host.cron = false;
-        assert!(steps(&host, &Wish::default()).is_err());
+        assert!(steps(&host, &SetupRequest::default()).is_err());
     }
 
     #[test]
@@ -388,7 +388,10 @@ mod tests {
         let mut host = host();
         host.ip6tables = None;
         host.addresses.truncate(1);
-        assert_eq!(all_rules(&steps(&host, &Wish::default()).unwrap()).len(), 2);
+        assert_eq!(
+            all_rules(&steps(&host, &SetupRequest::default()).unwrap()).len(),
+            2
+        );
     }
 
     #[test]
@@ -397,24 +400,24 @@ mod tests {
             netfilter_persistent: true,
             ..host()
         };
-        let planned = keys(&steps(&host, &Wish::default()).unwrap());
+        let planned = keys(&steps(&host, &SetupRequest::default()).unwrap());
         assert!(planned.contains(&"file /etc/iptables/rules.v4".to_owned()));
         assert!(planned.contains(&"file /etc/iptables/rules.v6".to_owned()));
         assert!(!planned.contains(&"unit trafstat-rules.service".to_owned()));
         // It does not restore rules of the alternative that is not chosen.
         host.iptables = Some("iptables-legacy".to_owned());
-        let planned = keys(&steps(&host, &Wish::default()).unwrap());
+        let planned = keys(&steps(&host, &SetupRequest::default()).unwrap());
         assert!(planned.contains(&"unit trafstat-rules.service".to_owned()));
     }
 
     #[test]
     fn router_counts_both_ways_and_nothing_twice() {
-        let wish = Wish {
+        let request = SetupRequest {
             local_nets: vec!["10.0.0.0/24".parse().unwrap()],
             router: true,
-            ..Wish::default()
+            ..SetupRequest::default()
         };
-        let rules = all_rules(&steps(&host(), &wish).unwrap());
+        let rules = all_rules(&steps(&host(), &request).unwrap());
         assert!(rules[0].starts_with("FORWARD -s 10.0.0.0/24 -m"));
         assert!(rules[1].starts_with("FORWARD ! -s 10.0.0.0/24 -d 10.0.0.0/24 -m"));
         assert!(!rules[0].contains("ports"));
@@ -422,11 +425,11 @@ mod tests {
             docker: true,
             ..host()
         };
-        let rules = all_rules(&steps(&docker, &wish).unwrap());
+        let rules = all_rules(&steps(&docker, &request).unwrap());
         assert!(rules.iter().all(|rule| rule.starts_with("DOCKER-USER ")));
-        let nowhere = Wish {
+        let nowhere = SetupRequest {
             router: true,
-            ..Wish::default()
+            ..SetupRequest::default()
         };
         assert!(steps(&host(), &nowhere).is_err());
     }
@@ -437,24 +440,28 @@ mod tests {
             firewalld: true,
             ..host()
         };
-        let error = steps(&firewalld, &Wish::default()).unwrap_err().to_string();
+        let error = steps(&firewalld, &SetupRequest::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("--direct --add-rule ipv4 filter INPUT 0 -d 192.0.2.1/32"));
         assert!(error.contains("--direct --add-rule ipv6 filter OUTPUT 0"));
         let ufw = Host {
             ufw_manages_builtins: true,
             ..host()
         };
-        let error = steps(&ufw, &Wish::default()).unwrap_err().to_string();
+        let error = steps(&ufw, &SetupRequest::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("MANAGE_BUILTINS=no"));
     }
 
     #[test]
     fn listed_ports_are_sorted_and_single() {
-        let wish = Wish {
+        let request = SetupRequest {
             ports: PortChoice::Listed(vec![443, 22, 443]),
-            ..Wish::default()
+            ..SetupRequest::default()
         };
-        let rules = all_rules(&steps(&host(), &wish).unwrap());
+        let rules = all_rules(&steps(&host(), &request).unwrap());
         assert!(rules[0].contains("--local-tcp-ports 22,443 --local-udp-ports 22,443"));
     }
 }

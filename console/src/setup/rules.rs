@@ -22,9 +22,9 @@ pub struct Rule {
     pub words: String,
 }
 
-/// Which ports keep their number.
+/// The local ports that keep their number.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Ports {
+pub enum LocalPorts {
     /// None does.
     #[default]
     None,
@@ -41,7 +41,13 @@ pub enum Ports {
 
 impl Rule {
     /// A rule in `chain` for packets that fit `matches`, counted for `net`.
-    pub fn new(chain: &str, matches: &str, net: IpNet, name: Option<&str>, ports: &Ports) -> Self {
+    pub fn new(
+        chain: &str,
+        matches: &str,
+        net: IpNet,
+        name: Option<&str>,
+        ports: &LocalPorts,
+    ) -> Self {
         let mut target = format!("-j TRAFSTAT --local-net {net}");
         for (option, text) in ports.options() {
             // Writing to a string does not fail.
@@ -63,7 +69,7 @@ impl Rule {
     }
 }
 
-impl Ports {
+impl LocalPorts {
     /// The rule's options for local ports and their values.
     fn options(&self) -> Vec<(&'static str, String)> {
         match self {
@@ -228,7 +234,7 @@ mod tests {
     use super::*;
 
     fn rule(port: u16) -> Rule {
-        let ports = Ports::Listed {
+        let ports = LocalPorts::Listed {
             tcp: vec![port],
             udp: Vec::new(),
         };

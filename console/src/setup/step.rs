@@ -144,7 +144,7 @@ impl Step {
             Self::Password => system.path(PASSWORD_PATH).exists(),
             Self::Configuration { url } => {
                 let text = system.read(DEFAULT_CONFIG_PATH)?.unwrap_or_default();
-                configuration::edited(&text, Some(url)) == text
+                configuration::with_server(&text, url)? == text
             }
             // Asks as the user, of every table.
             Self::Database(server) => {
@@ -209,11 +209,14 @@ impl Step {
             }
             Self::Password => {
                 let text = format!("[client]\npassword={}\n", password(system)?);
-                system.write(PASSWORD_PATH, &text, 0o600)
+                match system.write_new(PASSWORD_PATH, &text, 0o600)? {
+                    true => Ok(()),
+                    false => bail!("somebody else made {PASSWORD_PATH} meanwhile; run setup again"),
+                }
             }
             Self::Configuration { url } => {
                 let text = system.read(DEFAULT_CONFIG_PATH)?.unwrap_or_default();
-                let text = configuration::edited(&text, Some(url));
+                let text = configuration::with_server(&text, url)?;
                 system.write(DEFAULT_CONFIG_PATH, &text, 0o644)
             }
             Self::Database(server) => {
@@ -262,7 +265,7 @@ impl Step {
             Self::Configuration { .. } => {
                 // What others have changed in it meanwhile stays.
                 let text = system.read(DEFAULT_CONFIG_PATH)?.unwrap_or_default();
-                let text = configuration::edited(&text, None);
+                let text = configuration::without_server(&text);
                 match *before == Before::Nothing && text.is_empty() {
                     true => system.remove(DEFAULT_CONFIG_PATH),
                     false => system.write(DEFAULT_CONFIG_PATH, &text, 0o644),
@@ -343,8 +346,15 @@ fn back_up(system: &dyn System, path: &str) -> Result<Before> {
     };
     let name = path.trim_start_matches('/').replace('/', "-");
     let time = ZonedDateTime::now().strftime("%Y%m%dT%H%M%S");
-    let copy = format!("{BACKUPS}/{name}.{time}");
-    system.write(&copy, &text, 0o600)?;
+    let mut copy = format!("{BACKUPS}/{name}.{time}");
+    for number in 2.. {
+        let is_new = system.write_new(&copy, &text, 0o600)?;
+        // A setup that was interrupted may have made the same copy.
+        if is_new || system.read(&copy)?.as_ref() == Some(&text) {
+            break;
+        }
+        copy = format!("{BACKUPS}/{name}.{time}.{number}");
+    }
     Ok(Before::Copied(copy))
 }
 

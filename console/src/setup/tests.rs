@@ -1,4 +1,4 @@
-//! Setup on a made-up host: a folder for its files, and programs that do what the real ones do to
+//! Setup on a fake host: a folder for its files, and programs that do what the real ones do to
 //! a filter table, to units and to the module.
 
 use std::cell::{Cell, RefCell};
@@ -11,16 +11,21 @@ use anyhow::{Result, bail};
 use super::host::Host;
 use super::journal::{self, Journal};
 use super::original;
-use super::plan::{self, Original, PortChoice, Wish};
-use super::step::{Server, Step};
+use super::plan::{self, Original, PortChoice, SetupRequest};
+use super::step::{Before, Server, Step};
 use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 
 use super::configuration::PASSWORD_PATH;
-use crate::system::{Ended, System};
+use crate::system::{ProgramOutput, System};
 
 const OTHERS: &str = "-A INPUT -i lo -j ACCEPT";
 
-struct MadeUp {
+const CRONTAB: &str = "SHELL=/bin/sh\n\
+    */5 *   * * *   root    /usr/local/bin/trafstat_dumper.sh >> /tmp/trafstat_dumper.log\n";
+const COUNTED: &str = "17,1,2,53,0,1,1,60,60,0\n";
+const ORIGINAL_MODULE: &str = "/lib/modules/6.1.0/kernel/net/netfilter/xt_TRAFSTAT.ko";
+
+struct FakeHost {
     root: tempfile::TempDir,
     /// Filter tables as lines of iptables-save, by program.
     tables: RefCell<BTreeMap<String, Vec<String>>>,
@@ -34,11 +39,11 @@ struct MadeUp {
     changes: Cell<usize>,
 }
 
-impl MadeUp {
+impl FakeHost {
     fn new() -> Self {
         let tables =
             ["iptables", "ip6tables"].map(|program| (program.to_owned(), vec![OTHERS.to_owned()]));
-        let made_up = Self {
+        let fake = Self {
             root: tempfile::tempdir().unwrap(),
             tables: RefCell::new(tables.into()),
             units: RefCell::default(),
@@ -47,19 +52,17 @@ impl MadeUp {
             changes_left: Cell::new(usize::MAX),
             changes: Cell::new(0),
         };
-        made_up
-            .write(
-                "/etc/iptables/rules.v4",
-                &saved(&[OTHERS.to_owned()]),
-                0o640,
-            )
-            .unwrap();
+        fake.write(
+            "/etc/iptables/rules.v4",
+            &saved(&[OTHERS.to_owned()]),
+            0o640,
+        )
+        .unwrap();
         let uuid = "8d7b2c0e-2f6f-4d8a-9a57-3a1f5d5c0b11\n";
-        made_up
-            .write("/proc/sys/kernel/random/uuid", uuid, 0o444)
+        fake.write("/proc/sys/kernel/random/uuid", uuid, 0o444)
             .unwrap();
-        made_up.changes.set(0);
-        made_up
+        fake.changes.set(0);
+        fake
     }
 
     /// Counts a change; those past the limit do not happen.
@@ -72,7 +75,7 @@ impl MadeUp {
         Ok(())
     }
 
-    fn restore(&self, program: &str, input: &str) -> Result<Ended> {
+    fn restore(&self, program: &str, input: &str) -> Result<ProgramOutput> {
         self.change()?;
         let mut tables = self.tables.borrow_mut();
         let table = tables.get_mut(program).unwrap();
@@ -128,8 +131,8 @@ impl MadeUp {
         tables
     }
 
-    fn set_up(&self, wish: &Wish, host: &Host) -> Result<()> {
-        let steps = plan::steps(host, wish)?;
+    fn set_up(&self, request: &SetupRequest, host: &Host) -> Result<()> {
+        let steps = plan::steps(host, request)?;
         Journal::read(self)?.bring_about(&steps, self, |_, _| ())
     }
 
@@ -154,8 +157,8 @@ impl MadeUp {
     }
 }
 
-impl System for MadeUp {
-    fn run(&self, words: &[&str], input: &str) -> Result<Ended> {
+impl System for FakeHost {
+    fn run(&self, words: &[&str], input: &str) -> Result<ProgramOutput> {
         let module = self.path("/proc/net/trafstat/accounts");
         match words {
             [program, "-t", "filter"] => {
@@ -177,9 +180,9 @@ impl System for MadeUp {
                     .extend(files.iter().map(|file| (*file).to_owned()));
                 Ok(well(""))
             }
-            ["systemctl", "is-enabled" | "is-active", unit] => Ok(Ended {
+            ["systemctl", "is-enabled" | "is-active", unit] => Ok(ProgramOutput {
                 code: Some(i32::from(!self.units.borrow().contains(*unit))),
-                ..Ended::default()
+                ..ProgramOutput::default()
             }),
             ["systemctl", "enable", "--now", unit] => {
                 self.change()?;
@@ -227,9 +230,9 @@ impl System for MadeUp {
                 url,
                 "--defaults-file",
                 _,
-            ] => Ok(Ended {
+            ] => Ok(ProgramOutput {
                 code: Some(i32::from(!self.users.borrow().contains(*url))),
-                ..Ended::default()
+                ..ProgramOutput::default()
             }),
             ["trafstat-store", "create-user", "--url", url, ..] => {
                 assert!(self.path(PASSWORD_PATH).exists());
@@ -273,6 +276,14 @@ impl System for MadeUp {
         Ok(fs::write(path, text)?)
     }
 
+    fn write_new(&self, absolute: &str, text: &str, mode: u32) -> Result<bool> {
+        let is_new = !self.path(absolute).exists();
+        if is_new {
+            self.write(absolute, text, mode)?;
+        }
+        Ok(is_new)
+    }
+
     fn remove(&self, absolute: &str) -> Result<()> {
         self.change()?;
         let path = self.path(absolute);
@@ -283,8 +294,8 @@ impl System for MadeUp {
     }
 }
 
-fn well(stdout: &str) -> Ended {
-    Ended {
+fn well(stdout: &str) -> ProgramOutput {
+    ProgramOutput {
         code: Some(0),
         stdout: stdout.to_owned(),
         stderr: String::new(),
@@ -330,73 +341,72 @@ fn hosts() -> [Host; 3] {
 }
 
 /// Every host as it is, and one with its store on a MySQL server.
-fn cases() -> Vec<(Host, Wish)> {
-    let mut cases: Vec<_> = hosts().map(|host| (host, Wish::default())).into();
+fn cases() -> Vec<(Host, SetupRequest)> {
+    let mut cases: Vec<_> = hosts().map(|host| (host, SetupRequest::default())).into();
     cases.push((host(), with_server(None)));
     cases
 }
 
-fn with_server(administrator: Option<&str>) -> Wish {
-    Wish {
+fn with_server(administrator: Option<&str>) -> SetupRequest {
+    SetupRequest {
         server: Some(Server {
             url: "mysql://trafstat@localhost/trafstat".to_owned(),
             administrator: administrator.map(Into::into),
         }),
-        ..Wish::default()
+        ..SetupRequest::default()
     }
 }
 
 #[test]
 fn second_setup_changes_nothing() {
-    for (host, wish) in cases() {
-        let made_up = MadeUp::new();
-        made_up.set_up(&wish, &host).unwrap();
-        let (state, changes) = (made_up.state(), made_up.changes.get());
-        made_up.set_up(&wish, &host).unwrap();
-        assert_eq!(made_up.state(), state);
-        assert_eq!(made_up.changes.get(), changes);
+    for (host, request) in cases() {
+        let fake = FakeHost::new();
+        fake.set_up(&request, &host).unwrap();
+        let (state, changes) = (fake.state(), fake.changes.get());
+        fake.set_up(&request, &host).unwrap();
+        assert_eq!(fake.state(), state);
+        assert_eq!(fake.changes.get(), changes);
     }
 }
 
 #[test]
 fn undo_leaves_the_host_as_it_was() {
-    for (host, wish) in cases() {
-        let made_up = MadeUp::new();
-        made_up
-            .units
+    for (host, request) in cases() {
+        let fake = FakeHost::new();
+        fake.units
             .borrow_mut()
             .insert("trafstat-collect.timer".to_owned());
-        let before = made_up.state();
-        made_up.set_up(&wish, &host).unwrap();
-        assert_ne!(made_up.state(), before);
-        made_up.undo().unwrap();
-        assert_eq!(made_up.state(), before);
+        let before = fake.state();
+        fake.set_up(&request, &host).unwrap();
+        assert_ne!(fake.state(), before);
+        fake.undo().unwrap();
+        assert_eq!(fake.state(), before);
         // Once more has nothing left to do.
-        made_up.undo().unwrap();
+        fake.undo().unwrap();
     }
 }
 
 #[test]
 fn setup_interrupted_anywhere_is_finished_by_the_next_and_undone_by_undo() {
-    for (host, wish) in cases() {
-        let whole = MadeUp::new();
+    for (host, request) in cases() {
+        let whole = FakeHost::new();
         let before = whole.state();
-        whole.set_up(&wish, &host).unwrap();
+        whole.set_up(&request, &host).unwrap();
         let after = comparable(&whole, &whole.state());
         for limit in 0..whole.changes.get() {
-            let made_up = MadeUp::new();
-            made_up.changes_left.set(limit);
-            assert!(made_up.set_up(&wish, &host).is_err());
-            made_up.changes_left.set(usize::MAX);
-            made_up.set_up(&wish, &host).unwrap();
+            let fake = FakeHost::new();
+            fake.changes_left.set(limit);
+            assert!(fake.set_up(&request, &host).is_err());
+            fake.changes_left.set(usize::MAX);
+            fake.set_up(&request, &host).unwrap();
             assert_eq!(
-                comparable(&made_up, &made_up.state()),
+                comparable(&fake, &fake.state()),
                 after,
                 "after {limit} changes"
             );
-            made_up.undo().unwrap();
+            fake.undo().unwrap();
             assert_eq!(
-                comparable(&made_up, &made_up.state()),
+                comparable(&fake, &fake.state()),
                 comparable(&whole, &before),
                 "after {limit} changes"
             );
@@ -406,16 +416,16 @@ fn setup_interrupted_anywhere_is_finished_by_the_next_and_undone_by_undo() {
 
 #[test]
 fn undo_interrupted_anywhere_is_finished_by_the_next() {
-    for (host, wish) in cases() {
+    for (host, request) in cases() {
         for limit in 0.. {
-            let made_up = MadeUp::new();
-            let before = made_up.state();
-            made_up.set_up(&wish, &host).unwrap();
-            made_up.changes_left.set(limit);
-            let undone = made_up.undo();
-            made_up.changes_left.set(usize::MAX);
-            made_up.undo().unwrap();
-            assert_eq!(made_up.state(), before, "after {limit} changes");
+            let fake = FakeHost::new();
+            let before = fake.state();
+            fake.set_up(&request, &host).unwrap();
+            fake.changes_left.set(limit);
+            let undone = fake.undo();
+            fake.changes_left.set(usize::MAX);
+            fake.undo().unwrap();
+            assert_eq!(fake.state(), before, "after {limit} changes");
             if undone.is_ok() {
                 break;
             }
@@ -425,9 +435,9 @@ fn undo_interrupted_anywhere_is_finished_by_the_next() {
 
 #[test]
 fn others_rules_keep_their_order_and_ours_come_first() {
-    let made_up = MadeUp::new();
-    made_up.set_up(&Wish::default(), &host()).unwrap();
-    let table = made_up.tables.borrow()["iptables"].clone();
+    let fake = FakeHost::new();
+    fake.set_up(&SetupRequest::default(), &host()).unwrap();
+    let table = fake.tables.borrow()["iptables"].clone();
     assert_eq!(table.len(), 3);
     assert!(table[0].starts_with("-A INPUT -d 192.0.2.1/32"));
     assert_eq!(table[2], OTHERS);
@@ -435,129 +445,142 @@ fn others_rules_keep_their_order_and_ours_come_first() {
 
 #[test]
 fn other_ports_replace_the_rules_and_undo_still_takes_all() {
-    let made_up = MadeUp::new();
-    let before = made_up.state();
-    made_up.set_up(&Wish::default(), &host()).unwrap();
-    let other = Wish {
+    let fake = FakeHost::new();
+    let before = fake.state();
+    fake.set_up(&SetupRequest::default(), &host()).unwrap();
+    let other = SetupRequest {
         ports: PortChoice::All,
-        ..Wish::default()
+        ..SetupRequest::default()
     };
-    made_up.set_up(&other, &host()).unwrap();
-    let table = made_up.tables.borrow()["iptables"].clone();
+    fake.set_up(&other, &host()).unwrap();
+    let table = fake.tables.borrow()["iptables"].clone();
     assert_eq!(table.len(), 3);
     assert!(table[0].ends_with("--local-udp-ports all"));
-    made_up.undo().unwrap();
-    assert_eq!(made_up.state(), before);
+    fake.undo().unwrap();
+    assert_eq!(fake.state(), before);
 }
 
 #[test]
 fn step_that_is_no_longer_wanted_is_taken_back() {
-    let made_up = MadeUp::new();
+    let fake = FakeHost::new();
     let [with_units, with_files, _] = hosts();
-    made_up.set_up(&Wish::default(), &with_units).unwrap();
-    made_up.set_up(&Wish::default(), &with_files).unwrap();
-    assert!(!made_up.units.borrow().contains("trafstat-rules.service"));
-    assert!(!made_up.path(plan::RULES_PATH).exists());
+    fake.set_up(&SetupRequest::default(), &with_units).unwrap();
+    fake.set_up(&SetupRequest::default(), &with_files).unwrap();
+    assert!(!fake.units.borrow().contains("trafstat-rules.service"));
+    assert!(!fake.path(plan::RULES_PATH).exists());
 }
 
 #[test]
 fn file_that_was_there_is_copied_away_and_comes_back() {
-    let made_up = MadeUp::new();
+    let fake = FakeHost::new();
     let host = &hosts()[2];
-    made_up.write(plan::CRON_PATH, "# mine\n", 0o644).unwrap();
-    made_up.set_up(&Wish::default(), host).unwrap();
-    let journal = made_up.read(journal::PATH).unwrap().unwrap();
+    fake.write(plan::CRON_PATH, "# mine\n", 0o644).unwrap();
+    fake.set_up(&SetupRequest::default(), host).unwrap();
+    let journal = fake.read(journal::PATH).unwrap().unwrap();
     assert!(journal.contains("/var/lib/trafstat/backups/etc-cron.d-trafstat."));
-    made_up.undo().unwrap();
-    assert_eq!(made_up.read(plan::CRON_PATH).unwrap().unwrap(), "# mine\n");
+    fake.undo().unwrap();
+    assert_eq!(fake.read(plan::CRON_PATH).unwrap().unwrap(), "# mine\n");
 }
 
 #[test]
 fn others_edits_of_the_saved_rules_survive_undo() {
-    let made_up = MadeUp::new();
-    made_up.set_up(&Wish::default(), &hosts()[1]).unwrap();
+    let fake = FakeHost::new();
+    fake.set_up(&SetupRequest::default(), &hosts()[1]).unwrap();
     let path = "/etc/iptables/rules.v4";
-    let edited = made_up
+    let edited = fake
         .read(path)
         .unwrap()
         .unwrap()
         .replace(OTHERS, "-A INPUT -j DROP");
-    made_up.write(path, &edited, 0o640).unwrap();
-    made_up.undo().unwrap();
+    fake.write(path, &edited, 0o640).unwrap();
+    fake.undo().unwrap();
     assert_eq!(
-        made_up.read(path).unwrap().unwrap(),
+        fake.read(path).unwrap().unwrap(),
         saved(&["-A INPUT -j DROP".to_owned()])
     );
 }
 
 #[test]
 fn server_stays_until_another_store_is_wanted() {
-    let made_up = MadeUp::new();
-    let url = |wish: &Wish| wish.server.as_ref().unwrap().url.clone();
-    let wish = with_server(Some("/root/administrator.cnf"));
-    made_up.set_up(&wish, &host()).unwrap();
-    assert!(made_up.users.borrow().contains(&url(&wish)));
-    assert_eq!(Journal::read(&made_up).unwrap().server(), wish.server);
+    let fake = FakeHost::new();
+    let url = |request: &SetupRequest| request.server.as_ref().unwrap().url.clone();
+    let request = with_server(Some("/root/administrator.cnf"));
+    fake.set_up(&request, &host()).unwrap();
+    assert!(fake.users.borrow().contains(&url(&request)));
+    assert_eq!(Journal::read(&fake).unwrap().server(), request.server);
 
     let mut other = with_server(None);
     other.server.as_mut().unwrap().url = "mysql://other@db/trafstat".to_owned();
-    made_up.set_up(&other, &host()).unwrap();
+    fake.set_up(&other, &host()).unwrap();
     assert_eq!(
-        made_up.users.borrow().iter().collect::<Vec<_>>(),
+        fake.users.borrow().iter().collect::<Vec<_>>(),
         [&url(&other)]
     );
 
-    made_up.set_up(&Wish::default(), &host()).unwrap();
-    assert!(made_up.users.borrow().is_empty());
-    assert!(!made_up.path(PASSWORD_PATH).exists());
-    assert!(!made_up.path(DEFAULT_CONFIG_PATH).exists());
-    assert_eq!(Journal::read(&made_up).unwrap().server(), None);
+    fake.set_up(&SetupRequest::default(), &host()).unwrap();
+    assert!(fake.users.borrow().is_empty());
+    assert!(!fake.path(PASSWORD_PATH).exists());
+    assert!(!fake.path(DEFAULT_CONFIG_PATH).exists());
+    assert_eq!(Journal::read(&fake).unwrap().server(), None);
+}
+
+#[test]
+fn copy_never_replaces_an_earlier_one() {
+    let host = FakeHost::new();
+    let path = "/etc/cron.d/trafstat";
+    let step = Step::File {
+        path: path.to_owned(),
+        text: String::new(),
+    };
+    for text in ["first", "second", "third"] {
+        host.write(path, text, 0o644).unwrap();
+        let Before::Copied(copy) = step.before(&host).unwrap() else {
+            panic!("no copy");
+        };
+        assert_eq!(host.read(&copy).unwrap().unwrap(), text);
+    }
+    let folder = host.path("/var/lib/trafstat/backups");
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 3);
 }
 
 #[test]
 fn password_and_configuration_that_were_there_stay() {
-    let made_up = MadeUp::new();
+    let fake = FakeHost::new();
     let password = "[client]\npassword=mine\n";
-    made_up.write(PASSWORD_PATH, password, 0o600).unwrap();
+    fake.write(PASSWORD_PATH, password, 0o600).unwrap();
     let configuration = "[quota]\nwarn-at = [50]\n";
-    made_up
-        .write(DEFAULT_CONFIG_PATH, configuration, 0o644)
+    fake.write(DEFAULT_CONFIG_PATH, configuration, 0o644)
         .unwrap();
     let host = Host {
         configuration: configuration.to_owned(),
         ..host()
     };
-    made_up.set_up(&with_server(None), &host).unwrap();
-    let read = |path| made_up.read(path).unwrap().unwrap();
+    fake.set_up(&with_server(None), &host).unwrap();
+    let read = |path| fake.read(path).unwrap().unwrap();
     assert_eq!(read(PASSWORD_PATH), password);
     assert!(read(DEFAULT_CONFIG_PATH).contains("backend = \"mysql\""));
-    made_up.undo().unwrap();
+    fake.undo().unwrap();
     assert_eq!(read(PASSWORD_PATH), password);
     assert_eq!(read(DEFAULT_CONFIG_PATH), configuration);
 }
 
 #[test]
 fn damaged_journal_is_refused() {
-    let made_up = MadeUp::new();
-    made_up.write(journal::PATH, "{", 0o600).unwrap();
-    let error = made_up.undo().unwrap_err().to_string();
+    let fake = FakeHost::new();
+    fake.write(journal::PATH, "{", 0o600).unwrap();
+    let error = fake.undo().unwrap_err().to_string();
     assert!(error.contains("is damaged"), "{error}");
 }
 
 #[test]
 fn module_that_does_not_load_stops_setup_before_any_rule() {
-    let steps = plan::steps(&host(), &Wish::default()).unwrap();
+    let steps = plan::steps(&host(), &SetupRequest::default()).unwrap();
     assert_eq!(steps[0], Step::Module);
 }
 
-const CRONTAB: &str = "SHELL=/bin/sh\n\
-    */5 *   * * *   root    /usr/local/bin/trafstat_dumper.sh >> /tmp/trafstat_dumper.log\n";
-const COUNTED: &str = "17,1,2,53,0,1,1,60,60,0\n";
-const ORIGINAL_MODULE: &str = "/lib/modules/6.1.0/kernel/net/netfilter/xt_TRAFSTAT.ko";
-
 /// A host as the original's README makes it, with rules between others'.
-fn with_original() -> MadeUp {
-    let made_up = MadeUp::new();
+fn with_original() -> FakeHost {
+    let fake = FakeHost::new();
     for (path, text) in [
         ("/etc/crontab", CRONTAB),
         ("/etc/cron.weekly/trafstat_rotater", "#!/bin/bash\n"),
@@ -571,9 +594,9 @@ fn with_original() -> MadeUp {
         ),
         ("/var/trafstat/notes", ""),
     ] {
-        made_up.write(path, text, 0o644).unwrap();
+        fake.write(path, text, 0o644).unwrap();
     }
-    made_up.tables.borrow_mut().insert(
+    fake.tables.borrow_mut().insert(
         "iptables".to_owned(),
         [
             OTHERS,
@@ -584,47 +607,47 @@ fn with_original() -> MadeUp {
         .map(str::to_owned)
         .into(),
     );
-    made_up.changes.set(0);
-    made_up
+    fake.changes.set(0);
+    fake
 }
 
-fn in_its_place() -> Wish {
-    Wish {
+fn in_its_place() -> SetupRequest {
+    SetupRequest {
         original: Some(Original {
             tables: Some("mysql://localhost/trafstat".to_owned()),
         }),
-        ..Wish::default()
+        ..SetupRequest::default()
     }
 }
 
 /// Sets up as far as the running original lets it.
-fn prepared() -> MadeUp {
-    let made_up = with_original();
-    let error = made_up.set_up(&in_its_place(), &host()).unwrap_err();
+fn prepared() -> FakeHost {
+    let fake = with_original();
+    let error = fake.set_up(&in_its_place(), &host()).unwrap_err();
     assert!(format!("{error:#}").contains("reboot now"), "{error:#}");
-    made_up
+    fake
 }
 
 #[test]
 fn original_counts_on_until_the_reboot() {
-    let made_up = prepared();
+    let fake = prepared();
     let before = with_original().chains();
-    assert_eq!(made_up.chains(), before);
-    assert!(!made_up.path(ORIGINAL_MODULE).exists());
-    assert!(made_up.path("/usr/local/bin/trafstat_show.sh").exists());
-    assert_eq!(made_up.read("/etc/crontab").unwrap().unwrap(), CRONTAB);
-    assert!(made_up.imported.borrow().is_empty());
+    assert_eq!(fake.chains(), before);
+    assert!(!fake.path(ORIGINAL_MODULE).exists());
+    assert!(fake.path("/usr/local/bin/trafstat_show.sh").exists());
+    assert_eq!(fake.read("/etc/crontab").unwrap().unwrap(), CRONTAB);
+    assert!(fake.imported.borrow().is_empty());
 
     // What it counts from here on, the next run keeps as well.
-    assert!(made_up.set_up(&in_its_place(), &host()).is_err());
-    let kept = made_up.read("/var/lib/trafstat/original/192.0.2.1_32");
+    assert!(fake.set_up(&in_its_place(), &host()).is_err());
+    let kept = fake.read("/var/lib/trafstat/original/192.0.2.1_32");
     assert_eq!(kept.unwrap().unwrap(), COUNTED.repeat(2));
 
-    made_up.undo().unwrap();
-    assert!(made_up.path(ORIGINAL_MODULE).exists());
-    assert_eq!(made_up.chains(), before);
+    fake.undo().unwrap();
+    assert!(fake.path(ORIGINAL_MODULE).exists());
+    assert_eq!(fake.chains(), before);
     let rules = "/var/lib/trafstat/original/rules.json";
-    assert!(!made_up.path(rules).exists());
+    assert!(!fake.path(rules).exists());
 }
 
 #[test]
@@ -632,15 +655,15 @@ fn original_gives_way_and_its_rules_stay_where_they_were() {
     let before = with_original().chains();
     // The rules are restored at boot, all, some or none.
     for restored in ["-A ", "-A INPUT ", "-A FORWARD "] {
-        let made_up = prepared();
-        made_up.reboot(|rule| rule.starts_with(restored) || !rule.contains("TRAFSTAT"));
-        made_up.set_up(&in_its_place(), &host()).unwrap();
-        assert_eq!(made_up.chains(), before, "{restored}");
-        assert!(!original::is_here(&made_up).unwrap());
-        let crontab = made_up.read("/etc/crontab").unwrap().unwrap();
+        let fake = prepared();
+        fake.reboot(|rule| rule.starts_with(restored) || !rule.contains("TRAFSTAT"));
+        fake.set_up(&in_its_place(), &host()).unwrap();
+        assert_eq!(fake.chains(), before, "{restored}");
+        assert!(!original::is_here(&fake).unwrap());
+        let crontab = fake.read("/etc/crontab").unwrap().unwrap();
         assert!(crontab.contains("\n# trafstat setup: */5"), "{crontab}");
         assert_eq!(
-            *made_up.imported.borrow(),
+            *fake.imported.borrow(),
             [
                 "/var/lib/trafstat/original/192.0.2.1_32",
                 "/var/trafstat/trafstat_192_0_2_1_32_2024_01_07-04:22.gz",
@@ -648,20 +671,16 @@ fn original_gives_way_and_its_rules_stay_where_they_were() {
                 "mysql://localhost/trafstat",
             ]
         );
-        assert!(made_up.units.borrow().contains("trafstat-collect.timer"));
+        assert!(fake.units.borrow().contains("trafstat-collect.timer"));
 
-        let changes = made_up.changes.get();
-        made_up.set_up(&in_its_place(), &host()).unwrap();
-        assert_eq!(made_up.changes.get(), changes);
+        let changes = fake.changes.get();
+        fake.set_up(&in_its_place(), &host()).unwrap();
+        assert_eq!(fake.changes.get(), changes);
 
-        made_up.undo().unwrap();
-        assert!(made_up.path(ORIGINAL_MODULE).exists());
-        assert_eq!(made_up.read("/etc/crontab").unwrap().unwrap(), CRONTAB);
-        assert_eq!(
-            made_up.chains(),
-            before,
-            "the rules are the administrator's"
-        );
+        fake.undo().unwrap();
+        assert!(fake.path(ORIGINAL_MODULE).exists());
+        assert_eq!(fake.read("/etc/crontab").unwrap().unwrap(), CRONTAB);
+        assert_eq!(fake.chains(), before, "the rules are the administrator's");
     }
 }
 
@@ -674,26 +693,23 @@ fn replacement_interrupted_anywhere_is_finished_by_the_next() {
     whole.set_up(&in_its_place(), &host()).unwrap();
     let before = with_original().chains();
     for limit in 0..whole.changes.get() {
-        let made_up = with_original();
-        made_up.changes_left.set(limit);
-        let cut_off = made_up.set_up(&in_its_place(), &host());
+        let fake = with_original();
+        fake.changes_left.set(limit);
+        let cut_off = fake.set_up(&in_its_place(), &host());
         assert!(cut_off.is_err());
         if limit < first_run {
-            made_up.changes_left.set(usize::MAX);
-            assert!(made_up.set_up(&in_its_place(), &host()).is_err());
+            fake.changes_left.set(usize::MAX);
+            assert!(fake.set_up(&in_its_place(), &host()).is_err());
         }
-        made_up.reboot(|rule| !counting(rule));
+        fake.reboot(|rule| !counting(rule));
         if limit >= first_run {
-            assert!(made_up.set_up(&in_its_place(), &host()).is_err());
-            made_up.changes_left.set(usize::MAX);
+            assert!(fake.set_up(&in_its_place(), &host()).is_err());
+            fake.changes_left.set(usize::MAX);
         }
-        made_up.set_up(&in_its_place(), &host()).unwrap();
-        assert_eq!(made_up.chains(), before, "after {limit} changes");
-        assert!(
-            !original::is_here(&made_up).unwrap(),
-            "after {limit} changes"
-        );
-        let kept = made_up.read("/var/lib/trafstat/original/192.0.2.1_32");
+        fake.set_up(&in_its_place(), &host()).unwrap();
+        assert_eq!(fake.chains(), before, "after {limit} changes");
+        assert!(!original::is_here(&fake).unwrap(), "after {limit} changes");
+        let kept = fake.read("/var/lib/trafstat/original/192.0.2.1_32");
         assert!(
             kept.unwrap().unwrap().starts_with(COUNTED),
             "after {limit} changes"
@@ -703,18 +719,18 @@ fn replacement_interrupted_anywhere_is_finished_by_the_next() {
 
 #[test]
 fn store_in_the_database_of_the_originals_tables_is_refused() {
-    let wish = Wish {
+    let request = SetupRequest {
         server: with_server(None).server,
         ..in_its_place()
     };
-    let error = plan::steps(&host(), &wish).unwrap_err().to_string();
+    let error = plan::steps(&host(), &request).unwrap_err().to_string();
     assert!(error.contains("name another one"), "{error}");
 }
 
 /// The state without what is another one on each host: its folder, and the time in copies' names.
-fn comparable(made_up: &MadeUp, state: &str) -> String {
+fn comparable(fake: &FakeHost, state: &str) -> String {
     const TIME: &str = "20260131T120000";
-    let mut state = state.replace(&*made_up.root.path().to_string_lossy(), "");
+    let mut state = state.replace(&*fake.root.path().to_string_lossy(), "");
     let mut searched = 0;
     while let Some(found) = state[searched..].find("rules.v4.2") {
         let time = searched + found + "rules.v4.".len();

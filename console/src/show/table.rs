@@ -13,6 +13,12 @@ use crate::accuracy;
 use crate::names::{Names, title};
 use trafstat_cli::units;
 
+const LEAST_BAR: usize = 6;
+const WIDEST_BAR: usize = 30;
+
+/// What stands beside a cell.
+const PADDING: usize = 2;
+
 /// How to show it.
 pub(super) struct Style {
     /// Averages a second instead of sums.
@@ -124,12 +130,6 @@ fn arranged(answer: &Answer, style: &Style) -> Table {
     }
     grid.table()
 }
-
-const LEAST_BAR: usize = 6;
-const WIDEST_BAR: usize = 30;
-
-/// What stands beside a cell.
-const PADDING: usize = 2;
 
 /// The cells as text.
 struct Grid {

@@ -19,11 +19,11 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 use trafstat_store::options::config::parse_duration;
 use trafstat_store::query::Field;
-use trafstat_store::source::{LiveSource, PROC_ROOT, Proc};
+use trafstat_store::source::{OpenEpochSource, PROC_ROOT, Proc};
 
 use crate::names::Names;
 use meter::Meter;
-use screen::{Asked, Screen};
+use screen::{Action, Screen};
 
 /// What to look at, and how often.
 #[derive(Debug, Args)]
@@ -89,7 +89,11 @@ impl TopOptions {
 }
 
 /// Takes the terminal, and gives it back whatever happens.
-fn in_terminal(source: &mut dyn LiveSource, meter: &mut Meter, screen: &mut Screen) -> Result<()> {
+fn in_terminal(
+    source: &mut dyn OpenEpochSource,
+    meter: &mut Meter,
+    screen: &mut Screen,
+) -> Result<()> {
     let ended = Arc::new(AtomicBool::new(false));
     let watch = |signal, flag: &Arc<AtomicBool>| {
         signal_hook::flag::register(signal, Arc::clone(flag)).context("cannot watch for signals")
@@ -122,7 +126,7 @@ enum Woken {
 
 fn show(
     terminal: &mut DefaultTerminal,
-    source: &mut dyn LiveSource,
+    source: &mut dyn OpenEpochSource,
     meter: &mut Meter,
     screen: &mut Screen,
     ended: &AtomicBool,
@@ -134,7 +138,7 @@ fn show(
         loop {
             let left = due.saturating_duration_since(Instant::now());
             let woken = wait(left.min(SIGNALS_EVERY))?;
-            if woken == Woken::Keys && press_all(screen)? == Asked::ToEnd {
+            if woken == Woken::Keys && press_all(screen)? == Action::Quit {
                 return Ok(());
             }
             if woken != Woken::Time || left.is_zero() || ended.load(Ordering::Relaxed) {
@@ -167,15 +171,16 @@ fn wait(at_most: Duration) -> Result<Woken> {
 }
 
 /// Presses the keys that can be read.
-fn press_all(screen: &mut Screen) -> Result<Asked> {
+fn press_all(screen: &mut Screen) -> Result<Action> {
     while event::poll(Duration::ZERO)? {
-        if let Event::Key(key) = event::read()? {
-            if key.kind == KeyEventKind::Press && screen.press(key) == Asked::ToEnd {
-                return Ok(Asked::ToEnd);
-            }
+        if let Event::Key(key) = event::read()?
+            && key.kind == KeyEventKind::Press
+            && screen.press(key) == Action::Quit
+        {
+            return Ok(Action::Quit);
         }
     }
-    Ok(Asked::ToGoOn)
+    Ok(Action::Continue)
 }
 
 /// Open epochs have neither times nor hosts.

@@ -15,28 +15,6 @@ use super::meter::{Line, Meter, Rates, Sort};
 use crate::names::{Names, title};
 use trafstat_cli::units;
 
-/// What the user chose.
-pub struct Screen {
-    by: Vec<Field>,
-    sort: Sort,
-    names: Names,
-    numeric: bool,
-    every: Duration,
-    holds_still: bool,
-    /// The first line that is shown, and how many the screen has room for.
-    first: usize,
-    room: usize,
-}
-
-/// What a key asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// To end.
-    ToEnd,
-    /// To go on.
-    ToGoOn,
-}
-
 /// What lines can be made by.
 pub const FIELDS: [Field; 6] = [
     Field::LocalIp,
@@ -61,6 +39,32 @@ const GROUPINGS: [&[Field]; 5] = [
     ],
     &[Field::Account],
 ];
+
+const GAP: usize = 2;
+
+const WIDEST_BAR: usize = 30;
+
+/// What the user chose.
+pub struct Screen {
+    by: Vec<Field>,
+    sort: Sort,
+    names: Names,
+    numeric: bool,
+    every: Duration,
+    holds_still: bool,
+    /// The first line that is shown, and how many the screen has room for.
+    first: usize,
+    room: usize,
+}
+
+/// The effect of a key on the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// The program ends.
+    Quit,
+    /// The screen stays.
+    Continue,
+}
 
 impl Screen {
     /// The screen at its beginning.
@@ -88,12 +92,12 @@ impl Screen {
     }
 
     /// Does what a key asks for.
-    pub fn press(&mut self, key: KeyEvent) -> Asked {
+    pub fn press(&mut self, key: KeyEvent) -> Action {
         let page = self.room.max(1);
         match key.code {
-            KeyCode::Char('q') | KeyCode::Esc => return Asked::ToEnd,
+            KeyCode::Char('q') | KeyCode::Esc => return Action::Quit,
             KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => {
-                return Asked::ToEnd;
+                return Action::Quit;
             }
             KeyCode::Right | KeyCode::Char('>' | 's') => self.sort = self.sort.moved(1),
             KeyCode::Left | KeyCode::Char('<') => self.sort = self.sort.moved(Sort::ALL.len() - 1),
@@ -115,7 +119,7 @@ impl Screen {
             KeyCode::Home => self.first = 0,
             _ => {}
         }
-        Asked::ToGoOn
+        Action::Continue
     }
 
     /// Draws the figures.
@@ -246,10 +250,6 @@ impl Screen {
             .column_spacing(GAP as u16)
     }
 }
-
-const GAP: usize = 2;
-
-const WIDEST_BAR: usize = 30;
 
 fn column(sort: Sort) -> &'static str {
     match sort {

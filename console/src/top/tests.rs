@@ -9,16 +9,18 @@ use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use trafstat_store::query::{Field, Value};
 use trafstat_store::snapshot::OpenEpoch;
-use trafstat_store::source::{LiveSource, SourceError};
+use trafstat_store::source::{OpenEpochSource, SourceError};
 
 use super::meter::{Meter, Sort};
-use super::screen::{Asked, Screen};
+use super::screen::{Action, Screen};
 use crate::names::Names;
 
 #[path = "../../../store/tests/common/mod.rs"]
 mod common;
 
 use common::{SnapshotBuilder, record};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// A live file: totals that do not add up, and records of which some come twice.
 fn live(name: &str, epoch: u64, packets: &[(u8, u8, u16, u64)]) -> OpenEpoch {
@@ -34,8 +36,6 @@ fn live(name: &str, epoch: u64, packets: &[(u8, u8, u16, u64)]) -> OpenEpoch {
     snapshot.header.recorded_bytes = 0;
     OpenEpoch::read(&snapshot.bytes()[..]).unwrap()
 }
-
-const SECOND: Duration = Duration::from_secs(1);
 
 fn rates(meter: &Meter, by: &[Field]) -> Vec<(String, u64, u64)> {
     meter
@@ -137,7 +137,7 @@ fn drawn(screen: &mut Screen, meter: &Meter, (columns, lines): (u16, u16)) -> St
     terminal.backend().to_string()
 }
 
-fn press(screen: &mut Screen, code: KeyCode) -> Asked {
+fn press(screen: &mut Screen, code: KeyCode) -> Action {
     screen.press(KeyEvent::new(code, KeyModifiers::NONE))
 }
 
@@ -217,19 +217,19 @@ fn keys_sort_move_group_and_end() {
     assert_eq!(first(&mut screen), "192.0.2.40");
     press(&mut screen, KeyCode::Char('g'));
     assert_eq!(first(&mut screen), "198.51.100.7");
-    assert_eq!(press(&mut screen, KeyCode::Char('x')), Asked::ToGoOn);
+    assert_eq!(press(&mut screen, KeyCode::Char('x')), Action::Continue);
     press(&mut screen, KeyCode::Char(' '));
     assert!(screen.holds_still());
     assert!(drawn(&mut screen, &meter, (100, 10)).contains("(held)"));
-    assert_eq!(press(&mut screen, KeyCode::Char('q')), Asked::ToEnd);
+    assert_eq!(press(&mut screen, KeyCode::Char('q')), Action::Quit);
     let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-    assert_eq!(screen.press(control_c), Asked::ToEnd);
+    assert_eq!(screen.press(control_c), Action::Quit);
 }
 
 /// A source with a fault.
 struct Panicking;
 
-impl LiveSource for Panicking {
+impl OpenEpochSource for Panicking {
     fn open_epochs(&mut self) -> Result<Vec<OpenEpoch>, SourceError> {
         panic!("a fault of the source");
     }

@@ -85,7 +85,7 @@ fn check(account: &Ipv4Account, model: &Model, limits: Limits) {
     let (mut records, mut sum) = (0, 0);
     for record in epoch.iter() {
         let key = record.key();
-        let packets = record.stats().packets;
+        let packets = record.counters().packets;
         sum += packets[0] + packets[1];
         records += 1;
         if !key.is_folded() {

@@ -22,7 +22,7 @@ use trafstat_core::parse::transport::{SCTP, TCP, UDP, UDP_LITE};
 use trafstat_core::rule::{self, Rule};
 use trafstat_core::sampling::{Sampling, SamplingKey};
 use trafstat_core::snapshot::{self, Binary, Cursor, Format};
-use trafstat_core::synthetic::Alone;
+use trafstat_core::synthetic::SingleThread;
 use trafstat_core::wire::{Gso, Volume};
 use trafstat_rule::options;
 use zerocopy::FromBytes;
@@ -182,10 +182,10 @@ where
                 2 => self.account.set_limits(limits(input)?),
                 3 => self.count_bytes(input)?,
                 4 => {
-                    let live = self.account.live(&());
+                    let open = self.account.open_epoch(&());
                     let len = usize::from(input.arbitrary::<u8>()? | 1);
-                    read_all(&live, &Binary, len);
-                    read_all(&live, &Csv, len);
+                    read_all(&open, &Binary, len);
+                    read_all(&open, &Csv, len);
                     self.account.stats(&());
                 }
                 _ => self.count_run(input)?,
@@ -194,7 +194,7 @@ where
         Ok(())
     }
 
-    /// Counts plain packets of neighbouring flows.
+    /// Counts packets of neighbouring flows, most of them eligible for the fast path.
     fn count_run(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
         let header = Header {
             protocol: *input.choose(&PROTOCOLS)?,
@@ -237,7 +237,7 @@ where
         let tables = account.tables(cpu, &()).expect("the CPU's tables");
         if gso.is_none()
             && account
-                .count_if_plain(rule, &tables, bytes, len, &())
+                .count_if_eligible(rule, &tables, bytes, len, &())
                 .is_some()
         {
             return;
@@ -280,7 +280,7 @@ where
     fn end(mut self) {
         while self.closed.is_some() || self.open.packets != 0 {
             // Zeros: acknowledged each time.
-            let read = self.close(&Alone, &mut Unstructured::new(&[]));
+            let read = self.close(&SingleThread, &mut Unstructured::new(&[]));
             read.expect("no bytes are needed");
         }
         assert!(self.account.is_idle(&()));
@@ -432,7 +432,7 @@ fn read_all<const W: usize>(
         match snapshot::read(epoch, format, &mut cursor, offset, &mut buffer) {
             Ok(0) => return bytes,
             Ok(read) => bytes.extend_from_slice(&buffer[..read]),
-            Err(snapshot::FartherOn) => {}
+            Err(snapshot::Yield) => {}
         }
     }
 }

@@ -2,20 +2,32 @@
 //! ports keep their number.
 
 use crate::parse::ipv6::words;
-use crate::parse::{self, ParseError, Plain, Tuple};
-use crate::rule::{Ports, Side};
-
-/// A flow within one account, as `W` words that compare and hash as a whole.
-///
-/// The last word has, from its lowest bit on: local port (16 bits), remote port (16),
-/// protocol (8), flags (8). The words before it have the local address, then the remote
-/// one, as in the packet. In memory on a little-endian machine these are the first bytes
-/// of the record in `uapi/xt_TRAFSTAT.h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FlowKey<const W: usize>(pub [u64; W]);
+use crate::parse::{self, FastPathHeader, ParseError, Tuple};
+use crate::rule::{PortFilter, Side};
 
 /// Flag of a record that stands for flows which found no room.
 pub const FOLDED: u8 = trafstat_abi::RECORD_FOLDED as u8;
+
+/// The last word of a flow's key:
+///
+/// ```text
+///  63      48 47     40 39        32 31         16 15          0
+/// +----------+---------+------------+-------------+-------------+
+/// |    0     |  flags  |  protocol  | remote port | local port  |
+/// +----------+---------+------------+-------------+-------------+
+/// ```
+const PROTOCOL_SHIFT: u32 = 32;
+const FLAGS_SHIFT: u32 = 40;
+const LOCAL_PORT_MASK: u64 = 0xffff;
+const PROTOCOL_MASK: u64 = 0xff << PROTOCOL_SHIFT;
+
+/// A flow within one account, as `W` words that compare and hash as a whole.
+///
+/// The words before the last have the local address, then the remote one, as in the packet. The
+/// last word has ports, protocol and flags. In memory on a little-endian machine these are the
+/// first bytes of the record in `uapi/xt_TRAFSTAT.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlowKey<const W: usize>(pub [u64; W]);
 
 impl<const W: usize> FlowKey<W> {
     /// Whether the key stands for flows that found no room.
@@ -64,8 +76,8 @@ pub trait Family<const W: usize>: 'static {
     /// See [`ParseError`].
     fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<Self::Address>, ParseError>;
 
-    /// Reads what most packets are, and nothing else.
-    fn parse_plain(bytes: &[u8]) -> Option<Plain<'_, Self::Addresses>>;
+    /// Reads the headers of a packet that may take the fast path; `None` for any other.
+    fn parse_fast(bytes: &[u8]) -> Option<FastPathHeader<'_, Self::Addresses>>;
 
     /// Puts the key of a packet together that goes this way; `rest` is the last word.
     fn key(addresses: Self::Addresses, direction: Direction, rest: u64) -> FlowKey<W>;
@@ -76,11 +88,6 @@ pub trait Family<const W: usize>: 'static {
     /// The key of the local side alone: protocol, local address and local port.
     fn local_side(key: FlowKey<W>) -> FlowKey<W>;
 }
-
-const PROTOCOL_SHIFT: u32 = 32;
-const FLAGS_SHIFT: u32 = 40;
-const LOCAL_PORT_MASK: u64 = 0xffff;
-const PROTOCOL_MASK: u64 = 0xff << PROTOCOL_SHIFT;
 
 /// The last word of a key.
 #[inline]
@@ -138,8 +145,8 @@ impl Family<2> for Ipv4 {
     }
 
     #[inline]
-    fn parse_plain(bytes: &[u8]) -> Option<Plain<'_, u64>> {
-        parse::ipv4::parse_plain(bytes)
+    fn parse_fast(bytes: &[u8]) -> Option<FastPathHeader<'_, u64>> {
+        parse::ipv4::parse_fast(bytes)
     }
 
     #[inline]
@@ -216,8 +223,8 @@ impl Family<5> for Ipv6 {
     }
 
     #[inline]
-    fn parse_plain(bytes: &[u8]) -> Option<Plain<'_, [u64; 4]>> {
-        parse::ipv6::parse_plain(bytes)
+    fn parse_fast(bytes: &[u8]) -> Option<FastPathHeader<'_, [u64; 4]>> {
+        parse::ipv6::parse_fast(bytes)
     }
 
     #[inline]
@@ -242,7 +249,7 @@ impl Family<5> for Ipv6 {
 #[inline]
 pub fn classify<F: Family<W>, const W: usize>(
     net: &F::Net,
-    ports: &impl Ports,
+    ports: &impl PortFilter,
     tuple: &Tuple<F::Address>,
 ) -> Option<(FlowKey<W>, Direction)> {
     let Tuple {
@@ -278,7 +285,7 @@ mod tests {
     use super::*;
 
     struct AllPorts;
-    impl Ports for AllPorts {
+    impl PortFilter for AllPorts {
         fn keep(&self, _: Side, _: u8, port: u16) -> u16 {
             port
         }

@@ -3,7 +3,7 @@
 //! SYN packets. IPv4 addresses are decimal numbers, IPv6 ones text (RFC 5952).
 
 use crate::account::Epoch;
-use crate::flow_table::record::{FlowStats, Record};
+use crate::flow_table::record::{FlowCounters, Record};
 use crate::memory::Memory;
 use crate::snapshot::{Format, Head, Piece};
 
@@ -28,7 +28,7 @@ impl Format<2> for Csv {
     fn record(&self, record: &Record<2>) -> Line {
         let [addresses, rest] = record.key().0;
         let [l0, l1, l2, l3, r0, r1, r2, r3] = addresses.to_ne_bytes();
-        line(rest, &record.stats(), |line| {
+        line(rest, &record.counters(), |line| {
             push_decimal(line, u32::from_be_bytes([l0, l1, l2, l3]).into());
             line.push(b',');
             push_decimal(line, u32::from_be_bytes([r0, r1, r2, r3]).into());
@@ -45,7 +45,7 @@ impl Format<5> for Csv {
 
     fn record(&self, record: &Record<5>) -> Line {
         let [l0, l1, r0, r1, rest] = record.key().0;
-        line(rest, &record.stats(), |line| {
+        line(rest, &record.counters(), |line| {
             push_ipv6(line, [l0, l1]);
             line.push(b',');
             push_ipv6(line, [r0, r1]);
@@ -53,12 +53,12 @@ impl Format<5> for Csv {
     }
 }
 
-fn line(rest: u64, stats: &FlowStats, push_addresses: impl FnOnce(&mut Line)) -> Line {
-    let FlowStats {
+fn line(rest: u64, counters: &FlowCounters, push_addresses: impl FnOnce(&mut Line)) -> Line {
+    let FlowCounters {
         packets: [sent_packets, received_packets],
         bytes,
         syn_packets,
-    } = *stats;
+    } = *counters;
     let [sent_bytes, received_bytes] = bytes;
     let mut line = Line::EMPTY;
     push_decimal(&mut line, rest >> 32 & 0xff);

@@ -8,12 +8,12 @@
 
 use crate::classify::FlowKey;
 
+/// 2^64 over the golden ratio, odd: spreads neighbouring numbers evenly.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Random words, drawn once for an account.
 #[derive(Clone, Copy, Debug)]
 pub struct HashKey(pub [u64; 6]);
-
-/// 2^64 over the golden ratio, odd: spreads neighbouring numbers evenly.
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Both halves of the product, one XORed onto the other.
 #[inline]

@@ -5,7 +5,7 @@
 //! clocks and random numbers come from outside.
 //!
 //! ```text
-//! bytes ─ parse ─▶ Tuple ─ classify ─▶ FlowKey, Direction ─ flow_table ─▶ FlowStats
+//! bytes ─ parse ─▶ Tuple ─ classify ─▶ FlowKey, Direction ─ flow_table ─▶ FlowCounters
 //!                                                               │ account closes an epoch
 //!                                              csv ◀─ snapshot ◀┘
 //! ```

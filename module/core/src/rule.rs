@@ -8,6 +8,12 @@ use crate::parse::transport::{PortClass, TCP, UDP, port_class};
 use crate::sampling::Sampling;
 use crate::sync::{AtomicU64, Ordering};
 
+/// Words of a bitmap over all ports.
+const BITMAP_WORDS: usize = 65536 / 64;
+
+const MODE_ALL: u16 = trafstat_abi::PORTS_ALL as u16;
+const MODE_LISTED: u16 = trafstat_abi::PORTS_LISTED as u16;
+
 /// The two sides of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -17,8 +23,8 @@ pub enum Side {
     Remote,
 }
 
-/// Decides which ports keep their number.
-pub trait Ports {
+/// A decision for each port whether it keeps its number.
+pub trait PortFilter {
     /// `port`, or 0 where the rule does not tell this port apart.
     fn keep(&self, side: Side, protocol: u8, port: u16) -> u16;
 }
@@ -28,12 +34,6 @@ pub struct PortSet<M: Memory> {
     mode: u16,
     bitmap: M::Slot<AtomicU64>,
 }
-
-/// Words of a bitmap over all ports.
-const BITMAP_WORDS: usize = 65536 / 64;
-
-const MODE_ALL: u16 = trafstat_abi::PORTS_ALL as u16;
-const MODE_LISTED: u16 = trafstat_abi::PORTS_LISTED as u16;
 
 impl<M: Memory> PortSet<M> {
     /// The set that a list of a rule describes, or `None` without memory. `pool` is the
@@ -142,7 +142,7 @@ impl<M: Memory> Rule<M> {
     /// What is kept of the ports of a TCP or UDP packet, both given with the local one below
     /// the remote one; `None` where the rule samples such packets.
     #[inline]
-    pub fn keep_plain(&self, protocol: u8, ports: u32, guard: &M::Guard) -> Option<u32> {
+    pub fn keep_packed(&self, protocol: u8, ports: u32, guard: &M::Guard) -> Option<u32> {
         const { assert!(TCP & 1 == 0 && UDP & 1 == 1) };
         let [tcp, udp] = &self.classes;
         let class = if protocol & 1 == 0 { tcp } else { udp };
@@ -163,7 +163,7 @@ impl<M: Memory> Rule<M> {
 
     /// The rule's ports, as long as the guard lives.
     #[inline]
-    pub fn ports<'a>(&'a self, guard: &'a M::Guard) -> impl Ports + 'a {
+    pub fn ports<'a>(&'a self, guard: &'a M::Guard) -> impl PortFilter + 'a {
         GuardedPorts {
             classes: &self.classes,
             guard,
@@ -191,7 +191,7 @@ struct GuardedPorts<'a, M: Memory> {
     guard: &'a M::Guard,
 }
 
-impl<M: Memory> Ports for GuardedPorts<'_, M> {
+impl<M: Memory> PortFilter for GuardedPorts<'_, M> {
     #[inline]
     fn keep(&self, side: Side, protocol: u8, port: u16) -> u16 {
         let [tcp, udp] = self.classes;
@@ -329,7 +329,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn plain_packets_keep_the_same_ports(
+        fn packed_ports_are_kept_as_single_ones_are(
             modes in proptest::array::uniform4(0_u16..3),
             local: u16, remote: u16, tcp: bool, one_in in 0_u32..3,
         ) {
@@ -346,7 +346,7 @@ mod tests {
             let ports = rule.ports(&());
             let local_kept = u32::from(ports.keep(Side::Local, protocol, local));
             let remote_kept = u32::from(ports.keep(Side::Remote, protocol, remote));
-            let kept = rule.keep_plain(protocol, u32::from(local) | u32::from(remote) << 16, &());
+            let kept = rule.keep_packed(protocol, u32::from(local) | u32::from(remote) << 16, &());
             let is_sampled = tcp && one_in > 1;
             prop_assert_eq!(kept, (!is_sampled).then_some(local_kept | remote_kept << 16));
         }

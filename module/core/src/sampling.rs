@@ -12,6 +12,10 @@ use trafstat_abi::RuleInfo;
 use crate::hash::fold;
 use crate::parse::transport::{TCP, UDP};
 
+/// Odd constants of wyhash: half of each one's bits are set.
+const STEP: u64 = 0xa076_1d64_78bd_642f;
+const SPREAD: u64 = 0xe703_7ed1_a0b4_28db;
+
 /// The rates of a rule: one in that many packets; 0 and 1 count every packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sampling {
@@ -76,10 +80,6 @@ pub struct PacketNumber {
     /// The number of packets that the CPU has seen in the epoch.
     pub packet: u64,
 }
-
-/// Odd constants of wyhash: half of each one's bits are set.
-const STEP: u64 = 0xa076_1d64_78bd_642f;
-const SPREAD: u64 = 0xe703_7ed1_a0b4_28db;
 
 impl SamplingKey {
     /// The key of a capture's account, which is the same whenever the capture is read.

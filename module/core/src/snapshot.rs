@@ -5,23 +5,34 @@ use zerocopy::IntoBytes;
 
 use trafstat_abi::SnapshotHeader;
 
-use crate::account::{Epoch, Next, Place};
-use crate::flow_table::record::{FlowStats, Record};
+use crate::account::{Epoch, Next, RecordPosition};
+use crate::flow_table::record::{FlowCounters, Record};
 use crate::flow_table::samples::Sample;
 use crate::memory::Memory;
 use crate::wire::Volume;
+
+/// Pieces that one read passes over or copies at most.
+const STEPS: u32 = 1024;
+
+const LIVE: u32 = trafstat_abi::SNAPSHOT_LIVE;
+
+/// The counters of a record, behind its key.
+const COUNTERS: usize = 5;
+
+/// Of the longest record, that of IPv6: five words of a key, and the counters.
+const RECORD_BYTES: usize = (5 + COUNTERS) * size_of::<u64>();
 
 /// Where a reader stands. Zero is the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Cursor {
-    /// Bytes before this place.
+    /// Bytes before the next one to be read.
     offset: u64,
-    /// Bytes of the piece at `place` that were read already.
+    /// Bytes of the piece at `position` that were read already.
     within: u32,
     /// Whether the header was read.
     past_head: u32,
-    place: Place,
+    position: RecordPosition,
 }
 
 impl Cursor {
@@ -91,10 +102,7 @@ pub trait Format<const W: usize> {
 
 /// A read that copied nothing yet and is to be called again, once others had a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FartherOn;
-
-/// Pieces that one read passes over or copies at most.
-const STEPS: u32 = 1024;
+pub struct Yield;
 
 /// Copies what stands at `offset` into `out` and returns the number of bytes, 0 at the end.
 ///
@@ -102,7 +110,7 @@ const STEPS: u32 = 1024;
 /// nothing.
 ///
 /// # Errors
-/// [`FartherOn`] where there was so much to pass over that others should have a turn: the
+/// [`Yield`] where many records were passed over and the caller should yield the CPU: the
 /// cursor has come nearer, and the same call goes on.
 pub fn read<M: Memory, const W: usize>(
     epoch: &Epoch<'_, M, W>,
@@ -110,7 +118,7 @@ pub fn read<M: Memory, const W: usize>(
     cursor: &mut Cursor,
     offset: u64,
     out: &mut [u8],
-) -> Result<usize, FartherOn> {
+) -> Result<usize, Yield> {
     if offset < cursor.offset {
         *cursor = Cursor::default();
     }
@@ -124,14 +132,14 @@ pub fn read<M: Memory, const W: usize>(
     }
     let mut steps = 0..STEPS;
     while cursor.past_head != 0 && destination.has_room() {
-        let record = match (epoch.next(&mut cursor.place), steps.next()) {
+        let record = match (epoch.next(&mut cursor.position), steps.next()) {
             (Next::End, _) => break,
             (Next::Record(record), Some(_)) => record,
-            _ if destination.filled == 0 => return Err(FartherOn),
+            _ if destination.filled == 0 => return Err(Yield),
             _ => break,
         };
         if destination.take(cursor, format.record(record).as_ref()) {
-            cursor.place.record = cursor.place.record.wrapping_add(1);
+            cursor.position.record = cursor.position.record.wrapping_add(1);
         }
     }
     Ok(destination.filled)
@@ -200,14 +208,6 @@ fn sample(sample: Sample) -> trafstat_abi::Sample {
 /// `xt_trafstat_record_ipv6` for each record (`uapi/xt_TRAFSTAT.h`).
 #[derive(Debug)]
 pub struct Binary;
-
-const LIVE: u32 = trafstat_abi::SNAPSHOT_LIVE;
-
-/// The counters of a record, behind its key.
-const COUNTERS: usize = 5;
-
-/// Of the longest record, that of IPv6: five words of a key, and the counters.
-const RECORD_BYTES: usize = (5 + COUNTERS) * size_of::<u64>();
 
 impl<const W: usize> Format<W> for Binary {
     type Record = Piece<RECORD_BYTES>;
@@ -296,11 +296,11 @@ impl<const W: usize> Format<W> for Binary {
 
     #[inline]
     fn record(&self, record: &Record<W>) -> Self::Record {
-        let FlowStats {
+        let FlowCounters {
             packets: [sent_packets, received_packets],
             bytes,
             syn_packets,
-        } = record.stats();
+        } = record.counters();
         let [sent_bytes, received_bytes] = bytes;
         let mut piece = Piece::EMPTY;
         let counters = [

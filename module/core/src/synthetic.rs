@@ -16,9 +16,9 @@ pub type Ipv4Account<M = StdMemory> = Account<M, Ipv4, 2>;
 
 /// Nobody else runs while an epoch is closed.
 #[derive(Debug)]
-pub struct Alone;
+pub struct SingleThread;
 
-impl Environment for Alone {
+impl Environment for SingleThread {
     fn wait_for_writers(&self) {}
     fn go_on(&self) -> bool {
         true
@@ -27,7 +27,7 @@ impl Environment for Alone {
 
 /// Closes the open epoch, and returns the one to be read.
 pub fn close_alone<M: Memory<Guard = ()>>(account: &Ipv4Account<M>) -> u64 {
-    let closed = account.close(Timestamp::of_one_clock(2), &Alone, &());
+    let closed = account.close(Timestamp::of_one_clock(2), &SingleThread, &());
     closed.unwrap_or_default()
 }
 
@@ -146,7 +146,7 @@ pub fn count<M: Memory<Guard = ()>>(
 ) -> bool {
     let tables = account.tables(cpu, &()).expect("the CPU's tables");
     account
-        .count_if_plain(rule, &tables, bytes, len, &())
+        .count_if_eligible(rule, &tables, bytes, len, &())
         .unwrap_or_else(|| {
             let counted = account.count(rule, cpu, packet(bytes, len), &());
             counted.expect("enough bytes")

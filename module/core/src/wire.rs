@@ -8,6 +8,14 @@ use core::num::NonZeroU32;
 use crate::parse::Tuple;
 use crate::parse::transport::{SCTP, TCP, UDP};
 
+/// Bytes of a header that a UDP packet begins with (RFC 768).
+const UDP_HEADER: u16 = 8;
+/// Bytes of the header that an SCTP packet begins with (RFC 9260 section 3.1).
+const SCTP_HEADER: u16 = 12;
+/// RFC 9293 section 3.1: offset of the byte with the header's length, in words of four
+/// bytes, in its upper half.
+const TCP_DATA_OFFSET: usize = 12;
+
 /// What the kernel knows of a buffer that stands for several packets
 /// (`struct skb_shared_info`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,14 +33,6 @@ pub struct Gso {
     /// Whether each packet has a transport header; fragments do not. 1 or 0.
     pub has_transport: u16,
 }
-
-/// Bytes of a header that a UDP packet begins with (RFC 768).
-const UDP_HEADER: u16 = 8;
-/// Bytes of the header that an SCTP packet begins with (RFC 9260 section 3.1).
-const SCTP_HEADER: u16 = 12;
-/// RFC 9293 section 3.1: offset of the byte with the header's length, in words of four
-/// bytes, in its upper half.
-const TCP_DATA_OFFSET: usize = 12;
 
 /// Bytes from the start of `bytes`, the network header, to the payload. `transport` is the
 /// offset of the transport header of this protocol; 0 where it is not known.

@@ -21,7 +21,9 @@ use trafstat_core::memory::{Allocation, Blank, Memory, Slot};
 use trafstat_core::rule::Rule;
 use trafstat_core::sampling::Sampling;
 use trafstat_core::sync::{AtomicU32, Ordering::AcqRel, Ordering::Acquire, Ordering::Release};
-use trafstat_core::synthetic::{self, Alone, Flow, Ipv4Account, account_on, flows, header, rule};
+use trafstat_core::synthetic::{
+    self, Flow, Ipv4Account, SingleThread, account_on, flows, header, rule,
+};
 
 /// Memory behind loom's pointers.
 struct LoomMemory;
@@ -134,8 +136,8 @@ impl Host {
             },
             flows: flows(16).collect(),
         };
-        // For the account's own atomics and those of its two sides.
-        (0..2).for_each(|_| drop(host.take_epoch(&Alone)));
+        // For the account's own atomics and those of its two banks.
+        (0..2).for_each(|_| drop(host.take_epoch(&SingleThread)));
         Arc::new(host)
     }
 
@@ -176,7 +178,7 @@ impl Host {
         let mut packets = BTreeMap::new();
         for record in epoch.iter() {
             let flow = self.flow_of(record.key().0);
-            let before = packets.insert(flow, record.stats().volume().packets);
+            let before = packets.insert(flow, record.counters().volume().packets);
             assert_eq!(before, None, "flow {flow} has two records");
         }
         packets
@@ -219,7 +221,7 @@ fn flip(has_grace_period: bool) {
         });
         let mut sum = match has_grace_period {
             true => host.take_epoch(&host.sections),
-            false => host.take_epoch(&Alone),
+            false => host.take_epoch(&SingleThread),
         };
         for writer in writers {
             writer.join().unwrap();
@@ -288,7 +290,7 @@ fn live_reader_sees_whole_records_or_a_later_epoch() {
             let host = Arc::clone(&host);
             thread::spawn(move || {
                 let _section = host.sections.live_reader.lock().unwrap();
-                let live = host.account.live(&());
+                let live = host.account.open_epoch(&());
                 // Asks for the flow of every key that it sees.
                 let packets = host.packets(&live);
                 assert!(packets.values().all(|packets| *packets <= 1));

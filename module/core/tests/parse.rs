@@ -6,24 +6,29 @@ use etherparse::{
 };
 use proptest::prelude::*;
 use trafstat_core::classify::{Family, Ipv4, Ipv6};
-use trafstat_core::parse::{HEADER_BYTES, ParseError, Plain, Tuple, ipv4, ipv6, transport};
+use trafstat_core::parse::{
+    FastPathHeader, HEADER_BYTES, ParseError, Tuple, ipv4, ipv6, transport,
+};
+
+/// Hop-by-hop, routing, fragment, authentication and destination options: behind one of them the
+/// protocol is another, and the fast path does not look for it.
+const IPV6_EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
 
 fn cut(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.len().min(HEADER_BYTES)]
 }
 
-/// Hop-by-hop, routing, fragment, authentication and destination options: behind one of them the
-/// protocol is another, and a plain packet is not read for it.
-const IPV6_EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
-
 /// What is read of TCP and UDP, where the packet is one of them.
-fn same_transport<A, B>(plain: &Plain<'_, A>, tuple: &Tuple<B>) -> Result<(), TestCaseError> {
-    if [transport::TCP, transport::UDP].contains(&plain.protocol) {
+fn same_transport<A, B>(
+    header: &FastPathHeader<'_, A>,
+    tuple: &Tuple<B>,
+) -> Result<(), TestCaseError> {
+    if [transport::TCP, transport::UDP].contains(&header.protocol) {
         let ports = u32::from(tuple.src_port) << 16 | u32::from(tuple.dst_port);
-        prop_assert_eq!(transport::plain_ports(plain.transport), ports);
+        prop_assert_eq!(transport::packed_ports(header.transport), ports);
     }
-    if plain.protocol == transport::TCP {
-        prop_assert_eq!(transport::is_syn(plain.transport), tuple.syn);
+    if header.protocol == transport::TCP {
+        prop_assert_eq!(transport::is_syn(header.transport), tuple.syn);
     }
     Ok(())
 }
@@ -85,7 +90,7 @@ proptest! {
     }
 
     #[test]
-    fn plain_packets_are_read_alike(
+    fn fast_path_reads_headers_as_the_slow_path_does(
         bytes in proptest::collection::vec(any::<u8>(), 20..80),
         is_ipv6: bool,
         protocol in prop_oneof![
@@ -98,24 +103,24 @@ proptest! {
         bytes[0] = first;
         if is_ipv6 {
             bytes[6] = protocol;
-            if let Some(plain) = ipv6::parse_plain(&bytes) {
-                let tuple = ipv6::parse(&bytes, bytes.len()).expect("plain");
-                prop_assert_eq!(plain.addresses, Ipv6::addresses(tuple.src, tuple.dst));
-                prop_assert_eq!(plain.protocol, protocol);
+            if let Some(header) = ipv6::parse_fast(&bytes) {
+                let tuple = ipv6::parse(&bytes, bytes.len()).expect("eligible");
+                prop_assert_eq!(header.addresses, Ipv6::addresses(tuple.src, tuple.dst));
+                prop_assert_eq!(header.protocol, protocol);
                 if !IPV6_EXTENSIONS.contains(&protocol) {
-                    prop_assert_eq!(plain.protocol, tuple.protocol);
-                    same_transport(&plain, &tuple)?;
+                    prop_assert_eq!(header.protocol, tuple.protocol);
+                    same_transport(&header, &tuple)?;
                 }
             }
         } else {
             bytes[9] = protocol;
             bytes[6] &= 0xe0;
             bytes[7] = fragment;
-            if let Some(plain) = ipv4::parse_plain(&bytes) {
-                let tuple = ipv4::parse(&bytes, bytes.len()).expect("plain");
-                prop_assert_eq!(plain.addresses, Ipv4::addresses(tuple.src, tuple.dst));
-                prop_assert_eq!(plain.protocol, tuple.protocol);
-                same_transport(&plain, &tuple)?;
+            if let Some(header) = ipv4::parse_fast(&bytes) {
+                let tuple = ipv4::parse(&bytes, bytes.len()).expect("eligible");
+                prop_assert_eq!(header.addresses, Ipv4::addresses(tuple.src, tuple.dst));
+                prop_assert_eq!(header.protocol, tuple.protocol);
+                same_transport(&header, &tuple)?;
             }
         }
     }

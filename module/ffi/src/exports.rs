@@ -12,8 +12,8 @@ use core::slice;
 
 use trafstat_abi::RuleInfo;
 use trafstat_core::account::{
-    Account, Environment, Further, Identity, Keys, Limits, NeedMore, Packet, Plainly, Rest, Stats,
-    Timestamp,
+    Account, Environment, FastPath, Identity, Keys, Limits, NeedMore, PackedPacket, Packet,
+    SlowPathPacket, Stats, Timestamp,
 };
 use trafstat_core::classify::{Family, Ipv4, Ipv6};
 use trafstat_core::csv::Csv;
@@ -22,7 +22,7 @@ use trafstat_core::hash::HashKey;
 use trafstat_core::parse::HEADER_BYTES;
 use trafstat_core::rule::{self, Rule};
 use trafstat_core::sampling::{Sampling, SamplingKey};
-use trafstat_core::snapshot::{self, Binary, Cursor, FartherOn, Format};
+use trafstat_core::snapshot::{self, Binary, Cursor, Format, Yield};
 use trafstat_core::wire::{Gso, Volume};
 
 use crate::glue::{
@@ -43,6 +43,10 @@ const _: () = assert!(size_of::<Tables<'_, Ipv4, 2>>() == size_of::<trafstat_tab
 const _: () = assert!(size_of::<Tables<'_, Ipv6, 5>>() == size_of::<trafstat_tables>());
 const _: () = assert!(offset_of!(Gso, header_len) == offset_of!(trafstat_gso, header_len));
 const _: () = assert!(offset_of!(Gso, has_transport) == offset_of!(trafstat_gso, has_transport));
+
+const ENOMEM: c_int = 12;
+const EAGAIN: isize = 11;
+const ESTALE: isize = 116;
 
 /// `struct trafstat_account_core`: an account of either family.
 pub enum AccountCore {
@@ -93,10 +97,6 @@ pub struct Tables<'a, F: Family<W>, const W: usize> {
     account: &'a Account<KernelMemory, F, W>,
     tables: [&'a FlowTable<KernelMemory, W>; 2],
 }
-
-const ENOMEM: c_int = 12;
-const EAGAIN: isize = 11;
-const ESTALE: isize = 116;
 
 /// Bytes of `struct trafstat_account_core`.
 #[unsafe(no_mangle)]
@@ -356,7 +356,7 @@ pub unsafe extern "C" fn trafstat_count_ipv4(
 ) -> u32 {
     // SAFETY: the caller says so.
     let bytes = unsafe { slice::from_raw_parts(header, header_len as usize) };
-    count_plain(rule, tables, bytes, len, skb, AccountCore::ipv4)
+    count_fast(rule, tables, bytes, len, skb, AccountCore::ipv4)
 }
 
 /// Counts a packet of IPv6; returns the rule's verdict.
@@ -374,11 +374,11 @@ pub unsafe extern "C" fn trafstat_count_ipv6(
 ) -> u32 {
     // SAFETY: the caller says so.
     let bytes = unsafe { slice::from_raw_parts(header, header_len as usize) };
-    count_plain(rule, tables, bytes, len, skb, AccountCore::ipv6)
+    count_fast(rule, tables, bytes, len, skb, AccountCore::ipv6)
 }
 
 #[inline(always)]
-fn count_plain<F: Family<W>, const W: usize>(
+fn count_fast<F: Family<W>, const W: usize>(
     rule: &RuleCore,
     tables: &Tables<'_, F, W>,
     bytes: &[u8],
@@ -390,28 +390,31 @@ fn count_plain<F: Family<W>, const W: usize>(
     let guard = unsafe { Guard::new() };
     match tables
         .account
-        .count_plain(&rule.rule, &tables.tables, bytes, len, &guard)
+        .count_fast(&rule.rule, &tables.tables, bytes, len, &guard)
     {
-        Plainly::Counted => rule.verdict,
-        Plainly::Further(Further { table, rest }) => count_further(rule, table, rest, account),
+        FastPath::Counted => rule.verdict,
+        FastPath::SlowPath(SlowPathPacket { table, packed }) => {
+            count_slow(rule, table, packed, account)
+        }
         // SAFETY: rule and buffer are those that C has in hand.
-        Plainly::Other => unsafe { trafstat_count_skb(ptr::from_ref(rule).cast(), skb) },
+        FastPath::NotEligible => unsafe { trafstat_count_skb(ptr::from_ref(rule).cast(), skb) },
     }
 }
 
-/// Goes on with a packet; `account` has the rule's account, which is of the table's family, as
-/// its own type. (To pass it instead would keep a register on the shortest way.)
+/// Counts a packet that the fast path left. `account` gives the rule's account, which is of the
+/// table's family, as its own type: passing the account itself would keep a register in use on the
+/// fast path.
 #[inline(never)]
-fn count_further<F: Family<W>, const W: usize>(
+fn count_slow<F: Family<W>, const W: usize>(
     rule: &RuleCore,
     table: &FlowTable<KernelMemory, W>,
-    rest: Rest,
+    packed: PackedPacket,
     account: impl Fn(&AccountCore) -> Option<&AccountOf<F, W>>,
 ) -> u32 {
     // SAFETY: the packet path is an RCU read-side section.
     let guard = unsafe { Guard::new() };
     let account = account(rule.account);
-    if account.is_some_and(|account| account.count_further(Further { table, rest }, &guard)) {
+    if account.is_some_and(|account| account.count_slow(SlowPathPacket { table, packed }, &guard)) {
         // SAFETY: the rule is the one that C has in hand.
         unsafe { trafstat_queue_prepare(ptr::from_ref(rule).cast()) };
     }
@@ -500,7 +503,7 @@ fn read<F: Family<W>, const W: usize>(
 }
 
 /// What C has for the outcome of a read.
-fn read_len(read: Result<usize, FartherOn>) -> isize {
+fn read_len(read: Result<usize, Yield>) -> isize {
     read.map_or(-EAGAIN, |len| len as isize)
 }
 
@@ -524,9 +527,9 @@ pub unsafe extern "C" fn trafstat_read_live(
     // found to be open, so what a later acknowledgement retires is freed after it.
     let guard = unsafe { Guard::new() };
     with_account!(account, account => {
-        let live = account.live(&guard);
-        if live.number() == epoch {
-            read_len(snapshot::read(&live, &Binary, cursor, offset, out))
+        let open = account.open_epoch(&guard);
+        if open.number() == epoch {
+            read_len(snapshot::read(&open, &Binary, cursor, offset, out))
         } else {
             -ESTALE
         }
@@ -536,12 +539,12 @@ pub unsafe extern "C" fn trafstat_read_live(
 /// The open epoch.
 #[unsafe(no_mangle)]
 pub extern "C" fn trafstat_open_epoch(account: &AccountCore) -> u64 {
-    with_account!(account, account => account.live(&reading()).number())
+    with_account!(account, account => account.open_epoch(&reading()).number())
 }
 
 /// A guard for readers of an account.
 fn reading() -> Guard {
-    // SAFETY: the reader's side has no writer and no worker, and only the reader retires
+    // SAFETY: the closed bank has no writer and no worker, and only the reader retires
     // its slots. Elsewhere readers look at sizes and counters, which are in the tables
     // themselves and live as long as the account.
     unsafe { Guard::new() }

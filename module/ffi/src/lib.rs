@@ -1,4 +1,4 @@
-//! The door between the kernel module's C and trafstat-core: `module/glue/ffi.h` in Rust.
+//! The boundary between the kernel module's C and trafstat-core: `module/glue/ffi.h` in Rust.
 //!
 //! All unsafe Rust of the kernel side is here: [`memory`] turns the kernel's allocator
 //! and RCU into core's slots, [`exports`] turns C's pointers into references. [`glue`]

@@ -16,6 +16,10 @@ use crate::glue::{
     trafstat_payer,
 };
 
+/// There is a slice, or one is about to be published.
+const CLAIMED: u32 = 1 << 31;
+const LEN: u32 = CLAIMED - 1;
+
 /// The kernel's memory.
 pub struct KernelMemory;
 
@@ -70,10 +74,6 @@ pub struct KernelSlot<T> {
     claim: AtomicU32,
     owns: PhantomData<T>,
 }
-
-/// There is a slice, or one is about to be published.
-const CLAIMED: u32 = 1 << 31;
-const LEN: u32 = CLAIMED - 1;
 
 impl<T: Blank> Blank for KernelSlot<T> {
     const BLANK: Self = Self {

@@ -102,7 +102,7 @@ fn uapi(builder: bindgen::Builder) -> bindgen::Builder {
         .no_default("xt_trafstat_tginfo")
 }
 
-/// The door's types and constants, and the functions behind it that are C's.
+/// The types and constants of the boundary, and the functions that C implements.
 fn glue(builder: bindgen::Builder) -> bindgen::Builder {
     builder
         .allowlist_var("TRAFSTAT_.*")

@@ -14,16 +14,6 @@ use crate::build::Built;
 use crate::platform::X86_64;
 use crate::{command, kernel_object, paths};
 
-/// A file of an installation.
-pub struct Installed {
-    /// Where it goes, from the root folder and without its slash.
-    pub path: String,
-    /// Its permissions.
-    pub mode: u32,
-    /// What it holds.
-    pub content: Vec<u8>,
-}
-
 /// Where systemd finds units that packages bring.
 const UNITS: &str = "usr/lib/systemd/system";
 const DOC: &str = "usr/share/doc/trafstat";
@@ -35,6 +25,16 @@ const EXAMPLES: &[&str] = &[
     "trafstat.cron",
     "trafstat.toml",
 ];
+
+/// A file of an installation.
+pub struct Installed {
+    /// Where it goes, from the root folder and without its slash.
+    pub path: String,
+    /// Its permissions.
+    pub mode: u32,
+    /// What it holds.
+    pub content: Vec<u8>,
+}
 
 /// The programs, the plugin, units, manual and completions; all but the module.
 ///

@@ -1,4 +1,4 @@
-//! `cargo xtask hosttest`: lives of hosts in virtual machines with their own init, from the packages'
+//! `cargo xtask hosttest`: tests of hosts in virtual machines with their own init, from the packages'
 //! installation to their purge, each on a copy of one disk.
 
 use std::path::{Path, PathBuf};
@@ -20,8 +20,8 @@ use crate::{command, package, packages, paths};
 /// Two boots, a module built and a timer waited for, under emulation on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90 * 60);
 
-/// A life's name, which `host::run` of vmtests knows, and what else the kernel is told.
-const LIVES: [(&str, &str); 8] = [
+/// The tests' names, as `host::run` of vmtests has them, and further kernel parameters.
+const TESTS: [(&str, &str); 8] = [
     ("systemd", ""),
     ("mariadb", ""),
     ("cron", ""),
@@ -32,12 +32,12 @@ const LIVES: [(&str, &str); 8] = [
     ("signature", "module.sig_enforce=1"),
 ];
 
-/// The life that begins with the original xt_TRAFSTAT, whose sources are no part of this project:
+/// The test that begins with the original xt_TRAFSTAT, whose sources are no part of this project:
 /// [`ORIGINAL_SOURCES`] names their folder.
 const ORIGINAL: &str = "original";
 const ORIGINAL_SOURCES: &str = "TRAFSTAT_ORIGINAL";
 
-/// Debian's packages that the lives install; the guest has no network.
+/// Debian's packages that the tests install; the guest has no network.
 const LATER_PACKAGES: &[&[&str]] = &[
     &["mariadb-server"],
     &["cron", "sysvinit-core", "systemd-sysv-"],
@@ -58,12 +58,12 @@ const GUEST_PACKAGES: &[&str] = &["dbus", "dkms", "initramfs-tools", "systemd-sy
 /// Runs at each boot of the guest.
 const UNIT: &str = "\
 [Unit]
-Description=The life of a host
+Description=The host test
 After=multi-user.target
 
 [Service]
 Type=simple
-ExecStart=/var/tmp/host-life/trafstat-vmtests host-life
+ExecStart=/var/tmp/host-test/trafstat-vmtests host-test
 ExecStopPost=/bin/sh -c 'test \"$$SERVICE_RESULT\" = success || systemctl poweroff'
 StandardOutput=file:/dev/ttyS1
 StandardError=inherit
@@ -72,7 +72,7 @@ StandardError=inherit
 WantedBy=graphical.target
 ";
 
-/// Runs the lives on `platform` whose name contains `filter`.
+/// Runs the tests on `platform` whose names contain `filter`.
 ///
 /// # Errors
 ///
@@ -80,20 +80,20 @@ WantedBy=graphical.target
 pub fn run(platform: &Platform, filter: Option<&str>) -> Result<()> {
     let filter = filter.unwrap_or_default();
     let original = env::var_os(ORIGINAL_SOURCES);
-    let mut wanted: Vec<_> = LIVES
+    let mut wanted: Vec<_> = TESTS
         .iter()
         .filter(|(name, _)| name.contains(filter))
         .collect();
     if wanted.is_empty() {
-        let names: Vec<_> = LIVES.iter().map(|(name, _)| *name).collect();
-        bail!("there is no such life; there are {}", names.join(", "));
+        let names: Vec<_> = TESTS.iter().map(|(name, _)| *name).collect();
+        bail!("there is no such host test; there are {}", names.join(", "));
     }
     if original.is_none() {
         let named = wanted.len();
         wanted.retain(|(name, _)| *name != ORIGINAL);
         if wanted.len() < named {
             println!(
-                "The life {ORIGINAL} is skipped: there are no sources of the original; \
+                "The host test {ORIGINAL} is skipped: there are no sources of the original; \
                  {ORIGINAL_SOURCES} names their folder"
             );
         }
@@ -108,9 +108,9 @@ pub fn run(platform: &Platform, filter: Option<&str>) -> Result<()> {
     }
     fs::create_dir_all(&folder)?;
     let root = host_folder(&rootfs, &folder)?;
-    let life = root.path.join("var/tmp/host-life");
+    let shared = root.path.join("var/tmp/host-test");
     for revision in [1, 2] {
-        let to = life.join(format!("packages-{revision}"));
+        let to = shared.join(format!("packages-{revision}"));
         fs::create_dir_all(&to)?;
         for deb in package::make(&parts.programs, &parts.plugin, &parts.object, revision)? {
             fs::copy(
@@ -119,13 +119,13 @@ pub fn run(platform: &Platform, filter: Option<&str>) -> Result<()> {
             )?;
         }
     }
-    fs::copy(&parts.programs.vmtests, life.join("trafstat-vmtests"))?;
+    fs::copy(&parts.programs.vmtests, shared.join("trafstat-vmtests"))?;
     if let Some(sources) = original {
         command::read(
             Command::new("cp")
                 .args(["--recursive", "--no-target-directory"])
                 .arg(sources)
-                .arg(life.join(ORIGINAL)),
+                .arg(shared.join(ORIGINAL)),
         )?;
     }
     let disk = disk(&root, &folder)?;
@@ -143,7 +143,7 @@ pub fn run(platform: &Platform, filter: Option<&str>) -> Result<()> {
         platform.kernel,
         wanted.len() - failed.len(),
         failed.len(),
-        LIVES.len() - wanted.len()
+        TESTS.len() - wanted.len()
     );
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
@@ -197,8 +197,8 @@ fn host_folder(rootfs: &Rootfs, folder: &Path) -> Result<Rootfs> {
         root.path.join("etc/fstab"),
         "/dev/vda / ext4 defaults 0 1\n",
     )?;
-    fs::write(root.path.join("etc/systemd/system/host-life.service"), UNIT)?;
-    run("systemctl", &["enable", "host-life.service"])?;
+    fs::write(root.path.join("etc/systemd/system/host-test.service"), UNIT)?;
+    run("systemctl", &["enable", "host-test.service"])?;
     run("systemctl", &["set-default", "graphical.target"])?;
     step.done();
     Ok(root)
@@ -220,10 +220,7 @@ fn disk(root: &Rootfs, folder: &Path) -> Result<PathBuf> {
 }
 
 fn boot(root: &Rootfs, folder: &Path, disk: &Path, name: &str, parameters: &str) -> Result<()> {
-    let step = Step::begin(format!(
-        "A host's life, {name}, with kernel {}",
-        root.kernel
-    ));
+    let step = Step::begin(format!("The host test {name} with kernel {}", root.kernel));
     let console = folder.join(format!("{name}.log"));
     let mut qemu = Command::new(root.architecture.qemu)
         .args(["-accel", "tcg,thread=single"])
@@ -238,7 +235,7 @@ fn boot(root: &Rootfs, folder: &Path, disk: &Path, name: &str, parameters: &str)
         )
         .arg("-append")
         .arg(format!(
-            "root=/dev/vda rw console=ttyS0 loglevel=5 net.ifnames=0 trafstat.life={name} {parameters}"
+            "root=/dev/vda rw console=ttyS0 loglevel=5 net.ifnames=0 trafstat.host-test={name} {parameters}"
         ))
         .arg("-drive")
         .arg(format!(

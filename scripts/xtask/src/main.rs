@@ -123,10 +123,10 @@ enum Task {
         #[command(flatten)]
         kernel: Kernel,
     },
-    /// Install the packages on hosts in virtual machines, and follow their lives; with FILTER only
-    /// those whose name contains it.
+    /// Run the host tests: install the packages in virtual machines, set up, reboot, upgrade and
+    /// purge; with FILTER only the tests whose names contain it.
     Hosttest {
-        /// Part of the lives' names.
+        /// Part of the tests' names.
         filter: Option<String>,
         #[command(flatten)]
         kernel: Kernel,

@@ -10,6 +10,9 @@ use anyhow::{Context, Result, bail};
 use crate::command;
 use crate::progress::Step;
 
+/// Packages ask this program before they start a service (invoke-rc.d(8)).
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
 /// Installs those of `packages` that are missing.
 ///
 /// # Errors
@@ -41,9 +44,6 @@ pub fn install(packages: &[&str]) -> Result<()> {
 struct NoServices {
     created: bool,
 }
-
-/// Packages ask this program before they start a service (invoke-rc.d(8)).
-const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 impl NoServices {
     /// Leaves a policy of the host's own as it is.

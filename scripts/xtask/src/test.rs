@@ -11,6 +11,9 @@ use crate::{abi, build, command, files, kernel_object, package, packages, paths,
 /// What judges how captures and live interfaces are counted: tshark, capinfos and the kernel.
 const CAPTURE_PACKAGES: &[&str] = &["tshark", "iproute2", "iptables", "procps"];
 
+/// The servers that the store's tests start for themselves, and the clients that they run.
+const STORE_PACKAGES: &[&str] = &["mariadb-server", "galera-4", "rsync", "sqlite3"];
+
 /// Runs all tests, those too that need MySQL's own server if `with_mysql`; the closing line has
 /// their numbers.
 ///
@@ -136,6 +139,3 @@ fn interpret(tally: &mut Tally) -> Result<()> {
         .env("PROPTEST_CASES", "4");
     run_tests(&mut cargo, tally)
 }
-
-/// The servers that the store's tests start for themselves, and the clients that they run.
-const STORE_PACKAGES: &[&str] = &["mariadb-server", "galera-4", "rsync", "sqlite3"];

@@ -15,7 +15,7 @@ use trafstat_store::collect::{
     Collector, DEFAULT_SPOOL_PATH, DEFAULT_SPOOL_SIZE, Outcome, Round, Service, SpoolPlace, State,
     Woken, next_due,
 };
-use trafstat_store::host::{RunningHost, Welcome};
+use trafstat_store::host::{RunningHost, HostCheck};
 use trafstat_store::options::config::{CollectConfig, parse_duration};
 use trafstat_store::origin::Origin;
 use trafstat_store::source::capture::OwnedRules;
@@ -106,7 +106,7 @@ fn once(options: &CollectOptions, settings: &Settings) -> Result<ExitCode> {
     let round = collector.round(&mut sources)?;
     progress.finish();
     complain(&round);
-    for warning in round.welcome.warnings() {
+    for warning in round.host_check.warnings() {
         eprintln!("trafstat-store: {warning}");
     }
     if let Some(away) = &round.away {
@@ -218,7 +218,7 @@ impl<S: Source> Rounds<'_, S> {
         )
         .on(running_host()?);
         let mut was_away = false;
-        let mut welcome = Welcome::default();
+        let mut host_check = HostCheck::default();
         let mut due = next_due(Timestamp::now(), every);
         let mut collect = self.is_first_at_once;
         let mut pause = FIRST_PAUSE;
@@ -240,10 +240,10 @@ impl<S: Source> Rounds<'_, S> {
                 Ok(round) => {
                     tell(options.format, &round, collect, &mut was_away)?;
                     if collect && round.away.is_none() {
-                        for warning in round.welcome.warnings_since(&welcome) {
+                        for warning in round.host_check.warnings_since(&host_check) {
                             eprintln!("trafstat-store: {warning}");
                         }
-                        welcome = round.welcome.clone();
+                        host_check = round.host_check.clone();
                     }
                     service.status(&summary(&round));
                     round.waiting

@@ -10,7 +10,7 @@ use trafstat_cli::store::StoreOptions;
 use trafstat_store::collect::{Collector, Service};
 use trafstat_store::origin::Origin;
 use trafstat_store::source::Namespace;
-use trafstat_store::source::live::{self, Interface, Live, LiveSource, Seen};
+use trafstat_store::source::live::{self, Interface, InterfaceSource, Live, LiveStatus};
 use trafstat_store::watch::Watch;
 
 use crate::collect::{CollectOptions, Rounds, SPOOLED};
@@ -45,7 +45,7 @@ pub fn run(
     let mut live = live::start(opened?, &rules, move || stopper.stop())?;
     let said = Said::new(interface);
     let settings = {
-        let sources = |_: &_| Ok(vec![(origin.clone(), LiveSource::of(&live))]);
+        let sources = |_: &_| Ok(vec![(origin.clone(), InterfaceSource::of(&live))]);
         let every = options.epoch_or_every();
         let first = every
             .or(settings.config.collect.every)
@@ -56,7 +56,7 @@ pub fn run(
             service: &service,
             every,
             sources: &sources,
-            after: &|| said.tell(live.seen()),
+            after: &|| said.tell(live.status()),
             // Nothing is counted yet.
             is_first_at_once: false,
         };
@@ -85,11 +85,11 @@ fn end(
         &last,
     );
     let is_idle = |live: &Live| live.accounts().iter().all(|account| account.is_idle());
-    let mut round = collector.round(&mut [(origin.clone(), LiveSource::of(live))])?;
+    let mut round = collector.round(&mut [(origin.clone(), InterfaceSource::of(live))])?;
     options.report(&round)?;
     // What came after an epoch that had waited to be stored.
     if !is_idle(live) {
-        round = collector.round(&mut [(origin.clone(), LiveSource::of(live))])?;
+        round = collector.round(&mut [(origin.clone(), InterfaceSource::of(live))])?;
         options.report(&round)?;
     }
     if !is_idle(live) {
@@ -109,7 +109,7 @@ fn end(
 struct Said<'a> {
     source: String,
     interface: &'a str,
-    seen: Cell<Seen>,
+    seen: Cell<LiveStatus>,
 }
 
 impl<'a> Said<'a> {
@@ -122,7 +122,7 @@ impl<'a> Said<'a> {
     }
 
     /// Says what of the frames no account has, and how the interface is.
-    fn tell(&self, seen: Option<Seen>) {
+    fn tell(&self, seen: Option<LiveStatus>) {
         let Some(seen) = seen else {
             return;
         };

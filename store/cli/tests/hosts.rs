@@ -18,7 +18,7 @@ use mysql::prelude::Queryable;
 use program::{Host, code, stderr, stdout};
 use trafstat_store::backend::{Mysql, Sqlite};
 use trafstat_store::collect::append;
-use trafstat_store::host::{KnownHost, RunningHost, Welcome};
+use trafstat_store::host::{HostCheck, KnownHost, RunningHost};
 use trafstat_store::origin::Origin;
 use trafstat_store::query::{Field, Filter, Order, Query};
 use trafstat_store::snapshot::Snapshot;
@@ -35,8 +35,8 @@ fn host(hostname: &str, boot_id: &str) -> RunningHost {
     }
 }
 
-fn twins(welcome: &Welcome) -> Option<Vec<&str>> {
-    let twin = welcome.twin.as_ref()?;
+fn twins(host_check: &HostCheck) -> Option<Vec<&str>> {
+    let twin = host_check.twin.as_ref()?;
     assert_eq!(twin.machine_id, ID);
     Some(twin.hostnames.iter().map(String::as_str).collect())
 }
@@ -116,16 +116,16 @@ fn hosts_of_one_machine_id_are_noticed_and_stay_apart(store: &mut dyn Store) {
     let mut noticed = Vec::new();
     for epoch in 1..=3 {
         for hostname in ["alpha", "beta"] {
-            let welcome = store.welcome(&host(hostname, hostname)).unwrap();
-            noticed.push(twins(&welcome).is_some());
+            let host_check = store.check_in(&host(hostname, hostname)).unwrap();
+            noticed.push(twins(&host_check).is_some());
             collect(store, hostname, epoch);
         }
     }
     // The second host could be the first one, booted again; the first one comes back.
     assert_eq!(noticed, [false, false, true, true, true, true]);
-    let welcome = store.welcome(&host("alpha", "alpha")).unwrap();
-    assert_eq!(twins(&welcome).unwrap(), ["alpha", "beta"]);
-    let warning = welcome.warnings().join("\n");
+    let host_check = store.check_in(&host("alpha", "alpha")).unwrap();
+    assert_eq!(twins(&host_check).unwrap(), ["alpha", "beta"]);
+    let warning = host_check.warnings().join("\n");
     for part in [ID, "alpha and beta", "systemd-machine-id-setup"] {
         assert!(warning.contains(part), "{warning}");
     }
@@ -151,8 +151,8 @@ fn hosts_of_one_machine_id_are_noticed_and_stay_apart(store: &mut dyn Store) {
 fn reboots_are_one_host(store: &mut dyn Store) {
     for boot in ["one", "two", "three"] {
         for _ in 0..2 {
-            let welcome = store.welcome(&host("alpha", boot)).unwrap();
-            assert_eq!(welcome, Welcome::default());
+            let host_check = store.check_in(&host("alpha", boot)).unwrap();
+            assert_eq!(host_check, HostCheck::default());
         }
     }
     let hosts = store.hosts().unwrap();
@@ -163,17 +163,17 @@ fn reboots_are_one_host(store: &mut dyn Store) {
 
 fn host_that_got_an_id_of_its_own_is_forgotten(store: &mut dyn Store) {
     for hostname in ["alpha", "beta", "alpha"] {
-        store.welcome(&host(hostname, hostname)).unwrap();
+        store.check_in(&host(hostname, hostname)).unwrap();
     }
     let mut beta = host("beta", "beta, booted again");
     beta.machine_id = "f".repeat(32);
-    assert_eq!(store.welcome(&beta).unwrap(), Welcome::default());
+    assert_eq!(store.check_in(&beta).unwrap(), HostCheck::default());
     // A day and an hour later, where the store goes by the host's clock.
     let mut alpha = host("alpha", "alpha");
     alpha.clock = || Timestamp::now() + SignedDuration::from_hours(25);
-    let welcome = store.welcome(&alpha).unwrap();
-    if welcome.clock_ahead.is_none() {
-        assert_eq!(welcome, Welcome::default());
+    let host_check = store.check_in(&alpha).unwrap();
+    if host_check.clock_ahead.is_none() {
+        assert_eq!(host_check, HostCheck::default());
         assert!(
             store
                 .hosts()
@@ -188,7 +188,7 @@ fn hosts_are_listed_by_name(store: &mut dyn Store) {
     for (hostname, id) in [("gamma", "3"), ("alpha", "1"), ("beta", "2")] {
         let mut host = host(hostname, id);
         host.machine_id = id.repeat(32);
-        store.welcome(&host).unwrap();
+        store.check_in(&host).unwrap();
     }
     let hosts = store.hosts().unwrap();
     let names: Vec<&str> = hosts.iter().map(|host| host.hostname.as_str()).collect();
@@ -213,24 +213,24 @@ fn clock_apart_from_mysqls_own_server_is_told_and_kept() {
 fn clock_apart_from_the_servers(on: fn(fn(&mut dyn Store))) {
     on(|store| {
         let mut alpha = host("alpha", "1");
-        assert_eq!(store.welcome(&alpha).unwrap().clock_ahead, None);
+        assert_eq!(store.check_in(&alpha).unwrap().clock_ahead, None);
         let hour = SignedDuration::from_hours(1);
         for (expected, side) in [(hour, "ahead of"), (-hour, "behind")] {
             alpha.clock = match side {
                 "behind" => || Timestamp::now() - SignedDuration::from_hours(1),
                 _ => || Timestamp::now() + SignedDuration::from_hours(1),
             };
-            let welcome = store.welcome(&alpha).unwrap();
-            let ahead = welcome.clock_ahead.unwrap();
+            let host_check = store.check_in(&alpha).unwrap();
+            let ahead = host_check.clock_ahead.unwrap();
             // What asking took, on a busy machine.
             assert!((ahead - expected).abs() < SignedDuration::from_secs(60));
-            assert!(welcome.warnings()[0].contains(side), "{welcome:?}");
+            assert!(host_check.warnings()[0].contains(side), "{host_check:?}");
             let hosts = store.hosts().unwrap();
             assert!(hosts[0].has_wrong_clock());
             assert!(hosts[0].warnings()[0].contains("host alpha"));
         }
         alpha.clock = Timestamp::now;
-        store.welcome(&alpha).unwrap();
+        store.check_in(&alpha).unwrap();
         assert!(
             !store
                 .hosts()
@@ -253,7 +253,7 @@ fn collector_says_that_another_host_passes_for_this_one() {
     let mut copy = RunningHost::new(&origin).unwrap();
     copy.hostname = "copy".to_owned();
     copy.boot_id = "of the copy".to_owned();
-    Sqlite::open(&here.db()).unwrap().welcome(&copy).unwrap();
+    Sqlite::open(&here.db()).unwrap().check_in(&copy).unwrap();
     let output = collect(2);
     assert_eq!(code(&output), Some(0));
     let warning = stderr(&output);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, geteuid, kill_process};
+use trafstat_store::snapshot::Volume;
 use trafstat_store::source::Namespace;
 
 /// Longer than anything here takes on a busy machine.
@@ -24,13 +25,6 @@ struct Hosts {
     near: String,
     far: String,
     folder: tempfile::TempDir,
-}
-
-/// Packets and layer-3 bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Volume {
-    packets: u64,
-    bytes: u64,
 }
 
 impl Hosts {

@@ -22,7 +22,7 @@ pub use service::{Service, Stopper, Woken, next_due};
 pub use spool::{DEFAULT_SPOOL_PATH, DEFAULT_SPOOL_SIZE, Spool, SpoolError, SpoolPlace};
 
 use crate::account::Account;
-use crate::host::{RunningHost, Welcome};
+use crate::host::{RunningHost, HostCheck};
 use crate::kill_point::KillPoint;
 use crate::origin::Origin;
 use crate::snapshot::{Header, Snapshot};
@@ -53,8 +53,8 @@ pub struct Round {
     pub forwarded: u64,
     /// Spooled snapshots that the store refused; they stay in the spool.
     pub refused: Vec<(Origin, CollectError)>,
-    /// What the store says of this host.
-    pub welcome: Welcome,
+    /// What the store finds wrong with this host.
+    pub host_check: HostCheck,
     /// Why the store is away, if it is.
     pub away: Option<StoreError>,
     /// What is wrong with the spool, if something is.
@@ -96,7 +96,7 @@ impl<'a> Collector<'a> {
     pub fn round<S: Source>(&mut self, sources: &mut [(Origin, S)]) -> Result<Round, StoreError> {
         let mut round = Round::default();
         self.connect(&mut round)?;
-        self.greet(&mut round);
+        self.check_in(&mut round);
         self.forward(&mut round);
         for (origin, source) in sources {
             let accounts = match source.accounts() {
@@ -150,13 +150,13 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    /// Tells the store which host this is. What it cannot note does not stop the round.
-    fn greet(&mut self, round: &mut Round) {
+    /// Checks this host in with the store. A failure does not stop the round.
+    fn check_in(&mut self, round: &mut Round) {
         let Some(host) = self.host.clone() else {
             return;
         };
-        if let Some(Ok(welcome)) = self.with_store(round, |store, _| Ok(store.welcome(&host)?)) {
-            round.welcome = welcome;
+        if let Some(Ok(check)) = self.with_store(round, |store, _| Ok(store.check_in(&host)?)) {
+            round.host_check = check;
         }
     }
 

@@ -176,13 +176,13 @@ fn ports<'de, D: Deserializer<'de>>(
 ) -> Result<Option<RangeInclusive<u16>>, D::Error> {
     #[derive(serde::Deserialize)]
     #[serde(untagged)]
-    enum Ports {
+    enum PortOrRange {
         One(i64),
         Range(String),
     }
-    let range = match Ports::deserialize(deserializer) {
-        Ok(Ports::One(port)) => u16::try_from(port).ok().map(|port| port..=port),
-        Ok(Ports::Range(text)) => text.split_once('-').and_then(|(first, last)| {
+    let range = match PortOrRange::deserialize(deserializer) {
+        Ok(PortOrRange::One(port)) => u16::try_from(port).ok().map(|port| port..=port),
+        Ok(PortOrRange::Range(text)) => text.split_once('-').and_then(|(first, last)| {
             let range = first.trim().parse().ok()?..=last.trim().parse().ok()?;
             (!range.is_empty()).then_some(range)
         }),

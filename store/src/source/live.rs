@@ -3,8 +3,8 @@
 use std::io::{self, Read};
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
-use trafstat_capture::engine::{Counted, Served, Timestamp};
-pub use trafstat_capture::live::{Ended, Interface, Live, LiveError, Seen};
+use trafstat_capture::engine::{EngineAccount, Served, Timestamp};
+pub use trafstat_capture::live::{Interface, Live, LiveEnd, LiveError, LiveStatus};
 
 use super::capture::{OwnedRules, account_named};
 use super::{ClosedEpoch, Source, SourceError};
@@ -12,7 +12,7 @@ use crate::account::Account;
 
 /// The accounts of an interface that is being counted, or was.
 #[derive(Clone, Copy)]
-pub struct LiveSource<'a>(&'a Live);
+pub struct InterfaceSource<'a>(&'a Live);
 
 /// A closed epoch of a live account.
 pub struct LiveEpoch {
@@ -32,20 +32,20 @@ pub fn start(
     Live::start(interface, rules.as_rules(), now(), ended)
 }
 
-impl<'a> LiveSource<'a> {
+impl<'a> InterfaceSource<'a> {
     /// The accounts that `live` counts into.
     pub fn of(live: &'a Live) -> Self {
         Self(live)
     }
 
-    fn named(self) -> impl Iterator<Item = (Account, &'a Counted)> {
+    fn named(self) -> impl Iterator<Item = (Account, &'a EngineAccount)> {
         let accounts = self.0.accounts().iter();
         accounts
             .filter_map(|counted| Some((account_named(counted.family(), counted.name())?, counted)))
     }
 }
 
-impl Source for LiveSource<'_> {
+impl Source for InterfaceSource<'_> {
     type Epoch = LiveEpoch;
 
     fn accounts(&mut self) -> Result<Vec<Account>, SourceError> {

@@ -57,7 +57,7 @@ pub trait ClosedEpoch: Read {
 }
 
 /// Open epochs, which can be read at any time and as often as wanted.
-pub trait LiveSource {
+pub trait OpenEpochSource {
     /// What every account counted since its epoch opened; collectors do not notice.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::{AccountsError, ClosedEpoch, LiveSource, Namespace, Source, SourceError};
+use super::{AccountsError, ClosedEpoch, Namespace, OpenEpochSource, Source, SourceError};
 use crate::account::Account;
 use crate::snapshot::{OpenEpoch, SnapshotError};
 
@@ -112,7 +112,7 @@ impl Proc {
     }
 }
 
-impl LiveSource for Proc {
+impl OpenEpochSource for Proc {
     fn open_epochs(&mut self) -> Result<Vec<OpenEpoch>, SourceError> {
         self.within(|| {
             let mut epochs = Vec::new();

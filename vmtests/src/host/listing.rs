@@ -9,9 +9,6 @@ use anyhow::Result;
 
 use super::{FOLDER, succeed};
 
-/// What there is on the host: files with their kind, mode, owner and content, rules, groups.
-pub struct Listing(BTreeMap<String, String>);
-
 /// Where packages and setup put things, or could.
 const LISTED: &[&str] = &[
     "/boot",
@@ -50,6 +47,9 @@ const CONTENT_NOT_COMPARED: &[&str] = &[
     "/lib/modules",
     "/usr/lib/modules",
 ];
+
+/// What there is on the host: files with their kind, mode, owner and content, rules, groups.
+pub struct Listing(BTreeMap<String, String>);
 
 impl Listing {
     pub fn now() -> Result<Self> {

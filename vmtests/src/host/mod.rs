@@ -1,13 +1,13 @@
-//! Hosts with systemd or without it, and with the packages installed: lives of which each has a
-//! virtual machine and a disk of its own.
+//! Host tests: hosts with the packages installed, with systemd or without it, each in a virtual
+//! machine with a disk of its own.
 //!
-//! The kernel's command line says which life it is. This runs at each boot; a file says how far
-//! the life has come.
+//! The kernel's command line names the test. This program runs at each boot; a file keeps the stage
+//! that the test has reached.
 
 mod findings;
-mod life;
 mod listing;
 mod original;
+mod packages;
 mod setups;
 
 use std::fs;
@@ -21,8 +21,8 @@ use serde_json::Value;
 
 use crate::process;
 
-/// Where a life keeps what it must know after a reboot, and the packages lie.
-const FOLDER: &str = "/var/tmp/host-life";
+/// The folder with the packages and with what a test must know after a reboot.
+const FOLDER: &str = "/var/tmp/host-test";
 const LOCAL: &str = "192.0.2.1";
 const REMOTE: &str = "192.0.2.2";
 /// What setup's rules have in their comment.
@@ -31,35 +31,35 @@ const MARK: &str = "trafstat-setup-";
 const PATIENCE: Duration = Duration::from_secs(20 * 60);
 
 /// How a boot ends.
-pub enum Ended {
-    /// The life has come to its end.
-    Life,
+pub enum BootEnd {
+    /// The test is complete.
+    Complete,
     /// A reboot is under way.
-    Boot,
+    Reboot,
 }
 
-/// Goes on from where the last boot came to.
+/// Continues the test from the stage that the last boot reached.
 ///
 /// # Errors
 ///
 /// Something is not as it should be.
-pub fn run() -> Result<Ended> {
+pub fn run() -> Result<BootEnd> {
     connect()?;
     let line = fs::read_to_string("/proc/cmdline")?;
     let name = line
         .split_whitespace()
-        .find_map(|word| word.strip_prefix("trafstat.life="))
-        .context("the kernel's command line names no life")?;
+        .find_map(|word| word.strip_prefix("trafstat.host-test="))
+        .context("the kernel's command line names no host test")?;
     match name {
-        "systemd" => life::run(life::Kind::Systemd),
-        "mariadb" => life::run(life::Kind::Mariadb),
-        "cron" => life::run(life::Kind::Cron),
-        "no-ipv6" => life::run(life::Kind::WithoutIpv6),
-        "setups" => setups::run().map(|()| Ended::Life),
+        "systemd" => packages::run(packages::Kind::Systemd),
+        "mariadb" => packages::run(packages::Kind::Mariadb),
+        "cron" => packages::run(packages::Kind::Cron),
+        "no-ipv6" => packages::run(packages::Kind::WithoutIpv6),
+        "setups" => setups::run().map(|()| BootEnd::Complete),
         "original" => original::run(),
-        "findings" => findings::run().map(|()| Ended::Life),
-        "signature" => findings::signature().map(|()| Ended::Life),
-        name => bail!("there is no life called {name}"),
+        "findings" => findings::run().map(|()| BootEnd::Complete),
+        "signature" => findings::signature().map(|()| BootEnd::Complete),
+        name => bail!("there is no host test called {name}"),
     }
 }
 

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Ended, FOLDER, LOCAL, install, install_debian, ping, set_other_rules, step, stored_packets,
+    BootEnd, FOLDER, LOCAL, install, install_debian, ping, set_other_rules, step, stored_packets,
     succeed, wait_for,
 };
 use crate::process;
@@ -21,16 +21,16 @@ const DUMPER_LINE: &str =
 /// Pings whose packets were rotated, are in a table, are not read yet, and come after the change.
 const PINGS: [u32; 4] = [10, 20, 30, 40];
 
-pub fn run() -> Result<Ended> {
+pub fn run() -> Result<BootEnd> {
     let rules = Path::new(FOLDER).join("rules");
     if rules.exists() {
         second_boot(&fs::read_to_string(rules)?)?;
-        return Ok(Ended::Life);
+        return Ok(BootEnd::Complete);
     }
     first_boot()?;
     fs::write(rules, counting_rules()?)?;
     succeed("systemctl reboot")?;
-    Ok(Ended::Boot)
+    Ok(BootEnd::Reboot)
 }
 
 fn first_boot() -> Result<()> {

@@ -33,7 +33,7 @@ use crate::module;
 use crate::proc::{AccountKey, Record, Snapshot, Tuple};
 use crate::process;
 use crate::topology::{DEVICE, Netns, PEER};
-use crate::traffic::Volume;
+use crate::traffic::FlowCounters;
 
 const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
@@ -500,7 +500,7 @@ fn parse_record(line: &str) -> Option<Record> {
             local_port: local_port.parse().ok()?,
             remote_port: remote_port.parse().ok()?,
         },
-        volume: Volume {
+        counters: FlowCounters {
             sent_packets,
             sent_bytes,
             received_packets,

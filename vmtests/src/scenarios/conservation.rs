@@ -66,18 +66,18 @@ pub fn run(guest: &Guest) -> Result<()> {
     let mut rng = Rng::with_seed(guest.seed());
     let mut reached = Reached::default();
     let backends = Backend::all()?;
-    // Every way to offload is tried at both places, each with one of the families.
-    let mut places = [Place::Host, Place::Router];
-    rng.shuffle(&mut places);
+    // Every way to offload is tried in both roles, each with one of the families.
+    let mut roles = [Role::Host, Role::Router];
+    rng.shuffle(&mut roles);
     for offload in Offload::ALL {
-        for (family, place) in [Family::Ipv4, Family::Ipv6].into_iter().zip(places) {
+        for (family, role) in [Family::Ipv4, Family::Ipv6].into_iter().zip(roles) {
             let backend = *pick(backends, &mut rng);
-            let round = Round::draw(family, place, backend, offload, &mut rng);
+            let round = Round::draw(family, role, backend, offload, &mut rng);
             round
                 .run(guest, &mut rng, &mut reached)
                 .with_context(|| format!("--seed {}, {round:#?}", guest.seed()))?;
         }
-        places.reverse();
+        roles.reverse();
     }
     reached
         .is_all()
@@ -86,7 +86,7 @@ pub fn run(guest: &Guest) -> Result<()> {
 
 /// What the counting namespace is to the traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Role {
     /// One of those who talk.
     Host,
     /// Between them.
@@ -144,7 +144,7 @@ impl Offload {
 #[derive(Debug)]
 struct Round {
     family: Family,
-    place: Place,
+    role: Role,
     backend: Backend,
     offload: Offload,
     accounts: Vec<Account>,
@@ -191,13 +191,7 @@ struct Counters {
 }
 
 impl Round {
-    fn draw(
-        family: Family,
-        place: Place,
-        backend: Backend,
-        offload: Offload,
-        rng: &mut Rng,
-    ) -> Self {
+    fn draw(family: Family, role: Role, backend: Backend, offload: Offload, rng: &mut Rng) -> Self {
         let (local, bits) = (family.local(), family.address_len());
         let subnet = family.subnet_len();
         let drawn_len = rng.u8(1..=bits);
@@ -226,11 +220,11 @@ impl Round {
             ),
         ];
         let accounts = kinds.map(|(name, address, length, options)| {
-            Account::draw(name, address, length, &options, place, rng)
+            Account::draw(name, address, length, &options, role, rng)
         });
         let mut round = Self {
             family,
-            place,
+            role,
             backend,
             offload,
             accounts: vec![Account::at_link(family), Account::arrived(family)],
@@ -240,9 +234,9 @@ impl Round {
     }
 
     fn run(&self, guest: &Guest, rng: &mut Rng, reached: &mut Reached) -> Result<()> {
-        let topology = match self.place {
-            Place::Host => Topology::new(self.family)?,
-            Place::Router => Topology::routed(self.family)?,
+        let topology = match self.role {
+            Role::Host => Topology::new(self.family)?,
+            Role::Router => Topology::routed(self.family)?,
         };
         topology.fix_neighbours()?;
         self.offload.set(&topology)?;
@@ -298,7 +292,7 @@ impl Round {
                         arrived
                             .entry(record.tuple)
                             .or_default()
-                            .add(record.volume.total());
+                            .add(record.counters.total());
                     }
                 }
                 _ => (),
@@ -391,7 +385,7 @@ impl Round {
                     bytes: packet.len() as u64,
                 });
         }
-        if self.place == Place::Host {
+        if self.role == Role::Host {
             let each = self.family.echo_fragmentation(LARGE_ECHO);
             exchanged.fragmented.add(RuleCounters {
                 packets: echoes * each.packets,
@@ -472,12 +466,12 @@ impl Account {
         address: IpAddr,
         length: u8,
         options: &str,
-        place: Place,
+        role: Role,
         rng: &mut Rng,
     ) -> Self {
-        let chains: &[_] = match place {
-            Place::Host => &HOST_CHAINS,
-            Place::Router => &ROUTER_CHAINS,
+        let chains: &[_] = match role {
+            Role::Host => &HOST_CHAINS,
+            Role::Router => &ROUTER_CHAINS,
         };
         let spoof = match rng.bool() {
             true => format!("--min-pkt-spoof {}", rng.u32(2..6)),

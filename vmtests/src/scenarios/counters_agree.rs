@@ -14,7 +14,7 @@ use crate::iptables::{ALL_PORTS, Iptables, RuleCounters};
 use crate::module;
 use crate::proc::{Snapshot, Tuple};
 use crate::topology::Topology;
-use crate::traffic::{self, EchoServer, HttpServer, Volume};
+use crate::traffic::{self, EchoServer, FlowCounters, HttpServer};
 
 const HTTP: u16 = 80;
 const ECHO: u16 = 5000;
@@ -116,13 +116,13 @@ pub fn run(guest: &Guest, family: Family) -> Result<()> {
 }
 
 /// What the epochs have of each flow, with its SYN packets.
-type Recorded = BTreeMap<Tuple, (Volume, u64)>;
+type Recorded = BTreeMap<Tuple, (FlowCounters, u64)>;
 
 /// What was exchanged, by who with whom.
 struct Conversations {
     family: Family,
     /// Where every packet is known.
-    exact: Mutex<BTreeMap<Tuple, Volume>>,
+    exact: Mutex<BTreeMap<Tuple, FlowCounters>>,
     /// Downloads: TCP decides on its own how many packets it takes.
     downloads: Mutex<Vec<Tuple>>,
     refused: Mutex<u64>,
@@ -146,13 +146,13 @@ impl Conversations {
     }
 
     fn exchange(&self, topology: &Topology, server: &EchoServer) -> Result<()> {
-        let (remote_port, volume) = server.exchange(topology, 200, 300)?;
-        self.add(self.tuple(UDP, ECHO, remote_port), volume)
+        let (remote_port, counters) = server.exchange(topology, 200, 300)?;
+        self.add(self.tuple(UDP, ECHO, remote_port), counters)
     }
 
     fn ping(&self, topology: &Topology) -> Result<()> {
-        let volume = traffic::ping(topology, 5)?;
-        self.add(self.tuple(self.family.icmp(), 0, 0), volume)
+        let counters = traffic::ping(topology, 5)?;
+        self.add(self.tuple(self.family.icmp(), 0, 0), counters)
     }
 
     fn refused_connection(&self, topology: &Topology) -> Result<()> {
@@ -163,9 +163,9 @@ impl Conversations {
         Ok(())
     }
 
-    fn add(&self, key: Tuple, volume: Volume) -> Result<()> {
+    fn add(&self, key: Tuple, counters: FlowCounters) -> Result<()> {
         let mut exact = self.exact.lock().map_err(|_| anyhow!("poisoned"))?;
-        exact.entry(key).or_default().add(&volume);
+        exact.entry(key).or_default().add(&counters);
         Ok(())
     }
 
@@ -179,8 +179,8 @@ impl Conversations {
                     in_epoch.insert(key, ()).is_none(),
                     "{key:?} twice in an epoch"
                 );
-                let (volume, syn_packets) = recorded.entry(key).or_default();
-                volume.add(&record.volume);
+                let (counters, syn_packets) = recorded.entry(key).or_default();
+                counters.add(&record.counters);
                 *syn_packets += record.syn_packets;
             }
         }
@@ -188,11 +188,14 @@ impl Conversations {
             self.take_neighbour_discovery(&mut recorded)?;
         }
         let exact = self.exact.lock().map_err(|_| anyhow!("poisoned"))?;
-        for (key, volume) in exact.iter() {
+        for (key, counters) in exact.iter() {
             let (found, _) = recorded
                 .remove(key)
                 .with_context(|| format!("no {key:?}"))?;
-            ensure!(found == *volume, "{key:?}: {found:?} instead of {volume:?}");
+            ensure!(
+                found == *counters,
+                "{key:?}: {found:?} instead of {counters:?}"
+            );
         }
         let downloads = self.downloads.lock().map_err(|_| anyhow!("poisoned"))?;
         for key in downloads.iter() {
@@ -214,11 +217,15 @@ impl Conversations {
             recorded.len() as u64 == refused,
             "{refused} refused connections: {recorded:?}"
         );
-        for (key, (volume, syn_packets)) in recorded {
+        for (key, (counters, syn_packets)) in recorded {
             ensure!(
                 key.local_port == CLOSED
-                    && (volume.sent_packets, volume.received_packets, syn_packets) == (1, 1, 1),
-                "{key:?}: {volume:?}, {syn_packets} SYN"
+                    && (
+                        counters.sent_packets,
+                        counters.received_packets,
+                        syn_packets
+                    ) == (1, 1, 1),
+                "{key:?}: {counters:?}, {syn_packets} SYN"
             );
         }
         Ok(())
@@ -229,10 +236,10 @@ impl Conversations {
         let ping = self.tuple(self.family.icmp(), 0, 0);
         let exact = self.exact.lock().map_err(|_| anyhow!("poisoned"))?;
         let pinged = *exact.get(&ping).context("no ping")?;
-        let mut discovery = Volume::default();
-        recorded.retain(|tuple, (volume, _)| {
+        let mut discovery = FlowCounters::default();
+        recorded.retain(|tuple, (counters, _)| {
             if tuple.protocol == ping.protocol {
-                discovery.add(volume);
+                discovery.add(counters);
             }
             tuple.protocol != ping.protocol
         });

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 
-use crate::cpu::{self, Switched};
+use crate::cpu::{self, SwitchedCpu};
 use crate::family::Family;
 use crate::guest::Guest;
 use crate::iptables::{ALL_PORTS, Backend, Iptables, RuleCounters};
@@ -92,7 +92,7 @@ fn offline_cpu_is_read(topology: &Topology, iptables: &Iptables<'_>) -> Result<(
     let closed = Snapshot::peek(&topology.local, ACCOUNT)?;
     send(topology, CPU, 30_000)?;
     let counted = super::settled(iptables)?;
-    let offline = Switched::off(CPU)?;
+    let offline = SwitchedCpu::off(CPU)?;
     let again = Snapshot::collect(&topology.local, ACCOUNT)?;
     ensure!(
         again.bytes == closed.bytes,
@@ -115,8 +115,8 @@ fn offline_cpu_is_read(topology: &Topology, iptables: &Iptables<'_>) -> Result<(
 
 fn cpus_on_both_sides_of_a_hole_count(topology: &Topology, iptables: &Iptables<'_>) -> Result<()> {
     let before = iptables.counters()?;
-    let beyond = Switched::on(BEYOND)?;
-    let hole = Switched::off(CPU)?;
+    let beyond = SwitchedCpu::on(BEYOND)?;
+    let hole = SwitchedCpu::off(CPU)?;
     println!("online {}", cpu::numbers("online")?);
     send(topology, 0, 20_000)?;
     send(topology, BEYOND, 30_000)?;
@@ -150,7 +150,7 @@ fn cpu_goes_and_comes_under_traffic(topology: &Topology, iptables: &Iptables<'_>
     let mut seen = RuleCounters::default();
     traffic::during(topology, || {
         for _ in 0..ROUNDS {
-            for offline in [Some(Switched::off(CPU)?), None] {
+            for offline in [Some(SwitchedCpu::off(CPU)?), None] {
                 thread::sleep(Duration::from_millis(500));
                 seen.add(Snapshot::collect(&topology.local, ACCOUNT)?.as_rules_count());
                 drop(offline);

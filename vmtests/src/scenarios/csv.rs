@@ -48,7 +48,7 @@ pub fn run(guest: &Guest) -> Result<()> {
             (line[1], line[2]) == (LOCAL, REMOTE),
             "not the addresses as decimal numbers: {line:?}"
         );
-        sum.add(volume(line).total());
+        sum.add(counters(line).total());
     }
     ensure!(sum == counted, "the CSV has {sum:?}, the rules {counted:?}");
 
@@ -63,10 +63,10 @@ pub fn run(guest: &Guest) -> Result<()> {
             .with_context(|| format!("no protocol {protocol}, local port {local_port}: {lines:?}"))
     };
     ensure!(
-        volume(find(17, 5000, Some(echo.into()))?) == udp,
+        counters(find(17, 5000, Some(echo.into()))?) == udp,
         "UDP: {lines:?}"
     );
-    ensure!(volume(find(1, 0, Some(0))?) == icmp, "ping: {lines:?}");
+    ensure!(counters(find(1, 0, Some(0))?) == icmp, "ping: {lines:?}");
     let refused = find(6, 81, None)?;
     ensure!(
         (refused[5], refused[6], refused[9]) == (1, 1, 1),
@@ -106,8 +106,8 @@ fn is_not_passed_over(topology: &Topology) -> Result<()> {
 }
 
 /// Packets and bytes of a line.
-pub fn volume(line: &Line) -> traffic::Volume {
-    traffic::Volume {
+pub fn counters(line: &Line) -> traffic::FlowCounters {
+    traffic::FlowCounters {
         sent_packets: line[5],
         received_packets: line[6],
         sent_bytes: line[7],

@@ -12,7 +12,7 @@ use crate::guest::{Guest, Skipped};
 use crate::iptables::{ALL_PORTS, Backend, Iptables};
 use crate::module;
 use crate::proc::{self, Snapshot};
-use crate::process::{self, Ended};
+use crate::process::{self, ProgramOutput};
 use crate::topology::Topology;
 
 /// More than anything here needs.
@@ -116,7 +116,7 @@ fn snapshot_is_served_again(guest: &Guest, topology: &Topology, faults: &Faults)
     rules.flush()
 }
 
-fn answered(ended: Ended) -> Result<()> {
+fn answered(ended: ProgramOutput) -> Result<()> {
     ensure!(ended.code == Some(0), "ping: {ended:?}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! An account's life: rules come and go, the module too, and no epoch is lost or taken for another.
+//! The lifecycle of accounts: rules come and go, the module too, and no epoch is lost or taken for another.
 
 use anyhow::{Context, Result, ensure};
 

@@ -12,12 +12,12 @@ use crate::topology::Topology;
 
 const NAME: &str = "limits";
 
-/// A limit in thousands of records, and the packets below which a remote side is spoofed.
-type Limits = (u64, u32);
-
 const FIRST: Limits = (5, 2);
 const ABORTED: Limits = (7, 3);
 const SECOND: Limits = (9, 4);
+
+/// A limit in thousands of records, and the packets below which a remote side is spoofed.
+type Limits = (u64, u32);
 
 pub fn run(guest: &Guest) -> Result<()> {
     module::load(guest)?;

@@ -16,7 +16,7 @@ use crate::iptables::{ALL_PORTS, Iptables, RuleCounters};
 use crate::module;
 use crate::proc::{self, AccountKey, Snapshot, Tuple};
 use crate::topology::Topology;
-use crate::traffic::{self, EchoServer, HttpServer, Volume};
+use crate::traffic::{self, EchoServer, FlowCounters, HttpServer};
 
 const READERS: usize = 3;
 const DOWNLOADS: usize = 4;
@@ -103,13 +103,13 @@ fn live_and_closed_epoch_have_the_same(topology: &Topology, iptables: &Iptables<
     let closed = Snapshot::peek(&topology.local, account)?;
     ensure!(closed.header.epoch == 1, "epoch {}", closed.header.epoch);
     let [in_live, in_closed] = [by_tuple(&live), by_tuple(&closed)];
-    for (tuple, (volume, syn_packets)) in &in_live {
+    for (tuple, (counters, syn_packets)) in &in_live {
         let (then, then_syn) = in_closed
             .get(tuple)
             .with_context(|| format!("{tuple:?} is live only"))?;
         ensure!(
-            then.less(volume).is_some() && then_syn >= syn_packets,
-            "{tuple:?}: live {volume:?}, closed {then:?}"
+            then.less(counters).is_some() && then_syn >= syn_packets,
+            "{tuple:?}: live {counters:?}, closed {then:?}"
         );
     }
     // Not a packet between the two readings: then all is equal.
@@ -162,11 +162,11 @@ fn open(topology: &Topology, account: AccountKey<'_>) -> Result<File> {
 }
 
 /// A live epoch has a flow once for each CPU.
-fn by_tuple(snapshot: &Snapshot) -> BTreeMap<Tuple, (Volume, u64)> {
-    let mut flows = BTreeMap::<_, (Volume, u64)>::new();
+fn by_tuple(snapshot: &Snapshot) -> BTreeMap<Tuple, (FlowCounters, u64)> {
+    let mut flows = BTreeMap::<_, (FlowCounters, u64)>::new();
     for record in &snapshot.records {
-        let (volume, syn_packets) = flows.entry(record.tuple).or_default();
-        volume.add(&record.volume);
+        let (counters, syn_packets) = flows.entry(record.tuple).or_default();
+        counters.add(&record.counters);
         *syn_packets += record.syn_packets;
     }
     flows

@@ -107,7 +107,7 @@ fn stored(collector: &Collector) -> Result<Vec<Record>> {
         for record in collector.records(&epoch)? {
             sums.entry(record.tuple)
                 .and_modify(|sum| {
-                    sum.volume.add(&record.volume);
+                    sum.counters.add(&record.counters);
                     sum.syn_packets += record.syn_packets;
                 })
                 .or_insert(record);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::checkers::Checkers;
-use crate::cpu::{self, Switched};
+use crate::cpu::{self, SwitchedCpu};
 use crate::family::Family;
 use crate::guest::{Guest, Skipped};
 use crate::iptables::{ALL_PORTS, Iptables};
@@ -110,9 +110,9 @@ fn each_flow_is_there_once(guest: &Guest, topology: &Topology) -> Result<()> {
     for record in &snapshot.records {
         let is_shared = record.tuple.local_port < FIRST_OWN_PORT;
         let packets = if is_shared { CPUS as u64 } else { 1 };
-        let volume = record.volume;
+        let counters = record.counters;
         ensure!(
-            (volume.received_packets, volume.received_bytes) == (packets, packets * bytes),
+            (counters.received_packets, counters.received_bytes) == (packets, packets * bytes),
             "{packets} packets were sent: {record:?}"
         );
     }
@@ -236,14 +236,14 @@ impl Drop for Opening {
 }
 
 /// Brings the first so many CPUs online, as long as the result lives.
-fn online(cpus: usize) -> Result<Vec<Switched>> {
+fn online(cpus: usize) -> Result<Vec<SwitchedCpu>> {
     if !cpu::exists(cpus - 1) {
         bail!(Skipped("this machine has fewer than eight CPUs"));
     }
     let mut switched = Vec::new();
     for number in 0..cpus {
         if !cpu::is_online(number)? {
-            switched.push(Switched::on(number)?);
+            switched.push(SwitchedCpu::on(number)?);
         }
     }
     Ok(switched)

@@ -95,7 +95,7 @@ fn restored_rules_count(
     }
     let mut sum = RuleCounters::default();
     for line in &lines {
-        sum.add(csv::volume(line).total());
+        sum.add(csv::counters(line).total());
     }
     ensure!(sum == counted, "the CSV has {sum:?}, the rules {counted:?}");
     let find = |protocol: u64, local_port: u16| {
@@ -105,8 +105,8 @@ fn restored_rules_count(
             .find(|line| line[..key.len()] == key)
             .with_context(|| format!("no {key:?}: {lines:?}"))
     };
-    ensure!(csv::volume(find(17, ECHO)?) == udp, "UDP: {lines:?}");
-    ensure!(csv::volume(find(1, 0)?) == icmp, "ping: {lines:?}");
+    ensure!(csv::counters(find(17, ECHO)?) == udp, "UDP: {lines:?}");
+    ensure!(csv::counters(find(1, 0)?) == icmp, "ping: {lines:?}");
     ensure!(find(6, HTTP)?[9] == 1, "not one SYN: {lines:?}");
     let unlisted = find(6, 0)?;
     ensure!(

@@ -134,9 +134,9 @@ fn echoes(sampled: &Sampled<'_>) -> Result<()> {
     let snapshot = sampled.collect()?;
     let mut sent = 0;
     let mut received = 0;
-    for Record { volume, .. } in &snapshot.records {
-        sent += volume.sent_packets;
-        received += volume.received_packets;
+    for Record { counters, .. } in &snapshot.records {
+        sent += counters.sent_packets;
+        received += counters.received_packets;
     }
     for (found, direction) in [(sent, "sent"), (received, "received")] {
         is_near(found, EACH, variance(EACH, RATE))
@@ -294,7 +294,7 @@ fn udp(packets: u64) -> RuleCounters {
 fn sum(snapshot: &Snapshot, is_wanted: impl Fn(&Record) -> bool) -> RuleCounters {
     let mut sum = RuleCounters::default();
     for record in snapshot.records.iter().filter(|record| is_wanted(record)) {
-        sum.add(record.volume.total());
+        sum.add(record.counters.total());
     }
     sum
 }

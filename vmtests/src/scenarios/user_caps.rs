@@ -41,7 +41,7 @@ fn host_has_accounts(guest: &Guest) -> Result<()> {
     Iptables::new(guest, &host, Family::Ipv4).succeed(&format!("-A {RULE}"))
 }
 
-fn add_as_user(guest: &Guest) -> Result<crate::process::Ended> {
+fn add_as_user(guest: &Guest) -> Result<crate::process::ProgramOutput> {
     let tenant = Tenant::new(guest, "trafstat-tenant", NOBODY)?;
     let rules = format!("*filter\n-A {RULE}\nCOMMIT\n");
     tenant.end(&["iptables-nft-restore", "--noflush"], &rules)

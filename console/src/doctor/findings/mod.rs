@@ -258,18 +258,18 @@ fn counted_twice(program: &str, rules: &[SavedRule]) -> Vec<Finding> {
                 && rule.value(device).is_none()
         })
     };
-    if let (Some(input), Some(output)) = (passes_loopback("INPUT"), passes_loopback("OUTPUT")) {
-        if input.account() == output.account() {
-            findings.push(warning(
-                "own-traffic-twice",
-                format!(
-                    "{program}: what this host sends to itself is counted into {} in OUTPUT and \
+    if let (Some(input), Some(output)) = (passes_loopback("INPUT"), passes_loopback("OUTPUT"))
+        && input.account() == output.account()
+    {
+        findings.push(warning(
+            "own-traffic-twice",
+            format!(
+                "{program}: what this host sends to itself is counted into {} in OUTPUT and \
                      in INPUT",
-                    input.account()
-                ),
-                "add \"! -i lo\" to the rule in INPUT, as trafstat setup does",
-            ));
-        }
+                input.account()
+            ),
+            "add \"! -i lo\" to the rule in INPUT, as trafstat setup does",
+        ));
     }
     findings
 }

@@ -1,11 +1,11 @@
 //! An epoch as it is served: closed to its reader, or still open to whoever looks.
 
-use super::side::{Next, Place, Side};
+use super::bank::{Bank, Next, RecordPosition};
 use super::{Identity, Limits, Timestamp};
 #[cfg(any(test, feature = "std", loom))]
 use crate::flow_table::record::Record;
 use crate::flow_table::samples::Sample;
-use crate::flow_table::totals::TotalsSum;
+use crate::flow_table::totals::Totals;
 use crate::memory::Memory;
 use crate::sampling::SampleClass;
 use crate::sync::Ordering::Relaxed;
@@ -13,7 +13,7 @@ use crate::sync::Ordering::Relaxed;
 /// One epoch of an account. In a closed one nothing changes any more.
 pub struct Epoch<'a, M: Memory, const W: usize> {
     pub(super) identity: &'a Identity,
-    pub(super) side: &'a Side<M, W>,
+    pub(super) bank: &'a Bank<M, W>,
     pub(super) family: u8,
     pub(super) number: u64,
     pub(super) is_open: bool,
@@ -43,33 +43,33 @@ impl<'a, M: Memory, const W: usize> Epoch<'a, M, W> {
 
     /// When it opened and when it closed; the latter is 0 while it is open.
     pub fn span(&self) -> (Timestamp, Timestamp) {
-        self.side.span()
+        self.bank.span()
     }
 
     /// The limits that were in force.
     pub fn limits(&self) -> Limits {
-        self.side.limits()
+        self.bank.limits()
     }
 
     /// The totals of all CPUs; `recorded` is 0 while it is open.
-    pub fn totals(&self) -> TotalsSum {
-        self.side.totals(self.guard)
+    pub fn totals(&self) -> Totals {
+        self.bank.totals(self.guard)
     }
 
     /// The samples of each class, over all CPUs.
     pub fn samples(&self) -> [Sample; SampleClass::COUNT] {
-        self.side.samples(self.guard)
+        self.bank.samples(self.guard)
     }
 
     /// Number of records, 0 while it is open.
     pub fn records(&self) -> u64 {
-        self.side.records.load(Relaxed)
+        self.bank.records.load(Relaxed)
     }
 
     /// All records, in the order in which they are served.
     #[cfg(any(test, feature = "std", loom))]
     pub fn iter(&self) -> impl Iterator<Item = &'a Record<W>> + '_ {
-        let mut at = Place::default();
+        let mut at = RecordPosition::default();
         core::iter::from_fn(move || {
             loop {
                 match self.next(&mut at) {
@@ -77,7 +77,7 @@ impl<'a, M: Memory, const W: usize> Epoch<'a, M, W> {
                         at.record = at.record.wrapping_add(1);
                         return Some(record);
                     }
-                    Next::FartherOn => {}
+                    Next::Yield => {}
                     Next::End => return None,
                 }
             }
@@ -85,7 +85,7 @@ impl<'a, M: Memory, const W: usize> Epoch<'a, M, W> {
     }
 
     /// The record at `at`, or the next behind it; `at` is moved there.
-    pub fn next(&self, at: &mut Place) -> Next<'a, W> {
-        self.side.next(at, self.guard)
+    pub fn next(&self, at: &mut RecordPosition) -> Next<'a, W> {
+        self.bank.next(at, self.guard)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The hashes of all flows are cut into parts of equal width, by their uppermost bits, so
 //! small that the flows of one part have room in a small hash table, the scratch. For each
-//! part in turn every CPU's index yields its records of the part, which lie side by side
+//! part in turn every CPU's index yields its records of the part, which lie next to each other
 //! there: the first record of a flow goes into the scratch, and those of other CPUs are
 //! added to it. A part has at least as many records as there are CPUs, so the work is
 //! proportional to the records, however many CPUs there are.
@@ -20,10 +20,10 @@
 //! be given up after any record and begun again: nothing is added twice.
 
 use super::Environment;
-use super::side::Side;
+use super::bank::Bank;
 use crate::flow_table::FlowTable;
-use crate::flow_table::chunks::Place;
-use crate::flow_table::index::Part;
+use crate::flow_table::chunks::RecordRef;
+use crate::flow_table::index::HashPart;
 use crate::flow_table::record::Record;
 use crate::memory::{Allocation, Memory, Slot};
 use crate::sync::{AtomicU64, Ordering::Relaxed};
@@ -41,7 +41,7 @@ pub struct GaveUp;
 
 /// Where the records of one part are found by hash while they are merged.
 pub struct Scratch<M: Memory> {
-    /// Each entry has the CPU's id in its upper half and the record's place in its lower
+    /// Each entry has the CPU's id in its upper half and the record's [`RecordRef`] in its lower
     /// one; 0 is an empty one.
     entries: M::Slot<AtomicU64>,
 }
@@ -66,25 +66,25 @@ impl<M: Memory> Scratch<M> {
     }
 }
 
-/// Merges the records of a closed side.
+/// Merges the records of a closed bank.
 ///
 /// # Errors
 /// [`GaveUp`] where the environment says so.
 pub fn merge<M: Memory, const W: usize>(
-    side: &Side<M, W>,
+    bank: &Bank<M, W>,
     scratch: &Scratch<M>,
     environment: &impl Environment,
     guard: &M::Guard,
 ) -> Result<(), GaveUp> {
-    let filled = side.tables(guard).filter(|table| !table.is_empty());
+    let filled = bank.tables(guard).filter(|table| !table.is_empty());
     if filled.clone().nth(1).is_some() {
         let records = filled.map(|table| u64::from(table.len())).sum();
         let entries = scratch.entries.slice(guard);
         // Half full on average at most.
-        let part = Part::all().cut_to(records, entries.len() as u64 / 2);
-        merge_parts(side, entries, part, environment, guard)?;
+        let part = HashPart::all().cut_to(records, entries.len() as u64 / 2);
+        merge_parts(bank, entries, part, environment, guard)?;
     }
-    let mut tables = side.tables(guard);
+    let mut tables = bank.tables(guard);
     if let Some(first) = tables.next() {
         let last_records = tables.map(FlowTable::last).filter(|last| !last.is_moved());
         last_records.for_each(|last| first.last().take_from(last));
@@ -93,9 +93,9 @@ pub fn merge<M: Memory, const W: usize>(
 }
 
 fn merge_parts<M: Memory, const W: usize>(
-    side: &Side<M, W>,
+    bank: &Bank<M, W>,
     scratch: &[AtomicU64],
-    first: Part,
+    first: HashPart,
     environment: &impl Environment,
     guard: &M::Guard,
 ) -> Result<(), GaveUp> {
@@ -106,9 +106,9 @@ fn merge_parts<M: Memory, const W: usize>(
         }
         scratch.iter().for_each(|entry| entry.store(0, Relaxed));
         let merged = if part.bits() < first.bits() + MAX_CUTS {
-            merge_part(side, scratch, part, guard)
+            merge_part(bank, scratch, part, guard)
         } else {
-            compare_part(side, part, guard);
+            compare_part(bank, part, guard);
             true
         };
         next = if merged {
@@ -122,17 +122,17 @@ fn merge_parts<M: Memory, const W: usize>(
 
 /// Merges the records of one part; false where the scratch has no room for its flows.
 fn merge_part<M: Memory, const W: usize>(
-    side: &Side<M, W>,
+    bank: &Bank<M, W>,
     scratch: &[AtomicU64],
-    part: Part,
+    part: HashPart,
     guard: &M::Guard,
 ) -> bool {
     // Never full, so that each search ends at an empty entry.
     let mut room = scratch.len() / 4 * 3;
-    for (cpu, table) in side.tables_by_cpu(guard) {
-        let fits = table.each_record_of(part, guard, |place, record| {
-            let entry = u64::from(cpu) << 32 | u64::from(place.0);
-            match find(side, scratch, record, guard) {
+    for (cpu, table) in bank.tables_by_cpu(guard) {
+        let fits = table.each_record_of(part, guard, |record_ref, record| {
+            let entry = u64::from(cpu) << 32 | u64::from(record_ref.0);
+            match find(bank, scratch, record, guard) {
                 Found::Flow(first) => first.take_from(record),
                 Found::Vacancy(vacancy) if room > 0 => {
                     room -= 1;
@@ -160,7 +160,7 @@ enum Found<'a, const W: usize> {
 }
 
 fn find<'a, M: Memory, const W: usize>(
-    side: &'a Side<M, W>,
+    bank: &'a Bank<M, W>,
     scratch: &'a [AtomicU64],
     record: &Record<W>,
     guard: &'a M::Guard,
@@ -176,8 +176,8 @@ fn find<'a, M: Memory, const W: usize>(
         if value == 0 {
             return Found::Vacancy(entry);
         }
-        let (cpu, place) = ((value >> 32) as u32, Place(value as u32));
-        let other = side.table(cpu, guard).and_then(|t| t.at(place, guard));
+        let (cpu, record_ref) = ((value >> 32) as u32, RecordRef(value as u32));
+        let other = bank.table(cpu, guard).and_then(|t| t.at(record_ref, guard));
         if let Some(other) = other.filter(|other| is_same_flow(other, record)) {
             return Found::Flow(other);
         }
@@ -191,10 +191,10 @@ fn is_same_flow<const W: usize>(a: &Record<W>, b: &Record<W>) -> bool {
 }
 
 /// Merges the records of a part by a search in the tables of all CPUs before each one's.
-fn compare_part<M: Memory, const W: usize>(side: &Side<M, W>, part: Part, guard: &M::Guard) {
-    for (cpu, table) in side.tables_by_cpu(guard) {
+fn compare_part<M: Memory, const W: usize>(bank: &Bank<M, W>, part: HashPart, guard: &M::Guard) {
+    for (cpu, table) in bank.tables_by_cpu(guard) {
         table.each_record_of(part, guard, |_, record| {
-            let before = side
+            let before = bank
                 .tables_by_cpu(guard)
                 .take_while(|(other, _)| *other < cpu);
             let key = record.key();

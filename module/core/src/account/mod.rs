@@ -1,11 +1,10 @@
 //! An account: what rules of one name count into, epoch by epoch.
 //!
-//! An account has two sides, each with a flow table for every CPU. Packets count on the
-//! side of the open epoch. Closing it opens the other side first, then waits until no
-//! packet is under way that still saw the old one; from then on the closed tables belong
-//! to the reader alone. Equal flows of several CPUs are merged in place, and the epoch is
-//! served, always the same, until it is acknowledged; its side is then empty and waits to
-//! be opened again.
+//! An account has two banks, each with a flow table for every CPU. Epochs use them in turn, and
+//! packets count in the open epoch's. Closing an epoch opens the other bank first, then waits for
+//! all packets that may have seen the old one; from then on the closed bank belongs to the reader
+//! alone. Equal flows of several CPUs are merged in place, and the epoch is served, always the
+//! same, until it is acknowledged. Its bank is then empty and can be opened again.
 //!
 //! | who | may call | meanwhile |
 //! | --- | --- | --- |
@@ -14,30 +13,35 @@
 //! | the reader, one | `close`, `closed`, `acknowledge` | packets; `wait_for_writers` ends the worker's run |
 //! | anyone | `stats`, `set_limits` | anything |
 
+mod bank;
 mod epoch;
+mod fast_path;
 mod merge;
-mod plainly;
-mod side;
 
 use trafstat_abi::RuleInfo;
 
 use crate::classify::{Direction, Family, FlowKey, classify, rest_of_ports};
-use crate::flow_table::totals::{Totals, TotalsSum, VolumeCounter};
+use crate::flow_table::totals::{Totals, TotalsCounter, VolumeCounter};
 use crate::flow_table::{FlowTable, Observation};
 use crate::hash::HashKey;
 use crate::memory::{Allocation, Memory, Slot};
-use crate::parse::{HEADER_BYTES, ParseError, Plain, Tuple, transport};
+use crate::parse::{FastPathHeader, HEADER_BYTES, ParseError, Tuple, transport};
 use crate::rule::Rule;
 use crate::sampling::{PacketNumber, SamplingKey};
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use crate::wire::{Gso, Volume, jumbo_header_len};
 
+use bank::Bank;
+pub use bank::{Next, RecordPosition};
 pub use epoch::Epoch;
+pub use fast_path::{FastPath, PackedPacket, SlowPathPacket};
 pub use merge::GaveUp;
 use merge::Scratch;
-pub use plainly::{Further, Plainly, Rest};
-use side::Side;
-pub use side::{Next, Place};
+
+/// Fold records are a sixteenth of the flows', or enough for the four protocols that an
+/// address has mostly (TCP, UDP, ICMP and one more), whichever is more.
+const FOLD_SHARE: u32 = 16;
+const FOLDS_PER_ADDRESS: u32 = 4;
 
 /// What an account is, from its creation on.
 #[derive(Clone, Debug)]
@@ -158,12 +162,12 @@ pub struct Stats {
     /// The closed epoch that is not acknowledged, 0 for none.
     pub unread: u64,
     /// Since the account was created; `recorded` only of closed epochs.
-    pub totals: TotalsSum,
+    pub totals: Totals,
     /// Records of the open epoch, flows seen on several CPUs counted on each.
     pub records: u64,
     /// The limit of the open epoch.
     pub max_entries: u64,
-    /// Bytes of memory for flow tables, both sides.
+    /// Bytes of memory for the flow tables of both banks.
     pub memory_bytes: u64,
 }
 
@@ -171,9 +175,9 @@ pub struct Stats {
 pub struct Account<M: Memory, F: Family<W>, const W: usize> {
     net: F::Net,
     keys: Keys,
-    /// The open epoch, from 1; its lowest bit is its side.
+    /// The open epoch, from 1; its lowest bit selects the bank.
     epoch: AtomicU64,
-    sides: [Side<M, W>; 2],
+    banks: [Bank<M, W>; 2],
     /// The epoch that is closed but not ready to be read; 0 for none.
     closing: AtomicU64,
     /// The closed epoch that is ready and not acknowledged; 0 for none.
@@ -185,18 +189,13 @@ pub struct Account<M: Memory, F: Family<W>, const W: usize> {
     identity: Identity,
 }
 
-/// Totals of all acknowledged epochs.
+/// The totals of all acknowledged epochs.
 #[derive(Default)]
 struct AcknowledgedTotals {
-    totals: Totals,
+    totals: TotalsCounter,
     recorded: VolumeCounter,
     unattributed: VolumeCounter,
 }
-
-/// Fold records are a sixteenth of the flows', or enough for the four protocols that an
-/// address has mostly (TCP, UDP, ICMP and one more), whichever is more.
-const FOLD_SHARE: u32 = 16;
-const FOLDS_PER_ADDRESS: u32 = 4;
 
 impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     /// An account whose first epoch opened at `now`. It counts once
@@ -212,7 +211,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             net: F::net(&identity.local_addr, identity.prefix_len),
             keys,
             epoch: AtomicU64::new(1),
-            sides: [Side::new(payer), Side::new(payer)],
+            banks: [Bank::new(payer), Bank::new(payer)],
             closing: AtomicU64::new(0),
             unread: AtomicU64::new(0),
             scratch: Scratch::new(),
@@ -231,25 +230,26 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         if !self.scratch.allocate(cpus, self.payer()) {
             return false;
         }
-        self.sides.iter().zip(0..).all(|(side, parity)| {
-            let payer = side.budgets.payer;
+        self.banks.iter().zip(0..).all(|(bank, parity)| {
+            let payer = bank.budgets.payer;
             let how = Allocation::Sleeping { cpu: 0 };
-            if !side.tables.fill(cpus as usize, how, payer) {
+            if !bank.tables.fill(cpus as usize, how, payer) {
                 return false;
             }
-            let slots = side.tables.slice(guard).iter();
+            let slots = bank.tables.slice(guard).iter();
             let allocated = slots.zip(0..).all(|(table, cpu)| {
                 !has_cpu(cpu) || table.fill(1, Allocation::Sleeping { cpu }, payer)
             });
-            side.tables(guard).for_each(|table| table.set_side(parity));
+            bank.tables(guard)
+                .for_each(|table| table.set_parity(parity));
             allocated
         })
     }
 
     /// Who pays for its memory.
     pub fn payer(&self) -> M::Payer {
-        let [side, _] = &self.sides;
-        side.budgets.payer
+        let [bank, _] = &self.banks;
+        bank.budgets.payer
     }
 
     /// What the account is.
@@ -297,8 +297,8 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         guard: &M::Guard,
     ) -> bool {
         let epoch = self.epoch.load(Acquire);
-        let side = self.side(epoch);
-        let Some(table) = side.table(cpu, guard) else {
+        let bank = self.bank(epoch);
+        let Some(table) = bank.table(cpu, guard) else {
             return false;
         };
         let mut volume = Volume {
@@ -343,46 +343,47 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             volume,
             syn: tuple.syn,
         };
-        table.count(&seen, &side.budgets, guard, |key| self.folded(key))
+        table.count(&seen, &bank.budgets, guard, |key| self.folded(key))
     }
 
     /// The two flow tables that the CPU with id `cpu` counts into in turn; `None` where there
     /// is no such CPU.
     pub fn tables<'a>(&'a self, cpu: u32, guard: &'a M::Guard) -> Option<[&'a FlowTable<M, W>; 2]> {
-        let [even, odd] = &self.sides;
+        let [even, odd] = &self.banks;
         Some([even.table(cpu, guard)?, odd.table(cpu, guard)?])
     }
 
-    /// Counts a packet of `len` layer-3 bytes if it is like most: TCP or UDP in its plainest
-    /// form, under a rule that does not sample it, of a flow that is known. What it leaves
-    /// is counted by [`Account::count_further`] or [`Account::count`]; the latter takes any
-    /// packet and does the same with it.
+    /// The fast path: counts an eligible packet of a known flow.
     ///
-    /// `tables` are this CPU's, from [`Account::tables`]. `len` is below 2^32; it is as wide as
-    /// the counters that it is added to, so that nothing widens it on the way.
+    /// Eligible is TCP or UDP without IP options or extension headers, from or to the local net,
+    /// under a rule that does not sample it. [`Account::count`] takes any packet and counts it the
+    /// same.
+    ///
+    /// `tables` are this CPU's, from [`Account::tables`]. `len`, in layer-3 bytes, is below 2^32;
+    /// it is as wide as the counters that it is added to, which saves an instruction.
     #[inline]
-    pub fn count_plain<'a>(
+    pub fn count_fast<'a>(
         &self,
         rule: &Rule<M>,
         tables: &[&'a FlowTable<M, W>; 2],
         bytes: &[u8],
         len: u64,
         guard: &M::Guard,
-    ) -> Plainly<'a, M, W> {
-        let Some(plain) = F::parse_plain(bytes) else {
-            return Plainly::Other;
+    ) -> FastPath<'a, M, W> {
+        let Some(header) = F::parse_fast(bytes) else {
+            return FastPath::NotEligible;
         };
         // Compiled once for each protocol and direction, which then take no register.
-        match plain.protocol {
+        match header.protocol {
             transport::UDP => {
                 let kind = (transport::UDP, false);
-                self.count_of_kind(rule, tables, &plain, kind, len, guard)
+                self.count_of_kind(rule, tables, &header, kind, len, guard)
             }
             transport::TCP => {
-                let kind = (transport::TCP, transport::is_syn(plain.transport));
-                self.count_of_kind(rule, tables, &plain, kind, len, guard)
+                let kind = (transport::TCP, transport::is_syn(header.transport));
+                self.count_of_kind(rule, tables, &header, kind, len, guard)
             }
-            _ => Plainly::Other,
+            _ => FastPath::NotEligible,
         }
     }
 
@@ -391,21 +392,21 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         &self,
         rule: &Rule<M>,
         tables: &[&'a FlowTable<M, W>; 2],
-        plain: &Plain<'_, F::Addresses>,
+        header: &FastPathHeader<'_, F::Addresses>,
         kind: (u8, bool),
         len: u64,
         guard: &M::Guard,
-    ) -> Plainly<'a, M, W> {
-        let ports = transport::plain_ports(plain.transport);
-        let (src_is_local, dst_is_local) = F::contains(&self.net, plain.addresses);
+    ) -> FastPath<'a, M, W> {
+        let ports = transport::packed_ports(header.transport);
+        let (src_is_local, dst_is_local) = F::contains(&self.net, header.addresses);
         if src_is_local {
-            let way = (Direction::Sent, plain.addresses, ports.rotate_left(16));
+            let way = (Direction::Sent, header.addresses, ports.rotate_left(16));
             self.count_oriented(rule, tables, kind, way, len, guard)
         } else if dst_is_local {
-            let way = (Direction::Received, plain.addresses, ports);
+            let way = (Direction::Received, header.addresses, ports);
             self.count_oriented(rule, tables, kind, way, len, guard)
         } else {
-            Plainly::Other
+            FastPath::NotEligible
         }
     }
 
@@ -418,9 +419,9 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         (direction, addresses, ports): (Direction, F::Addresses, u32),
         len: u64,
         guard: &M::Guard,
-    ) -> Plainly<'a, M, W> {
-        let Some(ports) = rule.keep_plain(protocol, ports, guard) else {
-            return Plainly::Other;
+    ) -> FastPath<'a, M, W> {
+        let Some(ports) = rule.keep_packed(protocol, ports, guard) else {
+            return FastPath::NotEligible;
         };
         let key = F::key(addresses, direction, rest_of_ports(ports, protocol));
         let hash = self.keys.hash.hash(&key);
@@ -437,20 +438,21 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         table.totals.seen.add(volume);
         if let Some(record) = table.find_first(&key, hash, guard) {
             record.count(direction, volume, syn);
-            return Plainly::Counted;
+            return FastPath::Counted;
         }
-        table.set_under_way(&key);
-        Plainly::Further(Further {
+        table.set_pending_key(&key);
+        FastPath::SlowPath(SlowPathPacket {
             table,
-            rest: Rest::new(len as u32, direction, syn),
+            packed: PackedPacket::new(len as u32, direction, syn),
         })
     }
 
-    /// Counts a packet as [`Account::count_plain`] does, and one that it leaves to
-    /// [`Account::count_further`] by that. Returns whether the worker should run; `None` for
-    /// a packet that is not plain, which is not counted.
+    /// Counts a packet on the fast path or on the slow path.
+    ///
+    /// Returns whether the worker should run; `None` for a packet that is not eligible, which is
+    /// not counted.
     #[inline]
-    pub fn count_if_plain(
+    pub fn count_if_eligible(
         &self,
         rule: &Rule<M>,
         tables: &[&FlowTable<M, W>; 2],
@@ -458,30 +460,31 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         len: u32,
         guard: &M::Guard,
     ) -> Option<bool> {
-        match self.count_plain(rule, tables, bytes, len.into(), guard) {
-            Plainly::Counted => Some(false),
-            Plainly::Further(packet) => Some(self.count_further(packet, guard)),
-            Plainly::Other => None,
+        match self.count_fast(rule, tables, bytes, len.into(), guard) {
+            FastPath::Counted => Some(false),
+            FastPath::SlowPath(packet) => Some(self.count_slow(packet, guard)),
+            FastPath::NotEligible => None,
         }
     }
 
-    /// Counts a packet that [`Account::count_plain`] left. Returns whether the worker should
-    /// run.
-    pub fn count_further(&self, packet: Further<'_, M, W>, guard: &M::Guard) -> bool {
-        let Further { table, rest } = packet;
-        let key = table.under_way();
+    /// The slow path: counts a packet that [`Account::count_fast`] left.
+    ///
+    /// Returns whether the worker should run.
+    pub fn count_slow(&self, packet: SlowPathPacket<'_, M, W>, guard: &M::Guard) -> bool {
+        let SlowPathPacket { table, packed } = packet;
+        let key = table.pending_key();
         let seen = Observation {
             key,
             hash: self.keys.hash.hash(&key),
-            direction: rest.direction(),
+            direction: packed.direction(),
             volume: Volume {
                 packets: 1,
-                bytes: rest.len().into(),
+                bytes: packed.len().into(),
             },
-            syn: rest.syn(),
+            syn: packed.syn(),
         };
         // Not the open epoch's: that may be another one by now.
-        let budgets = &self.side(u64::from(table.side())).budgets;
+        let budgets = &self.bank(u64::from(table.parity())).budgets;
         table.count(&seen, budgets, guard, |key| self.folded(key))
     }
 
@@ -495,10 +498,10 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     /// memory. Without it [`Account::count`] goes on asking for the worker.
     pub fn prepare(&self, guard: &M::Guard) -> bool {
         let mut had_memory = true;
-        let side = self.side(self.epoch.load(Acquire));
-        for (table, cpu) in side.tables.get(guard).unwrap_or_default().iter().zip(0..) {
+        let bank = self.bank(self.epoch.load(Acquire));
+        for (table, cpu) in bank.tables.get(guard).unwrap_or_default().iter().zip(0..) {
             if let Some([table]) = table.get(guard) {
-                had_memory &= table.prepare(cpu, side.budgets.payer);
+                had_memory &= table.prepare(cpu, bank.budgets.payer);
             }
         }
         had_memory
@@ -527,18 +530,18 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             self.open(next, self.limits(), now);
             self.epoch.store(next, Release);
             environment.wait_for_writers();
-            self.side(closing).end(now);
+            self.bank(closing).end(now);
             self.closing.store(closing, Relaxed);
         }
         let Self { keys, scratch, .. } = self;
-        self.side(closing)
+        self.bank(closing)
             .make_ready::<F>(&keys.hash, scratch, environment, guard)?;
         self.closing.store(0, Relaxed);
         self.unread.store(closing, Release);
         Ok(closing)
     }
 
-    /// Makes the side of an epoch ready to count.
+    /// Makes the bank of an epoch ready to count.
     fn open(&self, epoch: u64, limits: Limits, now: Timestamp) {
         let host_bits = F::ADDRESS_BITS.saturating_sub(self.identity.prefix_len);
         let addresses = 1_u32.checked_shl(host_bits.into()).unwrap_or(u32::MAX);
@@ -546,7 +549,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
             .saturating_mul(FOLDS_PER_ADDRESS)
             .min(limits.max_entries)
             .max(limits.max_entries / FOLD_SHARE);
-        self.side(epoch).open(limits, folds, now);
+        self.bank(epoch).open(limits, folds, now);
     }
 
     /// The closed epoch that waits to be acknowledged.
@@ -559,14 +562,14 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
 
     /// The open epoch. What is read of it is worth nothing once [`Account::stats`] or
     /// another call says that a later one is open.
-    pub fn live<'a>(&'a self, guard: &'a M::Guard) -> Epoch<'a, M, W> {
+    pub fn open_epoch<'a>(&'a self, guard: &'a M::Guard) -> Epoch<'a, M, W> {
         self.epoch(self.epoch.load(Acquire), true, guard)
     }
 
     fn epoch<'a>(&'a self, number: u64, is_open: bool, guard: &'a M::Guard) -> Epoch<'a, M, W> {
         Epoch {
             identity: &self.identity,
-            side: self.side(number),
+            bank: self.bank(number),
             family: F::NUMBER,
             number,
             is_open,
@@ -587,7 +590,7 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         self.acknowledged.totals.add(&sum);
         self.acknowledged.recorded.add(sum.recorded);
         self.acknowledged.unattributed.add(sum.unattributed);
-        closed.side.clear(guard);
+        closed.bank.clear(guard);
         self.unread.store(0, Release);
         Ok(())
     }
@@ -601,23 +604,23 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     pub fn is_empty(&self, guard: &M::Guard) -> bool {
         // An epoch that is being closed is neither open nor waiting; one that is acknowledged
         // is empty.
-        let mut sides = self.sides.iter();
-        sides.all(|side| side.totals(guard).seen.packets == 0)
+        let mut banks = self.banks.iter();
+        banks.all(|bank| bank.totals(guard).seen.packets == 0)
     }
 
     /// What monitoring shows.
     pub fn stats(&self, guard: &M::Guard) -> Stats {
         let epoch = self.epoch.load(Acquire);
-        let open = self.side(epoch);
-        let mut totals = TotalsSum::default();
+        let open = self.bank(epoch);
+        let mut totals = Totals::default();
         totals.add(&self.acknowledged.totals);
         totals.recorded = self.acknowledged.recorded.load();
         totals.unattributed = self.acknowledged.unattributed.load();
-        for side in &self.sides {
-            totals.merge(&side.totals(guard));
+        for bank in &self.banks {
+            totals.merge(&bank.totals(guard));
         }
         let records = open.tables(guard).map(|table| u64::from(table.len()));
-        let tables = self.sides.iter().flat_map(|side| side.tables(guard));
+        let tables = self.banks.iter().flat_map(|bank| bank.tables(guard));
         Stats {
             epoch,
             unread: self.unread.load(Acquire),
@@ -631,8 +634,8 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
     }
 
     #[inline]
-    fn side(&self, epoch: u64) -> &Side<M, W> {
-        let [even, odd] = &self.sides;
+    fn bank(&self, epoch: u64) -> &Bank<M, W> {
+        let [even, odd] = &self.banks;
         if epoch & 1 == 0 { even } else { odd }
     }
 

@@ -1,9 +1,18 @@
 //! Records in chunks that never move, so that a reader needs no lock and growth no copy.
 //!
 //! Chunks grow with the table from 32 records to 131,072: each power of two of records is
-//! cut into four, then all chunks are alike. Of a record's number plus [`BIAS`], the
-//! position of the highest bit and the two bits below tell the chunk, the rest the record
-//! within; its [`Place`] has that worked out for the packet path.
+//! cut into four, then all chunks are alike. Let n be a record's number plus [`BIAS`]. Its highest
+//! set bit and the two bits below select the chunk, the others are the offset in it:
+//!
+//! ```text
+//!  31        log2(n)                             0
+//! +---------+---+--------+------------------------+
+//! | 0 ... 0 | 1 | 2 bits | offset in the chunk    |
+//! +---------+---+--------+------------------------+
+//! ```
+//!
+//! In the largest chunks the offset has 17 bits, and all bits above select the chunk. A
+//! [`RecordRef`] has both numbers computed, for the packet path.
 
 use crate::memory::{Allocation, Blank, Memory, Slot};
 
@@ -15,10 +24,10 @@ const BIAS_LOG2: u32 = if cfg!(loom) { 3 } else { 7 };
 /// Of chunks from 1 on: any number of so many bits is that of a slot.
 const SLOTS: usize = (1 << CHUNK_BITS) - 1;
 const CHUNK_BITS: u32 = if cfg!(loom) { 4 } else { 7 };
-/// Chunks of a power of two.
-const PARTS: u32 = 1 << PARTS_LOG2;
-const PARTS_LOG2: u32 = 2;
-/// The largest chunks have so many records: all numbers that a place has for one.
+/// Chunks for each doubling of the number of records.
+const CHUNKS_PER_DOUBLING: u32 = 1 << CHUNKS_PER_DOUBLING_LOG2;
+const CHUNKS_PER_DOUBLING_LOG2: u32 = 2;
+/// The largest chunks have 2^17 records: a [`RecordRef`] has 17 bits for the offset.
 const MAX_CHUNK_LOG2: u32 = 17;
 
 /// Records of one table at most, 10.8 million.
@@ -32,61 +41,74 @@ pub const MAX_RECORDS: u32 = {
     records as u32
 };
 
-/// Where a record lies: in the uppermost bits the record's number within its chunk, and below
-/// them the number of the chunk, counted from 1, so that no place is 0. The other bits are 0
-/// here and another's to use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place(pub u32);
+/// The largest chunk that the packet path allocates, in records.
+const MAX_ATOMIC: usize = 512;
 
-const WITHIN_SHIFT: u32 = 32 - MAX_CHUNK_LOG2;
-/// A slot has 16 bytes: so the chunk's number, where it stands, is its slot's offset.
+/// The position of the offset in a [`RecordRef`].
+const OFFSET_SHIFT: u32 = 32 - MAX_CHUNK_LOG2;
+/// The position of the chunk's number in a [`RecordRef`]. A slot has 16 bytes, so the number in
+/// this position is also the offset of the chunk's slot in bytes.
 const CHUNK_SHIFT: u32 = 4;
 const CHUNK: u32 = (1 << CHUNK_BITS) - 1;
 
-impl Place {
-    /// The bits that neither number has.
-    pub const SPARE: u32 = ((1 << WITHIN_SHIFT) - 1) & !(CHUNK << CHUNK_SHIFT);
+/// A reference to a record: the number of its chunk and the record's offset in it.
+///
+/// ```text
+///  31                  15 14  11 10                 4 3     0
+/// +----------------------+------+--------------------+-------+
+/// | offset in the chunk  |  0   | chunk, from 1 on   |   0   |
+/// +----------------------+------+--------------------+-------+
+/// ```
+///
+/// Chunks are numbered from 1, so that no reference is 0. The other bits, [`RecordRef::SPARE`],
+/// are free for the user; an entry of the index keeps the tag there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordRef(pub u32);
 
-    /// The place in what has other bits beside its two numbers.
+impl RecordRef {
+    /// The bits that are free for the user.
+    pub const SPARE: u32 = ((1 << OFFSET_SHIFT) - 1) & !(CHUNK << CHUNK_SHIFT);
+
+    /// The reference in a word that uses the spare bits.
     #[inline]
     pub fn of_entry(entry: u32) -> Self {
         Self(entry & !Self::SPARE)
     }
 
-    /// The place of the record with this number, below [`MAX_RECORDS`].
+    /// The reference to the record with this number, below [`MAX_RECORDS`].
     pub fn of(number: u32) -> Self {
-        let (chunk, within) = locate(number.wrapping_add(BIAS));
+        let (chunk, offset) = locate(number.wrapping_add(BIAS));
         let chunk = (chunk as u32).wrapping_add(1);
-        let within = (within as u32).wrapping_shl(WITHIN_SHIFT);
-        Self(within | chunk.wrapping_shl(CHUNK_SHIFT))
+        let offset = (offset as u32).wrapping_shl(OFFSET_SHIFT);
+        Self(offset | chunk.wrapping_shl(CHUNK_SHIFT))
     }
 }
 
-/// The largest chunk that is asked for in the packet path, in records.
-const MAX_ATOMIC: usize = 512;
-
 /// Chunks of one flow table.
 pub struct Chunks<M: Memory, const W: usize> {
-    /// The first one stays empty: places count chunks from 1.
+    /// The first one stays empty: chunks are numbered from 1.
     slots: [M::Slot<Record<W>>; SLOTS + 1],
 }
 
+/// The chunk, from 0 on, and the offset in it of the record whose number plus [`BIAS`] is `biased`.
 #[inline]
-fn locate(place: u32) -> (usize, usize) {
-    let log2 = (place | 1).ilog2();
-    let chunk_log2 = log2.wrapping_sub(PARTS_LOG2).min(MAX_CHUNK_LOG2);
-    // The first of the smallest chunks would be that of number PARTS.
+fn locate(biased: u32) -> (usize, usize) {
+    let log2 = (biased | 1).ilog2();
+    let chunk_log2 = log2
+        .wrapping_sub(CHUNKS_PER_DOUBLING_LOG2)
+        .min(MAX_CHUNK_LOG2);
+    // The first of the smallest chunks would be that of number CHUNKS_PER_DOUBLING.
     let chunk = chunk_log2
-        .wrapping_sub(BIAS_LOG2 - PARTS_LOG2)
-        .wrapping_mul(PARTS)
-        .wrapping_add(place.wrapping_shr(chunk_log2))
-        .wrapping_sub(PARTS);
-    let within = place & 1_u32.wrapping_shl(chunk_log2).wrapping_sub(1);
-    (chunk as usize, within as usize)
+        .wrapping_sub(BIAS_LOG2 - CHUNKS_PER_DOUBLING_LOG2)
+        .wrapping_mul(CHUNKS_PER_DOUBLING)
+        .wrapping_add(biased.wrapping_shr(chunk_log2))
+        .wrapping_sub(CHUNKS_PER_DOUBLING);
+    let offset = biased & 1_u32.wrapping_shl(chunk_log2).wrapping_sub(1);
+    (chunk as usize, offset as usize)
 }
 
 const fn chunk_len(chunk: usize) -> usize {
-    let log2 = BIAS_LOG2 - PARTS_LOG2 + chunk as u32 / PARTS;
+    let log2 = BIAS_LOG2 - CHUNKS_PER_DOUBLING_LOG2 + chunk as u32 / CHUNKS_PER_DOUBLING;
     1 << if log2 < MAX_CHUNK_LOG2 {
         log2
     } else {
@@ -100,15 +122,15 @@ impl<M: Memory, const W: usize> Chunks<M, W> {
         slots: [const { Blank::BLANK }; SLOTS + 1],
     };
 
-    /// The record at a place, where its chunk exists.
+    /// The record that a reference names, where its chunk exists.
     #[inline]
-    pub fn get<'a>(&'a self, place: Place, guard: &'a M::Guard) -> Option<&'a Record<W>> {
-        let chunk = place.0 >> CHUNK_SHIFT & CHUNK;
-        let within = place.0 >> WITHIN_SHIFT;
+    pub fn get<'a>(&'a self, record_ref: RecordRef, guard: &'a M::Guard) -> Option<&'a Record<W>> {
+        let chunk = record_ref.0 >> CHUNK_SHIFT & CHUNK;
+        let offset = record_ref.0 >> OFFSET_SHIFT;
         self.slots
             .get(chunk as usize)?
             .slice(guard)
-            .get(within as usize)
+            .get(offset as usize)
     }
 
     /// The record with this number, with its chunk allocated now if it is small enough for
@@ -119,7 +141,7 @@ impl<M: Memory, const W: usize> Chunks<M, W> {
         payer: M::Payer,
         guard: &'a M::Guard,
     ) -> Option<&'a Record<W>> {
-        let (chunk, within) = locate(number.wrapping_add(BIAS));
+        let (chunk, offset) = locate(number.wrapping_add(BIAS));
         let slot = self.chunks().get(chunk)?;
         if slot.get(guard).is_none() {
             let len = chunk_len(chunk);
@@ -127,7 +149,7 @@ impl<M: Memory, const W: usize> Chunks<M, W> {
                 return None;
             }
         }
-        slot.get(guard)?.get(within)
+        slot.get(guard)?.get(offset)
     }
 
     /// Allocates the chunks of the first `len` records, and says whether all are there.
@@ -175,10 +197,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_fill_the_chunks_one_after_the_other() {
+    fn numbers_fill_the_chunks_one_after_the_other() {
         let mut expected = (0, 0);
-        for place in BIAS..BIAS + 1_000_000 {
-            assert_eq!(locate(place), expected);
+        for biased in BIAS..BIAS + 1_000_000 {
+            assert_eq!(locate(biased), expected);
             expected.1 += 1;
             if expected.1 == chunk_len(expected.0) {
                 expected = (expected.0 + 1, 0);
@@ -189,12 +211,15 @@ mod tests {
     }
 
     #[test]
-    fn place_has_chunk_and_record_within() {
+    fn reference_has_chunk_and_offset() {
         for number in (0..1_000_000).chain(MAX_RECORDS - 100..MAX_RECORDS) {
-            let Place(place) = Place::of(number);
-            let parts = (place >> CHUNK_SHIFT & CHUNK, place >> WITHIN_SHIFT);
-            let (chunk, within) = locate(number + BIAS);
-            assert_eq!(parts, (chunk as u32 + 1, within as u32), "{number}");
+            let RecordRef(record_ref) = RecordRef::of(number);
+            let parts = (
+                record_ref >> CHUNK_SHIFT & CHUNK,
+                record_ref >> OFFSET_SHIFT,
+            );
+            let (chunk, offset) = locate(number + BIAS);
+            assert_eq!(parts, (chunk as u32 + 1, offset as u32), "{number}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Finds a flow's record: open addressing over buckets of two small entries, growing a
 //! little at each insertion.
 //!
-//! An entry is the record's place in the chunks with some bits of the flow's hash, the tag,
-//! where the place has none; 0 is an empty one. The uppermost bits of the
+//! An entry is a [`RecordRef`] with some bits of the flow's hash, the tag, in its spare bits;
+//! 0 is an empty entry. The uppermost bits of the
 //! hash tell the flow's home, one of the buckets, and its entry stands there or less than
 //! [`PROBE_BUCKETS`] behind, before any empty entry; behind the last bucket comes the first.
 //!
@@ -19,7 +19,7 @@
 //! look further for that moves a few homes too, so it does not last. Whoever allocates the
 //! next level late has it begin in the same way: flows that are all known insert nothing.
 
-use super::chunks::Place;
+use super::chunks::RecordRef;
 use crate::memory::{Allocation, Blank, Memory, Slot};
 use crate::sync::{
     AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
@@ -45,13 +45,13 @@ const MAX_ATOMIC_BUCKETS: u32 = 4096;
 
 /// The hashes whose uppermost bits are one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct HashPart {
     /// How many bits, fewer than 64.
     bits: u32,
     number: u64,
 }
 
-impl Part {
+impl HashPart {
     /// All hashes.
     pub fn all() -> Self {
         Self { bits: 0, number: 0 }
@@ -124,12 +124,12 @@ impl Bucket {
         [self.0 as u32, (self.0 >> 32) as u32]
     }
 
-    /// The place of the first entry with this hash's tag; without one, any other place or
-    /// none.
+    /// The reference of the first entry with this hash's tag; without one, any other reference
+    /// or none.
     #[inline]
-    fn likely(self, hash: u64) -> Place {
+    fn likely(self, hash: u64) -> RecordRef {
         let [first, second] = self.entries();
-        Place::of_entry(select_unpredictable(has_tag(first, hash), first, second))
+        RecordRef::of_entry(select_unpredictable(has_tag(first, hash), first, second))
     }
 }
 
@@ -173,7 +173,7 @@ fn probe(buckets: &[AtomicU64], home: usize) -> impl Iterator<Item = &AtomicU64>
 /// The tag has the same bits in the entry as in the lower half of the hash.
 #[inline]
 fn has_tag(entry: u32, hash: u64) -> bool {
-    (entry ^ hash as u32) & Place::SPARE == 0
+    (entry ^ hash as u32) & RecordRef::SPARE == 0
 }
 
 /// One of two values by a condition that no branch predictor could learn.
@@ -223,9 +223,9 @@ impl<M: Memory> Index<M> {
         looked_at
     }
 
-    /// The place that is likeliest for this hash, if any; [`Index::find`] tells all.
+    /// The likeliest reference for this hash, if any; [`Index::find`] tries all.
     #[inline]
-    pub fn first(&self, hash: u64, guard: &M::Guard) -> Option<Place> {
+    pub fn first(&self, hash: u64, guard: &M::Guard) -> Option<RecordRef> {
         let level = self.first_level.load(Relaxed) as usize % LEVELS;
         let buckets = self.levels.get(level)?.slice(guard);
         let home = home(hash, self.shift.load(Relaxed));
@@ -233,13 +233,13 @@ impl<M: Memory> Index<M> {
         Some(bucket.likely(hash))
     }
 
-    /// The first place with this hash's tag for which `matches` returns something.
+    /// The first reference with this hash's tag for which `matches` returns something.
     #[inline]
     pub fn find<T>(
         &self,
         hash: u64,
         guard: &M::Guard,
-        matches: impl Fn(Place) -> Option<T>,
+        matches: impl Fn(RecordRef) -> Option<T>,
     ) -> Option<T> {
         for bucket in self.probe(hash, guard) {
             for entry in Bucket(bucket.load(Relaxed)).entries() {
@@ -247,7 +247,7 @@ impl<M: Memory> Index<M> {
                     return None;
                 }
                 if has_tag(entry, hash) {
-                    if let Some(found) = matches(Place::of_entry(entry)) {
+                    if let Some(found) = matches(RecordRef::of_entry(entry)) {
                         return Some(found);
                     }
                 }
@@ -315,8 +315,8 @@ impl<M: Memory> Index<M> {
 
     /// Moves the next few homes where the index is growing or should be. Called by the
     /// writer at an insertion and where [`Index::is_growing`], with the number of entries.
-    /// `hash_of` tells the hash of the record at a place.
-    pub fn grow(&self, len: u32, guard: &M::Guard, hash_of: impl Fn(Place) -> Option<u64>) {
+    /// `hash_of` returns the hash of the record that a reference names.
+    pub fn grow(&self, len: u32, guard: &M::Guard, hash_of: impl Fn(RecordRef) -> Option<u64>) {
         let level = self.level.load(Relaxed);
         let cursor = self.cursor.load(Relaxed);
         // Whoever sees that growth is to begin sees the level that it begins with.
@@ -359,15 +359,15 @@ impl<M: Memory> Index<M> {
         }
     }
 
-    /// Calls `visit` with the place of each entry whose hash is in this part, until it says
-    /// false; returns what it said last, or true. `hash_of` tells the hash of the record at
-    /// a place. No writer is left.
+    /// Calls `visit` with the reference of each entry whose hash is in this part, until it
+    /// returns false; returns the last result, or true. `hash_of` returns the hash of the
+    /// record that a reference names. No writer is left.
     pub fn each_of(
         &self,
-        part: Part,
+        part: HashPart,
         guard: &M::Guard,
-        hash_of: impl Fn(Place) -> Option<u64>,
-        mut visit: impl FnMut(Place) -> bool,
+        hash_of: impl Fn(RecordRef) -> Option<u64>,
+        mut visit: impl FnMut(RecordRef) -> bool,
     ) -> bool {
         let level = self.level.load(Relaxed);
         let cursor = self.cursor.load(Relaxed) as usize;
@@ -396,11 +396,11 @@ impl<M: Memory> Index<M> {
                     if entry == 0 {
                         break;
                     }
-                    let place = Place::of_entry(entry);
-                    let is_here = hash_of(place).is_some_and(|hash| {
+                    let record_ref = RecordRef::of_entry(entry);
+                    let is_here = hash_of(record_ref).is_some_and(|hash| {
                         part.has(hash) && (home(hash, shift(level)) < cursor) == is_moved
                     });
-                    if is_here && !visit(place) {
+                    if is_here && !visit(record_ref) {
                         return false;
                     }
                 }
@@ -489,25 +489,25 @@ fn move_home(
     at: u32,
     level: u32,
     full: &mut Full,
-    hash_of: impl Fn(Place) -> Option<u64>,
+    hash_of: impl Fn(RecordRef) -> Option<u64>,
 ) -> Option<()> {
     for bucket in probe(current, at as usize) {
         for entry in Bucket(bucket.load(Relaxed)).entries() {
             if entry == 0 {
                 return Some(());
             }
-            let place = Place::of_entry(entry);
-            let hash = hash_of(place)?;
+            let record_ref = RecordRef::of_entry(entry);
+            let hash = hash_of(record_ref)?;
             if home(hash, shift(level)) == at as usize {
                 let new_home = home(hash, shift(level + 1));
-                full.vacancy(next, new_home, hash)?.occupy(place);
+                full.vacancy(next, new_home, hash)?.occupy(record_ref);
             }
         }
     }
     Some(())
 }
 
-/// A bucket with room for an entry, to be filled with a place.
+/// A bucket with room for an entry.
 pub struct Vacancy<'a> {
     bucket: &'a AtomicU64,
     hash: u64,
@@ -515,8 +515,8 @@ pub struct Vacancy<'a> {
 
 impl Vacancy<'_> {
     /// Fills the bucket's first empty entry.
-    pub fn occupy(self, Place(place): Place) {
-        let entry = u64::from(place | self.hash as u32 & Place::SPARE);
+    pub fn occupy(self, RecordRef(record_ref): RecordRef) {
+        let entry = u64::from(record_ref | self.hash as u32 & RecordRef::SPARE);
         let occupied = self.bucket.load(Relaxed);
         let is_second = occupied != 0;
         let entry = if is_second { entry << 32 } else { entry };
@@ -536,11 +536,12 @@ mod tests {
         let index = Index::<StdMemory>::BLANK;
         index.allocate_late(0, ());
         let hash = |number: u32| u64::from(number) << 56;
-        let number_at = |place| (0..MAX_NUMBER).find(|number| Place::of(*number) == place);
-        let hash_of = |place| number_at(place).map(hash);
+        let number_at =
+            |record_ref| (0..MAX_NUMBER).find(|number| RecordRef::of(*number) == record_ref);
+        let hash_of = |record_ref| number_at(record_ref).map(hash);
         let insert = |number| {
             let vacancy = index.vacancy(hash(number), &()).expect("room");
-            vacancy.occupy(Place::of(number));
+            vacancy.occupy(RecordRef::of(number));
         };
         (0..100).for_each(insert);
         let len = buckets(0);

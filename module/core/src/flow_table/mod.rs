@@ -23,11 +23,11 @@ use crate::sync::{
 };
 use crate::wire::Volume;
 
-use chunks::{Chunks, MAX_RECORDS, Place};
-use index::{Index, Part};
+use chunks::{Chunks, MAX_RECORDS, RecordRef};
+use index::{HashPart, Index};
 use record::Record;
 use samples::Samples;
-use totals::Totals;
+use totals::TotalsCounter;
 
 /// Records that a table takes from its account's budget at a time.
 const BUDGET_STEP: u32 = 16;
@@ -102,30 +102,30 @@ pub struct Observation<const W: usize> {
 /// The flow table of one CPU and one epoch.
 pub struct FlowTable<M: Memory, const W: usize> {
     /// Packets and bytes of the rules, by what became of them.
-    pub totals: Totals,
-    /// Which of the account's two sides it is on.
-    side: AtomicU32,
+    pub totals: TotalsCounter,
+    /// The parity of the epochs that the table is for.
+    parity: AtomicU32,
     /// Records that are complete, so that a reader may look at them.
     len: AtomicU32,
     /// The number of records from which the worker is to be called.
     watermark: AtomicU32,
     flow_credit: AtomicU32,
     fold_credit: AtomicU32,
-    /// The place of the record that was folded into last; any other's or none's does no harm.
+    /// A hint: the reference to the record that was folded into last, checked before it is used.
     last_fold: AtomicU32,
     index: Index<M>,
     chunks: Chunks<M, W>,
     last: Record<W>,
-    /// The key of the writer's packet, between two calls.
-    under_way: [AtomicU64; W],
+    /// The key of the writer's packet, from the fast path to the slow path.
+    pending_key: [AtomicU64; W],
     /// What sampling took.
     pub samples: Samples,
 }
 
 impl<M: Memory, const W: usize> Blank for FlowTable<M, W> {
     const BLANK: Self = Self {
-        totals: Totals::BLANK,
-        side: AtomicU32::new(0),
+        totals: TotalsCounter::BLANK,
+        parity: AtomicU32::new(0),
         len: AtomicU32::new(0),
         watermark: AtomicU32::new(0),
         flow_credit: AtomicU32::new(0),
@@ -134,7 +134,7 @@ impl<M: Memory, const W: usize> Blank for FlowTable<M, W> {
         index: Index::BLANK,
         chunks: Chunks::BLANK,
         last: Record::LAST,
-        under_way: zeros(),
+        pending_key: zeros(),
         samples: Samples::BLANK,
     };
 
@@ -145,27 +145,27 @@ impl<M: Memory, const W: usize> Blank for FlowTable<M, W> {
 
 impl<M: Memory, const W: usize> FlowTable<M, W> {
     /// The parity of the epochs that the table is for.
-    pub fn side(&self) -> u32 {
-        self.side.load(Relaxed)
+    pub fn parity(&self) -> u32 {
+        self.parity.load(Relaxed)
     }
 
-    /// Says so, once.
-    pub fn set_side(&self, parity: u32) {
-        self.side.store(parity, Relaxed);
+    /// Sets the parity of the epochs that the table is for, before the first packet.
+    pub fn set_parity(&self, parity: u32) {
+        self.parity.store(parity, Relaxed);
     }
 
-    /// Keeps the key of the packet that the writer goes on with.
+    /// Stores the key of the packet that the writer counts on the slow path.
     #[inline]
-    pub fn set_under_way(&self, key: &FlowKey<W>) {
-        for (word, value) in self.under_way.iter().zip(&key.0) {
+    pub fn set_pending_key(&self, key: &FlowKey<W>) {
+        for (word, value) in self.pending_key.iter().zip(&key.0) {
             word.store(*value, Relaxed);
         }
     }
 
-    /// The key that was kept last.
-    pub fn under_way(&self) -> FlowKey<W> {
+    /// The key of the packet that the writer counts on the slow path.
+    pub fn pending_key(&self) -> FlowKey<W> {
         FlowKey(core::array::from_fn(|word| {
-            self.under_way.get(word).map_or(0, |w| w.load(Relaxed))
+            self.pending_key.get(word).map_or(0, |w| w.load(Relaxed))
         }))
     }
 
@@ -202,7 +202,7 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
             .unwrap_or_else(|| {
                 self.totals.folded.add(volume);
                 let (key, hash) = fold(key);
-                let last = Place(self.last_fold.load(Relaxed));
+                let last = RecordRef(self.last_fold.load(Relaxed));
                 self.chunks
                     .get(last, guard)
                     .filter(|record| record.has_key(&key))
@@ -225,18 +225,18 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         if self.last.has_key(key) {
             return &self.last;
         }
-        let found = self.index.find(hash, guard, |place| {
-            let record = self.chunks.get(place, guard)?;
-            record.has_key(key).then_some((place, record))
+        let found = self.index.find(hash, guard, |record_ref| {
+            let record = self.chunks.get(record_ref, guard)?;
+            record.has_key(key).then_some((record_ref, record))
         });
-        let (place, record) = found
+        let (record_ref, record) = found
             .or_else(|| {
                 let folds = (&budgets.folds, &self.fold_credit);
                 let record = self.insert(key, hash, folds, budgets.payer, guard)?;
-                Some((Place::of(self.len.load(Relaxed) - 1), record))
+                Some((RecordRef::of(self.len.load(Relaxed) - 1), record))
             })
-            .unwrap_or((Place(0), &self.last));
-        self.last_fold.store(place.0, Relaxed);
+            .unwrap_or((RecordRef(0), &self.last));
+        self.last_fold.store(record_ref.0, Relaxed);
         record
     }
 
@@ -249,8 +249,8 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         hash: u64,
         guard: &'a M::Guard,
     ) -> Option<&'a Record<W>> {
-        let place = self.index.first(hash, guard)?;
-        let record = self.chunks.get(place, guard)?;
+        let record_ref = self.index.first(hash, guard)?;
+        let record = self.chunks.get(record_ref, guard)?;
         record.has_key(key).then_some(record)
     }
 
@@ -262,16 +262,16 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         hash: u64,
         guard: &'a M::Guard,
     ) -> Option<&'a Record<W>> {
-        self.index.find(hash, guard, |place| {
+        self.index.find(hash, guard, |record_ref| {
             self.chunks
-                .get(place, guard)
+                .get(record_ref, guard)
                 .filter(|record| record.has_key(key))
         })
     }
 
     fn grow_index(&self, len: u32, guard: &M::Guard) {
-        self.index.grow(len, guard, |place| {
-            self.chunks.get(place, guard).map(Record::hash)
+        self.index.grow(len, guard, |record_ref| {
+            self.chunks.get(record_ref, guard).map(Record::hash)
         });
     }
 
@@ -312,7 +312,7 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         let record = self.chunks.get_or_allocate(len, payer, guard)?;
         let vacancy = self.index.vacancy(hash, guard)?;
         record.set_key(key, hash);
-        vacancy.occupy(Place::of(len));
+        vacancy.occupy(RecordRef::of(len));
         self.len.store(len + 1, Release);
         Some(record)
     }
@@ -391,30 +391,30 @@ impl<M: Memory, const W: usize> FlowTable<M, W> {
         if number >= self.len() {
             None
         } else {
-            self.chunks.get(Place::of(number), guard)
+            self.chunks.get(RecordRef::of(number), guard)
         }
     }
 
-    /// The record at a place.
-    pub fn at<'a>(&'a self, place: Place, guard: &'a M::Guard) -> Option<&'a Record<W>> {
-        self.chunks.get(place, guard)
+    /// The record that a reference names.
+    pub fn at<'a>(&'a self, record_ref: RecordRef, guard: &'a M::Guard) -> Option<&'a Record<W>> {
+        self.chunks.get(record_ref, guard)
     }
 
     /// Calls `visit` with each record whose hash is in this part and that was not moved,
     /// until it says false; returns what it said last, or true. No writer is left.
     pub fn each_record_of(
         &self,
-        part: Part,
+        part: HashPart,
         guard: &M::Guard,
-        mut visit: impl FnMut(Place, &Record<W>) -> bool,
+        mut visit: impl FnMut(RecordRef, &Record<W>) -> bool,
     ) -> bool {
-        let record = |place| self.chunks.get(place, guard);
+        let record = |record_ref| self.chunks.get(record_ref, guard);
         self.index.each_of(
             part,
             guard,
-            |place| record(place).map(Record::hash),
-            |place| match record(place) {
-                Some(record) if !record.is_moved() => visit(place, record),
+            |record_ref| record(record_ref).map(Record::hash),
+            |record_ref| match record(record_ref) {
+                Some(record) if !record.is_moved() => visit(record_ref, record),
                 _ => true,
             },
         )

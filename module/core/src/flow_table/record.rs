@@ -5,9 +5,17 @@ use crate::memory::Blank;
 use crate::sync::{AtomicU64, Ordering::Relaxed, zeros};
 use crate::wire::Volume;
 
+/// In the key's last word, above [`FOLDED`]: the record's counts were moved into another
+/// CPU's record of the same key. Never leaves the kernel.
+const MOVED: u64 = 1 << 47;
+
+const _: () = assert!(FOLDED as u64 != MOVED >> 40);
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Record<2>>() == 64);
+
 /// What was counted for one flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FlowStats {
+pub struct FlowCounters {
     /// Sent, then received packets.
     pub packets: [u64; 2],
     /// Sent, then received layer-3 bytes.
@@ -16,7 +24,7 @@ pub struct FlowStats {
     pub syn_packets: u64,
 }
 
-impl FlowStats {
+impl FlowCounters {
     /// Both directions together.
     pub fn volume(&self) -> Volume {
         let [sent_packets, received_packets] = self.packets;
@@ -46,14 +54,6 @@ pub struct Record<const W: usize> {
     syn_packets: AtomicU64,
     hash: AtomicU64,
 }
-
-/// In the key's last word, above [`FOLDED`]: the record's counts were moved into another
-/// CPU's record of the same key. Never leaves the kernel.
-const MOVED: u64 = 1 << 47;
-
-const _: () = assert!(FOLDED as u64 != MOVED >> 40);
-#[cfg(not(loom))]
-const _: () = assert!(size_of::<Record<2>>() == 64);
 
 impl<const W: usize> Blank for Record<W> {
     const BLANK: Self = Self {
@@ -102,8 +102,8 @@ impl<const W: usize> Record<W> {
     }
 
     /// The counters as they are now.
-    pub fn stats(&self) -> FlowStats {
-        FlowStats {
+    pub fn counters(&self) -> FlowCounters {
+        FlowCounters {
             packets: [
                 self.sent_packets.load(Relaxed),
                 self.received_packets.load(Relaxed),
@@ -170,11 +170,11 @@ impl<const W: usize> Record<W> {
 
     /// Takes over what `other` counted and marks it as moved. Neither has a writer.
     pub fn take_from(&self, other: &Self) {
-        let FlowStats {
+        let FlowCounters {
             packets,
             bytes,
             syn_packets,
-        } = other.stats();
+        } = other.counters();
         let [sent_packets, received_packets] = packets;
         let [sent_bytes, received_bytes] = bytes;
         add(&self.sent_packets, sent_packets);

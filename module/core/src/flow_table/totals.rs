@@ -42,10 +42,10 @@ impl VolumeCounter {
     }
 }
 
-/// The totals of one flow table; see [`TotalsSum`] for their meaning.
+/// The totals of one flow table as its CPU counts them; see [`Totals`] for their meaning.
 #[derive(Debug, Default)]
-#[expect(missing_docs, reason = "named as in TotalsSum")]
-pub struct Totals {
+#[expect(missing_docs, reason = "named as in Totals")]
+pub struct TotalsCounter {
     pub seen: VolumeCounter,
     pub extrapolated: VolumeCounter,
     pub outside: VolumeCounter,
@@ -54,7 +54,7 @@ pub struct Totals {
     pub folded: VolumeCounter,
 }
 
-impl Totals {
+impl TotalsCounter {
     /// Nothing was seen.
     #[expect(clippy::declare_interior_mutable_const, reason = "each use is a copy")]
     pub(super) const BLANK: Self = Self {
@@ -81,7 +81,7 @@ impl Totals {
     }
 
     /// Adds a sum of other tables.
-    pub fn add(&self, sum: &TotalsSum) {
+    pub fn add(&self, sum: &Totals) {
         self.seen.add(sum.seen);
         self.extrapolated.add(sum.extrapolated);
         self.outside.add(sum.outside);
@@ -91,10 +91,10 @@ impl Totals {
     }
 }
 
-/// Totals of many flow tables:
+/// The totals of one flow table or of many:
 /// seen + extrapolated = recorded + outside + skipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TotalsSum {
+pub struct Totals {
     /// What the rules saw, in wire packets.
     pub seen: Volume,
     /// What sampling's multiplication added.
@@ -113,9 +113,9 @@ pub struct TotalsSum {
     pub unattributed: Volume,
 }
 
-impl TotalsSum {
+impl Totals {
     /// Adds one table's totals, which know neither `recorded` nor `unattributed`.
-    pub fn add(&mut self, totals: &Totals) {
+    pub fn add(&mut self, totals: &TotalsCounter) {
         self.merge(&Self {
             seen: totals.seen.load(),
             extrapolated: totals.extrapolated.load(),

@@ -1,7 +1,7 @@
 //! IPv4 (RFC 791).
 
-use super::transport::{self, Ports};
-use super::{ParseError, Plain, Tuple};
+use super::transport::{self, TransportHeader};
+use super::{FastPathHeader, ParseError, Tuple};
 
 /// RFC 791 section 3.1: a header without options.
 const MIN_HEADER: usize = 20;
@@ -10,23 +10,23 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// RFC 791 section 3.1: version 4, a header without options and the fragment offset, in
 /// the first eight bytes.
-const PLAIN_MASK: u64 = u64::from_ne_bytes([0xff, 0, 0, 0, 0, 0, 0x1f, 0xff]);
-const PLAIN_BITS: u64 = u64::from_ne_bytes([0x45, 0, 0, 0, 0, 0, 0, 0]);
-const PLAIN: usize = MIN_HEADER + transport::PLAIN;
+const FAST_PATH_MASK: u64 = u64::from_ne_bytes([0xff, 0, 0, 0, 0, 0, 0x1f, 0xff]);
+const FAST_PATH_BITS: u64 = u64::from_ne_bytes([0x45, 0, 0, 0, 0, 0, 0, 0]);
+const FAST_PATH_BYTES: usize = MIN_HEADER + transport::FAST_PATH_BYTES;
 
 /// Reads a packet without options that is no later fragment; `None` where it is anything else or
 /// shorter than a TCP header's flags.
 #[inline]
-pub fn parse_plain(bytes: &[u8]) -> Option<Plain<'_, u64>> {
-    let bytes = bytes.first_chunk::<PLAIN>()?;
+pub fn parse_fast(bytes: &[u8]) -> Option<FastPathHeader<'_, u64>> {
+    let bytes = bytes.first_chunk::<FAST_PATH_BYTES>()?;
     let (first, rest) = bytes.split_first_chunk::<8>()?;
-    if u64::from_ne_bytes(*first) & PLAIN_MASK != PLAIN_BITS {
+    if u64::from_ne_bytes(*first) & FAST_PATH_MASK != FAST_PATH_BITS {
         return None;
     }
     let [_, protocol, _, _, addresses @ ..] = rest else {
         return None;
     };
-    Some(Plain {
+    Some(FastPathHeader {
         addresses: u64::from_le_bytes(*addresses.first_chunk()?),
         protocol: *protocol,
         transport: rest.last_chunk()?,
@@ -73,12 +73,12 @@ pub fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<[u8; 4]>, ParseErr
     let header_len = usize::from(version_ihl & 0xf) * 4;
     let later_fragment = u16::from_be_bytes([frag_hi, frag_lo]) & FRAGMENT_OFFSET != 0;
     let (transport, ports) = if later_fragment || header_len < MIN_HEADER {
-        (0, Ports::NONE)
+        (0, TransportHeader::NONE)
     } else {
         let ports = transport::parse(protocol, bytes, header_len, packet_len)?;
         (header_len as u16, ports)
     };
-    let Ports {
+    let TransportHeader {
         src_port,
         dst_port,
         syn,

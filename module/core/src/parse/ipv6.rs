@@ -5,8 +5,8 @@
 //! Mobility and HIP headers are what they carry nothing behind, so they count as
 //! protocols; ESP hides what follows.
 
-use super::transport::{self, Ports};
-use super::{ParseError, Plain, Tuple};
+use super::transport::{self, TransportHeader};
+use super::{FastPathHeader, ParseError, Tuple};
 
 /// RFC 8200 section 3.
 const HEADER: usize = 40;
@@ -31,13 +31,13 @@ const FRAGMENT_OFFSET: u16 = 0xfff8;
 
 /// RFC 8200 section 3: the version, in the upper half of the first byte.
 const VERSION: u8 = 0x60;
-const PLAIN: usize = HEADER + transport::PLAIN;
+const FAST_PATH_BYTES: usize = HEADER + transport::FAST_PATH_BYTES;
 
 /// Reads a packet whose protocol follows the header; `None` where it is no IPv6 or shorter than a
 /// TCP header's flags.
 #[inline]
-pub fn parse_plain(bytes: &[u8]) -> Option<Plain<'_, [u64; 4]>> {
-    let bytes = bytes.first_chunk::<PLAIN>()?;
+pub fn parse_fast(bytes: &[u8]) -> Option<FastPathHeader<'_, [u64; 4]>> {
+    let bytes = bytes.first_chunk::<FAST_PATH_BYTES>()?;
     let (header, transport) = bytes.split_first_chunk::<HEADER>()?;
     let [version_class, _, _, _, _, _, protocol, _, addresses @ ..] = header;
     if version_class & 0xf0 != VERSION {
@@ -45,7 +45,7 @@ pub fn parse_plain(bytes: &[u8]) -> Option<Plain<'_, [u64; 4]>> {
     }
     let [a, b] = words(*addresses.first_chunk()?);
     let [c, d] = words(*addresses.last_chunk()?);
-    Some(Plain {
+    Some(FastPathHeader {
         addresses: [a, b, c, d],
         protocol: *protocol,
         transport: transport.first_chunk()?,
@@ -95,13 +95,13 @@ pub fn parse(bytes: &[u8], packet_len: usize) -> Result<Tuple<[u8; 16]>, ParseEr
             transport: Some(HEADER),
         }
     };
-    let Ports {
+    let TransportHeader {
         src_port,
         dst_port,
         syn,
     } = match reached.transport {
         Some(offset) => transport::parse(reached.protocol, bytes, offset, packet_len)?,
-        None => Ports::NONE,
+        None => TransportHeader::NONE,
     };
     Ok(Tuple {
         src: *src,

@@ -7,6 +7,12 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod transport;
 
+/// Parse never asks for more of a packet than its first so many bytes: an IPv6 header,
+/// the extension headers that are walked, and the ports and flags of TCP.
+pub const HEADER_BYTES: usize = 576;
+
+const _: () = assert!(40 + ipv6::MAX_EXTENSION_BYTES + 14 <= HEADER_BYTES);
+
 /// Addresses, ports and protocol as a packet carries them.
 ///
 /// `A` is the address in network byte order, as loaded from the packet: `[u8; 4]`
@@ -30,16 +36,18 @@ pub struct Tuple<A> {
     pub transport: u16,
 }
 
-/// What most packets are, if the protocol is TCP or UDP: nothing but the IP header before it, and
-/// all of it at hand that there is to read.
+/// The headers of a packet that may take the fast path: an IP header without options or extension
+/// headers, and as much of the transport header as is read.
+///
+/// The protocol may still be another than TCP and UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plain<'a, A> {
+pub struct FastPathHeader<'a, A> {
     /// Source and destination.
     pub addresses: A,
     /// IANA protocol number.
     pub protocol: u8,
-    /// What the IP header is followed by.
-    pub transport: &'a [u8; transport::PLAIN],
+    /// The first bytes behind the IP header.
+    pub transport: &'a [u8; transport::FAST_PATH_BYTES],
 }
 
 /// Why a packet has no [`Tuple`].
@@ -51,9 +59,3 @@ pub enum ParseError {
     /// Not a header of this protocol version, or shorter than one.
     Malformed,
 }
-
-/// Parse never asks for more of a packet than its first so many bytes: an IPv6 header,
-/// the extension headers that are walked, and the ports and flags of TCP.
-pub const HEADER_BYTES: usize = 576;
-
-const _: () = assert!(40 + ipv6::MAX_EXTENSION_BYTES + 14 <= HEADER_BYTES);

@@ -19,6 +19,9 @@ const TCP_FLAGS: usize = 13;
 const TCP_SYN: u8 = 0x02;
 const TCP_ACK: u8 = 0x10;
 
+/// Bytes of a TCP header up to its flags, or of a UDP packet with some payload.
+pub const FAST_PATH_BYTES: usize = TCP_FLAGS + 1;
+
 /// Which of a rule's port lists a protocol goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortClass {
@@ -40,9 +43,9 @@ pub fn port_class(protocol: u8) -> PortClass {
     }
 }
 
-/// What a transport header says, ports in host byte order.
+/// What is read of a transport header, ports in host byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ports {
+pub struct TransportHeader {
     /// Source port.
     pub src_port: u16,
     /// Destination port.
@@ -51,7 +54,7 @@ pub struct Ports {
     pub syn: bool,
 }
 
-impl Ports {
+impl TransportHeader {
     /// A packet without ports.
     pub const NONE: Self = Self {
         src_port: 0,
@@ -60,18 +63,15 @@ impl Ports {
     };
 }
 
-/// Bytes of a TCP header up to its flags, or of a UDP packet with some payload.
-pub const PLAIN: usize = TCP_FLAGS + 1;
-
 /// The ports, source above destination.
 #[inline]
-pub fn plain_ports(&[s0, s1, d0, d1, ..]: &[u8; PLAIN]) -> u32 {
+pub fn packed_ports(&[s0, s1, d0, d1, ..]: &[u8; FAST_PATH_BYTES]) -> u32 {
     u32::from_be_bytes([s0, s1, d0, d1])
 }
 
 /// Whether a TCP header has SYN and not ACK.
 #[inline]
-pub fn is_syn([.., flags]: &[u8; PLAIN]) -> bool {
+pub fn is_syn([.., flags]: &[u8; FAST_PATH_BYTES]) -> bool {
     flags & (TCP_SYN | TCP_ACK) == TCP_SYN
 }
 
@@ -88,24 +88,24 @@ pub fn parse(
     bytes: &[u8],
     offset: usize,
     packet_len: usize,
-) -> Result<Ports, ParseError> {
+) -> Result<TransportHeader, ParseError> {
     let needed = match protocol {
         TCP => TCP_FLAGS + 1,
         UDP | DCCP | SCTP | UDP_LITE => 4,
-        _ => return Ok(Ports::NONE),
+        _ => return Ok(TransportHeader::NONE),
     };
     let header = bytes.get(offset..).unwrap_or_default();
     if header.len() < needed.min(packet_len.saturating_sub(offset)) {
         return Err(ParseError::NeedMore);
     }
     let Some(&[s0, s1, d0, d1]) = header.first_chunk::<4>() else {
-        return Ok(Ports::NONE);
+        return Ok(TransportHeader::NONE);
     };
     let syn = protocol == TCP
         && header
             .get(TCP_FLAGS)
             .is_some_and(|flags| flags & (TCP_SYN | TCP_ACK) == TCP_SYN);
-    Ok(Ports {
+    Ok(TransportHeader {
         src_port: u16::from_be_bytes([s0, s1]),
         dst_port: u16::from_be_bytes([d0, d1]),
         syn,

@@ -3,7 +3,7 @@
 use trafstat_core::account::Limits;
 use trafstat_core::csv::Csv;
 use trafstat_core::sampling::Sampling;
-use trafstat_core::snapshot::{self, Cursor, FartherOn};
+use trafstat_core::snapshot::{self, Cursor, Yield};
 use trafstat_core::synthetic::{Flow, account, close_alone, header, packet, rule};
 
 #[test]
@@ -43,7 +43,7 @@ fn fields_and_order_are_the_originals() {
             let offset = text.len() as u64;
             match snapshot::read(&closed, &Csv, &mut cursor, offset, &mut buffer) {
                 Ok(0) => break,
-                Err(FartherOn) => {}
+                Err(Yield) => {}
                 Ok(n) => text.extend_from_slice(&buffer[..n]),
             }
         }

@@ -8,7 +8,7 @@ use trafstat_core::account::{Limits, Timestamp};
 use trafstat_core::memory::StdMemory;
 use trafstat_core::rule::Rule;
 use trafstat_core::sampling::{SampleClass, Sampling};
-use trafstat_core::synthetic::{self, Alone, Flow, account, flows, header};
+use trafstat_core::synthetic::{self, Flow, SingleThread, account, flows, header};
 
 use crate::support::{Counts, Snapshot, read_all};
 
@@ -280,7 +280,7 @@ fn an_epoch_is_served_again_until_acknowledged() {
         }
     };
     count(100);
-    let close_at = |ns| account.close(Timestamp::of_one_clock(ns), &Alone, &());
+    let close_at = |ns| account.close(Timestamp::of_one_clock(ns), &SingleThread, &());
     assert_eq!(close_at(5), Ok(1));
     let first = read_all(&account, 1000);
     count(101);

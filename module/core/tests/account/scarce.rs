@@ -16,7 +16,7 @@ use crate::support::Snapshot;
 struct ScarceMemory;
 
 #[derive(Debug, Default)]
-struct Purse {
+struct ByteBudget {
     bytes_left: AtomicUsize,
     refusals: AtomicUsize,
 }
@@ -24,12 +24,12 @@ struct Purse {
 #[derive(Debug)]
 struct ScarceSlot<T> {
     slot: StdSlot<T>,
-    payer: OnceLock<&'static Purse>,
+    payer: OnceLock<&'static ByteBudget>,
 }
 
 impl Memory for ScarceMemory {
     type Guard = ();
-    type Payer = &'static Purse;
+    type Payer = &'static ByteBudget;
     type Slot<T: Blank> = ScarceSlot<T>;
 }
 
@@ -49,7 +49,7 @@ impl<T: Blank> Slot<T, ScarceMemory> for ScarceSlot<T> {
         self.slot.slice(guard)
     }
 
-    fn fill(&self, len: usize, how: Allocation, payer: &'static Purse) -> bool {
+    fn fill(&self, len: usize, how: Allocation, payer: &'static ByteBudget) -> bool {
         if !self.slot.slice(&()).is_empty() {
             return true;
         }
@@ -65,7 +65,7 @@ impl<T: Blank> Slot<T, ScarceMemory> for ScarceSlot<T> {
         self.slot.fill(len, how, ())
     }
 
-    fn retire(&self, _: Option<&'static Purse>) {
+    fn retire(&self, _: Option<&'static ByteBudget>) {
         if let Some(payer) = self.payer.get() {
             let bytes = Slot::<T, StdMemory>::bytes(&self.slot);
             payer.bytes_left.fetch_add(bytes, Relaxed);
@@ -80,7 +80,7 @@ impl<T: Blank> Slot<T, ScarceMemory> for ScarceSlot<T> {
 
 type ScarceAccount = Ipv4Account<ScarceMemory>;
 
-fn account(payer: &'static Purse) -> ScarceAccount {
+fn account(payer: &'static ByteBudget) -> ScarceAccount {
     let limits = Limits {
         max_entries: 1_000_000,
         min_pkt_spoof: 0,
@@ -90,7 +90,7 @@ fn account(payer: &'static Purse) -> ScarceAccount {
     account_on(limits, key, payer, 2, |_| true)
 }
 
-fn rule(payer: &'static Purse) -> Rule<ScarceMemory> {
+fn rule(payer: &'static ByteBudget) -> Rule<ScarceMemory> {
     synthetic::rule(Sampling::default(), payer).expect("memory")
 }
 
@@ -106,7 +106,7 @@ fn count(account: &ScarceAccount, rule: &Rule<ScarceMemory>, flows_from: u32, fl
     }
 }
 
-fn purse() -> &'static Purse {
+fn purse() -> &'static ByteBudget {
     Box::leak(Box::default())
 }
 

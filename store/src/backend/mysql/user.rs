@@ -59,20 +59,20 @@ impl MysqlLogin {
         Ok(connection.query_drop(format!("DROP USER IF EXISTS {account}"))?)
     }
 
-    fn administer(&self, administrator: &Self) -> Result<(Conn, Account), StoreError> {
+    fn administer(&self, administrator: &Self) -> Result<(Conn, ServerUser), StoreError> {
         let (mut connection, _) = administrator.connect()?;
         // Or texts would be quoted by other rules than `literal` does.
         connection.query_drop("SET SESSION sql_mode = ''")?;
         let host: Option<String> =
             connection.query_first("SELECT SUBSTRING_INDEX(USER(), '@', -1)")?;
-        let account = Account {
+        let account = ServerUser {
             user: self.user.clone(),
             host: host.unwrap_or_default(),
         };
         Ok((connection, account))
     }
 
-    fn knows_the_password(&self, account: &Account) -> Result<(), StoreError> {
+    fn knows_the_password(&self, account: &ServerUser) -> Result<(), StoreError> {
         let login = Self {
             database: ANYBODYS.to_owned(),
             ..self.clone()
@@ -89,12 +89,12 @@ impl MysqlLogin {
 }
 
 /// A user, as the server knows it.
-struct Account {
+struct ServerUser {
     user: String,
     host: String,
 }
 
-impl std::fmt::Display for Account {
+impl std::fmt::Display for ServerUser {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}@{}", literal(&self.user), literal(&self.host))
     }
@@ -121,7 +121,7 @@ mod tests {
     fn names_with_signs_of_sql_stay_names() {
         assert_eq!(identifier("a`b"), "`a``b`");
         assert_eq!(pattern("a_b%"), "a\\_b\\%");
-        let account = Account {
+        let account = ServerUser {
             user: "o'neill".to_owned(),
             host: "%".to_owned(),
         };

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::append::host_id;
 use super::{Access, Database, Value, in_transaction, nanoseconds, one_integer};
-use crate::host::{CLOCK_TOLERANCE, KnownHost, RunningHost, Twin, Welcome};
+use crate::host::{CLOCK_TOLERANCE, KnownHost, RunningHost, Twin, HostCheck};
 use crate::store::StoreError;
 
 /// A boot in which a host was seen.
@@ -23,7 +23,7 @@ struct KnownBoot {
     host: KnownHost,
 }
 
-/// The moment of a meeting.
+/// The moment of a check-in.
 struct Moment {
     /// By the server's clock, or the host's where there is no server.
     now_ns: i64,
@@ -32,11 +32,11 @@ struct Moment {
     uncertainty_ns: i64,
 }
 
-/// Notes that a host is at work, and tells it what the store knows of it.
-pub(in crate::backend) fn welcome<D: Database>(
+/// Notes that a host is at work, and checks its clock and its machine id.
+pub(in crate::backend) fn check_in<D: Database>(
     database: &mut D,
     host: &RunningHost,
-) -> Result<Welcome, StoreError> {
+) -> Result<HostCheck, StoreError> {
     let boots = in_transaction(database, Access::Write, |database| {
         let id = host_id(database, &host.machine_id, &host.hostname)?;
         // Once the lock is there, so that waiting for it passes for no skew.
@@ -49,7 +49,7 @@ pub(in crate::backend) fn welcome<D: Database>(
         let tolerance_ns = CLOCK_TOLERANCE.as_nanos() as i64;
         ahead.abs() > tolerance_ns.saturating_add(moment.uncertainty_ns)
     });
-    Ok(Welcome {
+    Ok(HostCheck {
         clock_ahead: clock_ahead.map(SignedDuration::from_nanos),
         twin: are_two(&boots).then(|| Twin {
             machine_id: host.machine_id.clone(),

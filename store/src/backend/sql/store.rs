@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::backend::Backend;
 use super::{append, check, export, hosts, query, restore, rotate};
-use crate::host::{KnownHost, RunningHost, Welcome};
+use crate::host::{KnownHost, RunningHost, HostCheck};
 use crate::origin::Origin;
 use crate::query::{Answer, Query};
 use crate::snapshot::Header;
@@ -43,8 +43,8 @@ impl<B: Backend> Store for B {
         Ok(wrong)
     }
 
-    fn welcome(&mut self, host: &RunningHost) -> Result<Welcome, StoreError> {
-        hosts::welcome(self, host)
+    fn check_in(&mut self, host: &RunningHost) -> Result<HostCheck, StoreError> {
+        hosts::check_in(self, host)
     }
 
     fn hosts(&mut self) -> Result<Vec<KnownHost>, StoreError> {

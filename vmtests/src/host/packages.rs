@@ -10,14 +10,14 @@ use anyhow::{Result, bail, ensure};
 
 use super::listing::Listing;
 use super::{
-    Ended, FOLDER, LOCAL, Pings, counted_by_mark, install, install_debian, ping, rules,
+    BootEnd, FOLDER, LOCAL, Pings, counted_by_mark, install, install_debian, ping, rules,
     set_other_rules, step, stored_packets, succeed, wait_for,
 };
 use crate::process;
 
 const DATABASE: &str = "/var/lib/trafstat/trafstat.db";
 
-/// What a host has beside Debian's least.
+/// What a host has in addition to Debian's minimal system.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// systemd and no more.
@@ -30,7 +30,7 @@ pub enum Kind {
     WithoutIpv6,
 }
 
-pub fn run(kind: Kind) -> Result<Ended> {
+pub fn run(kind: Kind) -> Result<BootEnd> {
     let stage = Path::new(FOLDER).join("stage");
     let at = fs::read_to_string(&stage).unwrap_or_default();
     let next = match at.as_str() {
@@ -44,7 +44,7 @@ pub fn run(kind: Kind) -> Result<Ended> {
         }
         "rebooted" => {
             second_boot(kind)?;
-            return Ok(Ended::Life);
+            return Ok(BootEnd::Complete);
         }
         stage => bail!("the stage is {stage}"),
     };
@@ -54,7 +54,7 @@ pub fn run(kind: Kind) -> Result<Ended> {
         true => succeed("systemctl reboot")?,
         false => succeed("reboot")?,
     };
-    Ok(Ended::Boot)
+    Ok(BootEnd::Reboot)
 }
 
 /// From the next boot on, System V's init starts cron, and cron this.
@@ -62,10 +62,10 @@ fn change_init() -> Result<()> {
     step("another init")?;
     install_debian(&["cron", "sysvinit-core", "systemd-sysv-"])?;
     fs::write(
-        "/etc/cron.d/host-life",
+        "/etc/cron.d/host-test",
         format!(
             "PATH=/usr/sbin:/usr/bin:/sbin:/bin\n\
-             @reboot root {FOLDER}/trafstat-vmtests host-life >/dev/ttyS1 2>&1\n"
+             @reboot root {FOLDER}/trafstat-vmtests host-test >/dev/ttyS1 2>&1\n"
         ),
     )?;
     Ok(())

@@ -1,11 +1,11 @@
-//! One of the two places that an account's epochs take turns in.
+//! One of an account's two banks of flow tables, which its epochs use in turn.
 
 use super::merge::{GaveUp, Scratch, merge};
 use super::{Environment, Limits, Timestamp};
 use crate::classify::{Family, FlowKey};
 use crate::flow_table::record::Record;
 use crate::flow_table::samples::Sample;
-use crate::flow_table::totals::{TotalsSum, VolumeCounter};
+use crate::flow_table::totals::{Totals, VolumeCounter};
 use crate::flow_table::{Budgets, FlowTable};
 use crate::hash::HashKey;
 use crate::memory::{Allocation, Blank, Memory, Slot};
@@ -17,7 +17,7 @@ use crate::wire::Volume;
 const STEPS: u32 = 1024;
 
 /// The flow tables of all CPUs for one epoch.
-pub(super) struct Side<M: Memory, const W: usize> {
+pub(super) struct Bank<M: Memory, const W: usize> {
     /// By CPU id; ids without a CPU have an empty slot.
     pub tables: M::Slot<M::Slot<FlowTable<M, W>>>,
     /// Flows that lost their remote side to min-pkt-spoof.
@@ -59,18 +59,18 @@ impl Clocks {
     }
 }
 
-/// A record's place on a side: the table's number and the record's within.
+/// A reader's position among the records of an epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Place {
-    /// CPU id, or the number of CPU ids for spoofed flows.
+pub struct RecordPosition {
+    /// The number of the flow table: a CPU id, or the number of CPU ids for spoofed flows.
     pub table: u32,
-    /// Number within the table, whose last record comes behind all others.
+    /// The number of the record in the table; the table's last record follows all others.
     pub record: u32,
 }
 
-impl<M: Memory, const W: usize> Side<M, W> {
-    /// A side without flow tables, whose memory `payer` pays for.
+impl<M: Memory, const W: usize> Bank<M, W> {
+    /// A bank without flow tables, whose memory `payer` pays for.
     pub fn new(payer: M::Payer) -> Self {
         Self {
             tables: Blank::BLANK,
@@ -85,7 +85,7 @@ impl<M: Memory, const W: usize> Side<M, W> {
         }
     }
 
-    /// Makes the side, which is empty, ready to count. `folds` records may be taken for
+    /// Makes the bank, which is empty, ready to count. `folds` records may be taken for
     /// flows that find no room.
     pub fn open(&self, limits: Limits, folds: u32, now: Timestamp) {
         self.max_entries.store(limits.max_entries, Relaxed);
@@ -117,7 +117,7 @@ impl<M: Memory, const W: usize> Side<M, W> {
         self.sum_up(environment, guard)
     }
 
-    /// Makes the side empty and frees its memory.
+    /// Makes the bank empty and frees its memory.
     pub fn clear(&self, guard: &M::Guard) {
         let payer = Some(self.budgets.payer);
         self.tables(guard).for_each(|table| table.clear(payer));
@@ -172,8 +172,8 @@ impl<M: Memory, const W: usize> Side<M, W> {
     }
 
     /// The totals of all CPUs; `recorded` is 0 before the epoch can be read.
-    pub fn totals(&self, guard: &M::Guard) -> TotalsSum {
-        let mut sum = TotalsSum {
+    pub fn totals(&self, guard: &M::Guard) -> Totals {
+        let mut sum = Totals {
             recorded: self.recorded.load(),
             ..Default::default()
         };
@@ -181,7 +181,7 @@ impl<M: Memory, const W: usize> Side<M, W> {
             sum.add(&table.totals);
             let last = table.last();
             if !last.is_moved() {
-                sum.unattributed = sum.unattributed.plus(last.stats().volume());
+                sum.unattributed = sum.unattributed.plus(last.counters().volume());
             }
         }
         sum
@@ -199,7 +199,7 @@ impl<M: Memory, const W: usize> Side<M, W> {
     }
 
     /// The first record at `at` or behind it that is to be served; `at` is moved there.
-    pub fn next<'a>(&'a self, at: &mut Place, guard: &'a M::Guard) -> Next<'a, W> {
+    pub fn next<'a>(&'a self, at: &mut RecordPosition, guard: &'a M::Guard) -> Next<'a, W> {
         let Some(cpus) = self.tables.get(guard) else {
             return Next::End;
         };
@@ -207,7 +207,7 @@ impl<M: Memory, const W: usize> Side<M, W> {
         while let Some(slot) = cpus.get(at.table as usize) {
             match served(slot.slice(guard), at, &mut steps, guard) {
                 Next::End => {
-                    *at = Place {
+                    *at = RecordPosition {
                         table: at.table.wrapping_add(1),
                         record: 0,
                     };
@@ -244,7 +244,7 @@ impl<M: Memory, const W: usize> Side<M, W> {
             self.each_record(environment, guard, |record| {
                 let key = record.key();
                 let local = F::local_side(key);
-                let [_, received] = record.stats().packets;
+                let [_, received] = record.counters().packets;
                 let is_taken = key == local || takes_all && received < min_packets;
                 if has_memory && is_taken && !key.is_folded() {
                     has_memory = self.spoof_record(spoofed, record, &local, hash_key, guard);
@@ -298,18 +298,18 @@ impl<M: Memory, const W: usize> Side<M, W> {
     fn sum_up(&self, environment: &impl Environment, guard: &M::Guard) -> Result<(), GaveUp> {
         let mut records = 0_u64;
         let mut volume = Volume::default();
-        let mut at = Place::default();
+        let mut at = RecordPosition::default();
         loop {
             match self.next(&mut at, guard) {
                 Next::Record(record) => {
-                    volume = volume.plus(record.stats().volume());
+                    volume = volume.plus(record.counters().volume());
                     records = records.wrapping_add(1);
                     at.record = at.record.wrapping_add(1);
                     if records % u64::from(STEPS) != 0 {
                         continue;
                     }
                 }
-                Next::FartherOn => {}
+                Next::Yield => {}
                 Next::End => break,
             }
             if !environment.go_on() {
@@ -323,14 +323,13 @@ impl<M: Memory, const W: usize> Side<M, W> {
     }
 }
 
-/// The record at a place, or why there is none.
+/// The record at a position, or why there is none.
 #[derive(Debug)]
 pub enum Next<'a, const W: usize> {
-    /// This record, at the place.
+    /// The record at the position.
     Record(&'a Record<W>),
-    /// Records that were moved, so many that others should have a turn before more are
-    /// looked at.
-    FartherOn,
+    /// Nothing but moved records up to the position: the caller should yield before it goes on.
+    Yield,
     /// No more records.
     End,
 }
@@ -338,7 +337,7 @@ pub enum Next<'a, const W: usize> {
 /// The first record of one table at `at` or behind it that is to be served, within `steps`.
 fn served<'a, M: Memory, const W: usize>(
     table: &'a [FlowTable<M, W>],
-    at: &mut Place,
+    at: &mut RecordPosition,
     steps: &mut u32,
     guard: &'a M::Guard,
 ) -> Next<'a, W> {
@@ -350,14 +349,14 @@ fn served<'a, M: Memory, const W: usize>(
             return Next::Record(record);
         }
         let Some(left) = steps.checked_sub(1) else {
-            return Next::FartherOn;
+            return Next::Yield;
         };
         *steps = left;
         at.record = at.record.wrapping_add(1);
     }
     let last = table.last();
     let is_served = at.record == table.len() && !last.is_moved();
-    if is_served && last.stats().volume().packets != 0 {
+    if is_served && last.counters().volume().packets != 0 {
         Next::Record(last)
     } else {
         Next::End

@@ -27,9 +27,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What ping sends where it is not told otherwise.
 const PING_PAYLOAD: u64 = 56;
 
-/// What a conversation came to, as the local side must have seen it.
+/// Where [`loopback_flows`] sends to over IPv6.
+pub const LOOPBACK_FLOWS: &str = "fd00::/64";
+
+/// The packets and bytes of a flow, as the local side must have seen them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Volume {
+pub struct FlowCounters {
     /// Packets sent by the local side.
     pub sent_packets: u64,
     /// Layer-3 bytes of them.
@@ -40,7 +43,7 @@ pub struct Volume {
     pub received_bytes: u64,
 }
 
-impl Volume {
+impl FlowCounters {
     /// Counts `other`, too.
     pub fn add(&mut self, other: &Self) {
         self.sent_packets += other.sent_packets;
@@ -151,7 +154,12 @@ impl EchoServer {
     /// # Errors
     ///
     /// A datagram does not come back.
-    pub fn exchange(&self, topology: &Topology, count: u64, size: usize) -> Result<(u16, Volume)> {
+    pub fn exchange(
+        &self,
+        topology: &Topology,
+        count: u64,
+        size: usize,
+    ) -> Result<(u16, FlowCounters)> {
         let family = topology.family;
         let client = topology.remote.enter(|| bind_udp(family.remote(), 0))?;
         client.connect((family.local(), self.port))?;
@@ -165,13 +173,13 @@ impl EchoServer {
             ensure!(returned == size, "{returned} bytes of {size} came back");
         }
         let bytes = count * family.datagram_bytes(size as u64);
-        let volume = Volume {
+        let counters = FlowCounters {
             sent_packets: count,
             sent_bytes: bytes,
             received_packets: count,
             received_bytes: bytes,
         };
-        Ok((client.local_addr()?.port(), volume))
+        Ok((client.local_addr()?.port(), counters))
     }
 }
 
@@ -253,24 +261,21 @@ pub fn loopback_flows(family: Family, flows: Range<u32>) -> Result<()> {
     Ok(())
 }
 
-/// Where [`loopback_flows`] sends to over IPv6.
-pub const LOOPBACK_FLOWS: &str = "fd00::/64";
-
 /// Pings the local side `count` times.
 ///
 /// # Errors
 ///
 /// An answer is missing.
-pub fn ping(topology: &Topology, count: u64) -> Result<Volume> {
+pub fn ping(topology: &Topology, count: u64) -> Result<FlowCounters> {
     ping_with(topology, count, PING_PAYLOAD)
 }
 
-/// Pings the local side `count` times with so many bytes; the volume is that before fragmentation.
+/// Pings the local side `count` times with so many bytes; the counters are those before fragmentation.
 ///
 /// # Errors
 ///
 /// An answer is missing.
-pub fn ping_with(topology: &Topology, count: u64, payload: u64) -> Result<Volume> {
+pub fn ping_with(topology: &Topology, count: u64, payload: u64) -> Result<FlowCounters> {
     topology.remote.succeed(
         Command::new("ping")
             .args(["-q", "-i", "0.02", "-c", &count.to_string()])
@@ -280,7 +285,7 @@ pub fn ping_with(topology: &Topology, count: u64, payload: u64) -> Result<Volume
             .arg(topology.family.local().to_string()),
     )?;
     let bytes = count * topology.family.echo_bytes(payload);
-    Ok(Volume {
+    Ok(FlowCounters {
         sent_packets: count,
         sent_bytes: bytes,
         received_packets: count,
