@@ -3,6 +3,7 @@
 //! - [`store`] has the options that say which store, and what stands behind them.
 //! - [`capture`] has those of counting without the kernel module.
 //! - [`values`], [`time`] and [`units`] read and write names, times and numbers as people do.
+//! - [`text`] makes what comes from elsewhere safe to show.
 //! - [`output`] and [`progress`] write to pipes and terminals, and [`hint`] adds to an error
 //!   the option that helps.
 //! - [`manual`] makes manual pages and shell completions.
@@ -13,6 +14,7 @@ pub mod manual;
 pub mod output;
 pub mod progress;
 pub mod store;
+pub mod text;
 pub mod time;
 pub mod units;
 pub mod values;

@@ -1,5 +1,6 @@
 //! How programs write what they found.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
@@ -9,6 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use crate::hint::hint;
+use crate::text::{csv_cell, printable};
 
 /// The form in which a program writes what it found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -108,7 +110,14 @@ impl<J: Serialize, const N: usize> Listing<'_, J, N> {
                 let mut csv = csv::Writer::from_writer(writer);
                 csv.write_record(self.columns)?;
                 for row in &self.rows {
-                    csv.write_record(row)?;
+                    let cells = row.iter().enumerate();
+                    csv.write_record(cells.map(|(column, cell)| {
+                        match self.numbers.contains(&column) {
+                            true => Cow::Borrowed(cell.as_str()),
+                            false => csv_cell(cell),
+                        }
+                        .into_owned()
+                    }))?;
                 }
                 csv.flush()
             }
@@ -128,8 +137,8 @@ impl<J: Serialize, const N: usize> Listing<'_, J, N> {
         );
         for row in &self.rows {
             table.add_row(row.iter().map(|cell| match cell.as_str() {
-                "" => "-",
-                known => known,
+                "" => Cow::Borrowed("-"),
+                known => printable(known),
             }));
         }
         let numbers = self.numbers.clone();
@@ -199,6 +208,25 @@ mod tests {
         }
         let error = to_pipe(Closing(100), |_| Err(io::Error::other("no space left")));
         assert_eq!(error.unwrap_err().to_string(), "no space left");
+    }
+
+    #[test]
+    fn listing_shows_nobodys_control_characters_or_formulas() {
+        let listing = Listing {
+            columns: ["host", "ahead"],
+            numbers: 1..2,
+            rows: vec![["=\x1b[31mred".to_owned(), "-0.5".to_owned()]],
+            json: &(),
+        };
+        let written = |format| {
+            let mut text = Vec::new();
+            listing.write(format, &mut text).unwrap();
+            String::from_utf8(text).unwrap()
+        };
+        let csv = "host,ahead\n'=\\u{1b}[31mred,-0.5\n";
+        assert_eq!(written(Format::Csv), csv);
+        let table = written(Format::Table);
+        assert!(table.contains("=\\u{1b}[31mred"), "{table}");
     }
 
     #[test]

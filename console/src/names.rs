@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use trafstat_cli::text::printable;
 use trafstat_store::protocol;
 use trafstat_store::query::{Field, Value};
 use trafstat_store::services::Services;
@@ -70,7 +71,7 @@ impl Names {
             Value::Protocol(number) => self.protocol(*number),
             Value::Port(port) => self.port(*port, protocol),
             Value::Time(time) => self.time(*time),
-            _ => value.to_string(),
+            _ => printable(&value.to_string()).into_owned(),
         }
     }
 }

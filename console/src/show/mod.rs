@@ -16,6 +16,7 @@ use serde_json::{Map, Value as Json, json};
 use trafstat_cli::capture::{CaptureOptions, SourceName, remarks};
 use trafstat_cli::output::{Format, to_stdout};
 use trafstat_cli::store::StoreOptions;
+use trafstat_cli::text::csv_cell;
 use trafstat_cli::{time, values};
 use trafstat_store::account::Name;
 use trafstat_store::collect::sum_up;
@@ -301,7 +302,10 @@ fn write_csv(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Result
             .chain(error_columns.iter().copied()),
     )?;
     for group in &answer.groups {
-        let mut line: Vec<String> = group.key.iter().map(ToString::to_string).collect();
+        let mut line: Vec<String> = Vec::new();
+        for value in &group.key {
+            line.push(csv_cell(&value.to_string()).into_owned());
+        }
         let counters = group.counters.columns();
         line.extend(counters.map(|(_, counter)| counter.to_string()));
         let rates = rates_of(rates, &group.counters, seconds);

@@ -11,6 +11,7 @@ use trafstat_store::snapshot::Counters;
 use super::rates::{self, Rates};
 use crate::accuracy;
 use crate::names::{Names, title};
+use trafstat_cli::text::width;
 use trafstat_cli::units;
 
 const LEAST_BAR: usize = 6;
@@ -206,8 +207,8 @@ impl Grid {
     /// The cells that a column needs: titles may break between their words, numbers never.
     fn least(&self, index: usize) -> usize {
         let words = self.titles[index].split(' ').map(str::len);
-        let cells = self.lines.iter().map(|line| line[index].chars().count());
-        let least = words.chain(cells).chain([self.total[index].len()]).max();
+        let cells = self.lines.iter().map(|line| width(&line[index]));
+        let least = words.chain(cells).chain([width(&self.total[index])]).max();
         least.unwrap_or_default()
     }
 

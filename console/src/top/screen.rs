@@ -13,7 +13,7 @@ use trafstat_store::query::Field;
 
 use super::meter::{Line, Meter, Rates, Sort};
 use crate::names::{Names, title};
-use trafstat_cli::units;
+use trafstat_cli::{text, units};
 
 /// What lines can be made by.
 pub const FIELDS: [Field; 6] = [
@@ -179,7 +179,7 @@ impl Screen {
         let keys: Vec<Vec<String>> = shown.iter().map(|line| self.names.key(&line.key)).collect();
         let key_widths: Vec<usize> = (self.by.iter().enumerate())
             .map(|(index, &field)| {
-                let cells = keys.iter().map(|key| key[index].chars().count());
+                let cells = keys.iter().map(|key| text::width(&key[index]));
                 cells.chain([title(field).len()]).max().unwrap_or_default()
             })
             .collect();
