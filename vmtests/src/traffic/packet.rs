@@ -267,11 +267,10 @@ pub fn send(topology: &Topology, netns: &Netns, packets: &[Packet]) -> Result<()
     })
 }
 
-/// Bytes of a header that must be there for its ports to count: of TCP, the flags too.
+/// Bytes of a header that must be there for its ports to count.
 fn ports_end(protocol: u8) -> usize {
     match protocol {
-        TCP => 14,
-        UDP | DCCP | SCTP | UDP_LITE => 4,
+        TCP | UDP | DCCP | SCTP | UDP_LITE => 4,
         _ => usize::MAX,
     }
 }
