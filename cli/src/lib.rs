@@ -6,10 +6,12 @@
 //! - [`text`] makes what comes from elsewhere safe to show.
 //! - [`output`] and [`progress`] write to pipes and terminals, and [`hint`] adds to an error
 //!   the option that helps.
+//! - [`log`] takes the programs' messages to the journal or to standard error.
 //! - [`manual`] makes manual pages and shell completions.
 
 pub mod capture;
 pub mod hint;
+pub mod log;
 pub mod manual;
 pub mod output;
 pub mod progress;

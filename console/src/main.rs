@@ -22,6 +22,8 @@ use report::ReportOptions;
 use setup::SetupOptions;
 use show::ShowOptions;
 use top::TopOptions;
+use tracing::error;
+use trafstat_cli::log;
 use trafstat_cli::manual::ManualOptions;
 use trafstat_cli::output::with_causes;
 
@@ -70,10 +72,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    log::init("trafstat");
     match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("trafstat: {}", with_causes(&error));
+            error!("{}", with_causes(&error));
             ExitCode::FAILURE
         }
     }

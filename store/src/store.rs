@@ -17,7 +17,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::account::{Account, Name};
-use crate::host::{KnownHost, RunningHost, HostCheck};
+use crate::host::{HostCheck, KnownHost, RunningHost};
 use crate::origin::Origin;
 use crate::query::{Answer, Field, Query, Value};
 use crate::snapshot::{Counters, Header, Record};

@@ -16,6 +16,7 @@ use trafstat_cli::store::StoreOptions;
 use trafstat_store::options::config::Config;
 
 use crate::names::Names;
+use tracing::info;
 use trafstat_cli::units;
 pub use usage::Usage;
 
@@ -55,7 +56,7 @@ impl QuotaOptions {
         let now = ZonedDateTime::now();
         if config.quota.limit.is_empty() {
             if !self.warn {
-                eprintln!("trafstat: the configuration limits nothing under [quota]");
+                info!("the configuration limits nothing under [quota]");
             }
             if self.warn || self.format == Format::Table {
                 return Ok(());

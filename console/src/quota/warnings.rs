@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use tracing::error;
 use trafstat_cli::output::with_causes;
 
 use super::usage::Usage;
@@ -63,7 +64,7 @@ pub fn give(usages: &[Usage], warn_at: &[u32], command: &[String], state: &Path)
                     write(state, &given)?;
                 }
                 Err(error) => {
-                    eprintln!("trafstat: {}", with_causes(&error));
+                    error!("{}", with_causes(&error));
                     failed = Some(error);
                 }
             }

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use jiff::ZonedDateTime;
+use tracing::info;
 use trafstat_cli::output::to_stdout;
 use trafstat_cli::store::StoreOptions;
 use trafstat_store::account::Name;
@@ -118,14 +119,11 @@ impl ReportOptions {
         let mut store = self.store.open_read_only()?;
         let figures = Figures::ask(store.as_mut(), &question)?;
         if figures.epochs == 0 {
-            eprintln!(
-                "trafstat: nothing was collected in {}",
-                figures.period.name()
-            );
+            info!("nothing was collected in {}", figures.period.name());
         }
         if self.format == ReportFormat::Csv {
             for remark in accuracy::remarks(&figures.accuracy) {
-                eprintln!("trafstat: {remark}");
+                info!("{remark}");
             }
         }
         let names = Names::new(now.time_zone().clone(), self.numeric);

@@ -7,6 +7,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::kernel_module::{self, is_loaded};
 use crate::system::System;
@@ -225,8 +226,8 @@ fn set_rules_again(system: &dyn System, program: &str) -> Result<()> {
     let input = format!("*filter\n{missing}COMMIT\n");
     let restore = format!("{program}-restore");
     system.succeed(&[&restore, "--noflush", "--wait=60"], &input)?;
-    eprintln!(
-        "trafstat: not all of the original's rules had been restored at boot: save them, with \
+    warn!(
+        "not all of the original's rules had been restored at boot: save them, with \
          netfilter-persistent or as this host does it, or the next reboot loses them"
     );
     Ok(())

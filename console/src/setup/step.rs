@@ -9,6 +9,7 @@ use std::{fmt, fs, io};
 use anyhow::{Context, Result, bail};
 use jiff::ZonedDateTime;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 
 use super::configuration::{self, PASSWORD_PATH};
@@ -275,7 +276,7 @@ impl Step {
                 let ended = system.run(&server.administer("drop-user"), "")?;
                 if ended.code != Some(0) {
                     // A server that is gone must not keep the rest from being undone.
-                    eprintln!("trafstat: the server's user stays: {}", ended.stderr.trim());
+                    warn!("the server's user stays: {}", ended.stderr.trim());
                 }
                 Ok(())
             }
@@ -437,7 +438,7 @@ fn unload(system: &dyn System) -> Result<()> {
     }
     let ended = system.run(&["modprobe", "-r", "xt_TRAFSTAT"], "")?;
     if ended.code != Some(0) {
-        eprintln!("trafstat: the module stays loaded: {}", ended.stderr.trim());
+        warn!("the module stays loaded: {}", ended.stderr.trim());
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Map, Value as Json, json};
+use tracing::info;
 use trafstat_cli::capture::{CaptureOptions, SourceName, remarks};
 use trafstat_cli::output::{Format, to_stdout};
 use trafstat_cli::store::StoreOptions;
@@ -196,7 +197,7 @@ impl ShowOptions {
         sum_up(&mut capture, &Origin::of_this_process()?, &mut sums)?;
         self.write(&query, &sums.answer())?;
         for remark in remarks(&capture, self.once) {
-            eprintln!("trafstat: {remark}");
+            info!("{remark}");
         }
         Ok(capture.finish()?)
     }
@@ -223,11 +224,11 @@ impl ShowOptions {
 
     fn write(&self, query: &Query, answer: &Answer) -> Result<()> {
         if answer.groups.is_empty() {
-            eprintln!("trafstat: {}", nothing(answer.epochs));
+            info!("{}", nothing(answer.epochs));
         }
         if self.format == Format::Csv {
             for remark in accuracy::remarks(&answer.accuracy) {
-                eprintln!("trafstat: {remark}");
+                info!("{remark}");
             }
         }
         let style = table::Style {

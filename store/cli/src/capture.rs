@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use tracing::{error, warn};
 use trafstat_cli::capture::{CaptureOptions, remarks};
 use trafstat_cli::output::{Format, to_stdout};
 use trafstat_store::collect::collect_capture;
@@ -23,7 +24,7 @@ pub fn run(
     let rules = match options.rules() {
         Ok(rules) => rules,
         Err(reason) => {
-            eprintln!("trafstat-store: {reason}");
+            error!("{reason}");
             return Ok(ExitCode::from(WRONG_USAGE));
         }
     };
@@ -33,7 +34,7 @@ pub fn run(
     let outcomes = collect_capture(&mut capture, store.as_mut(), &origin);
     for outcome in &outcomes {
         if let Err(error) = &outcome.result {
-            eprintln!("trafstat-store: account {}: {error}", outcome.account);
+            error!(account = %outcome.account, "account {}: {error}", outcome.account);
         }
     }
     if !outcomes.is_empty() || format != Format::Table {
@@ -41,7 +42,7 @@ pub fn run(
         to_stdout(|writer| report.write(format, writer)).context("cannot write the report")?;
     }
     for remark in remarks(&capture, once) {
-        eprintln!("trafstat-store: {remark}");
+        warn!("{remark}");
     }
     capture.finish()?;
     Ok(

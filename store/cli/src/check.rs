@@ -7,6 +7,7 @@ use trafstat_cli::output::to_stdout;
 use trafstat_store::host::KnownHost;
 
 use crate::settings::{Settings, say};
+use tracing::warn;
 use trafstat_cli::progress::Progress;
 
 pub fn run(settings: &Settings) -> Result<ExitCode> {
@@ -16,7 +17,7 @@ pub fn run(settings: &Settings) -> Result<ExitCode> {
     progress.finish();
     // The database is no less whole for these.
     for warning in store.hosts()?.iter().flat_map(KnownHost::warnings) {
-        eprintln!("trafstat-store: {warning}");
+        warn!("{warning}");
     }
     if wrong.is_empty() {
         return say(&format!("{} is whole", settings.location));

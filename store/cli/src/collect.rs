@@ -15,7 +15,7 @@ use trafstat_store::collect::{
     Collector, DEFAULT_SPOOL_PATH, DEFAULT_SPOOL_SIZE, Outcome, Round, Service, SpoolPlace, State,
     Woken, next_due,
 };
-use trafstat_store::host::{RunningHost, HostCheck};
+use trafstat_store::host::{HostCheck, RunningHost};
 use trafstat_store::options::config::{CollectConfig, parse_duration};
 use trafstat_store::origin::Origin;
 use trafstat_store::source::capture::OwnedRules;
@@ -24,6 +24,7 @@ use trafstat_store::watch::Watch;
 
 use crate::report::Report;
 use crate::settings::Settings;
+use tracing::{error, info, warn};
 use trafstat_cli::progress::Progress;
 
 #[derive(Debug, Args)]
@@ -91,8 +92,8 @@ fn once(options: &CollectOptions, settings: &Settings) -> Result<ExitCode> {
         accounts += source.accounts()?.len();
     }
     if accounts == 0 {
-        eprintln!(
-            "trafstat-store: there is no account yet: a rule makes one, such as \
+        info!(
+            "there is no account yet: a rule makes one, such as \
              \"iptables -A INPUT -j TRAFSTAT --local-net 192.0.2.0/24\""
         );
     }
@@ -107,20 +108,20 @@ fn once(options: &CollectOptions, settings: &Settings) -> Result<ExitCode> {
     progress.finish();
     complain(&round);
     for warning in round.host_check.warnings() {
-        eprintln!("trafstat-store: {warning}");
+        warn!("{warning}");
     }
     if let Some(away) = &round.away {
-        eprintln!("trafstat-store: the database is away: {away}");
+        warn!("the database is away: {away}");
     }
     if round.forwarded > 0 {
-        eprintln!(
-            "trafstat-store: {} epochs that waited in the spool are stored",
+        info!(
+            "{} epochs that waited in the spool are stored",
             round.forwarded
         );
     }
     if round.waiting > 0 {
-        eprintln!(
-            "trafstat-store: {} epochs wait in the spool; the next collection stores them",
+        warn!(
+            "{} epochs wait in the spool; the next collection stores them",
             round.waiting
         );
     }
@@ -197,10 +198,10 @@ impl<S: Source> Rounds<'_, S> {
                         .every
                         .or(settings.config.collect.every)
                         .unwrap_or(every);
-                    eprintln!("trafstat-store: the configuration is read again");
+                    info!("the configuration is read again");
                 }
                 Err(error) => {
-                    eprintln!("trafstat-store: {error}. The configuration stays as it was");
+                    error!("{error}. The configuration stays as it was");
                 }
             }
             self.service.ready();
@@ -229,7 +230,7 @@ impl<S: Source> Rounds<'_, S> {
                     match &mut sources {
                         Ok(sources) => collector.round(sources),
                         Err(error) => {
-                            eprintln!("trafstat-store: {error:#}");
+                            error!("{error:#}");
                             collector.forward_only()
                         }
                     }
@@ -241,7 +242,7 @@ impl<S: Source> Rounds<'_, S> {
                     tell(options.format, &round, collect, &mut was_away)?;
                     if collect && round.away.is_none() {
                         for warning in round.host_check.warnings_since(&host_check) {
-                            eprintln!("trafstat-store: {warning}");
+                            warn!("{warning}");
                         }
                         host_check = round.host_check.clone();
                     }
@@ -249,7 +250,7 @@ impl<S: Source> Rounds<'_, S> {
                     round.waiting
                 }
                 Err(error) => {
-                    eprintln!("trafstat-store: {error}");
+                    error!("{error}");
                     service.status(&format!("failed: {error}"));
                     0
                 }
@@ -289,9 +290,9 @@ fn tell(format: Format, round: &Round, collected: bool, was_away: &mut bool) -> 
     complain(round);
     match &round.away {
         Some(away) if !*was_away => {
-            eprintln!("trafstat-store: the database is away: {away}. Epochs wait in the spool")
+            warn!("the database is away: {away}. Epochs wait in the spool")
         }
-        None if *was_away => eprintln!("trafstat-store: the database is back"),
+        None if *was_away => info!("the database is back"),
         _ => {}
     }
     *was_away = round.away.is_some();
@@ -344,26 +345,20 @@ fn complain(round: &Round) {
                 .as_ref()
                 .map(|header| format!(", epoch {}", header.epoch))
                 .unwrap_or_default();
-            eprintln!(
-                "trafstat-store: account {}{epoch}: {error}",
-                outcome.account
-            );
+            error!(account = %outcome.account, "account {}{epoch}: {error}", outcome.account);
         }
     }
     for (origin, error) in &round.failed_sources {
-        eprintln!(
-            "trafstat-store: network namespace {}: {error}",
-            origin.netns
-        );
+        error!(netns = %origin.netns, "network namespace {}: {error}", origin.netns);
     }
     for (origin, error) in &round.refused {
-        eprintln!(
-            "trafstat-store: an epoch from network namespace {} stays in the spool: {error}",
+        warn!(
+            "an epoch from network namespace {} stays in the spool: {error}",
             origin.netns
         );
     }
     if let Some(error) = &round.spool_error {
-        eprintln!("trafstat-store: {error}");
+        error!("{error}");
     }
 }
 
@@ -442,9 +437,7 @@ impl CollectOptions {
             true => {
                 let usable = Namespace::all()?.into_iter().filter_map(|namespace| {
                     // What is left of one does not keep the others from being collected.
-                    namespace
-                        .inspect_err(|error| eprintln!("trafstat-store: {error}"))
-                        .ok()
+                    namespace.inspect_err(|error| error!("{error}")).ok()
                 });
                 (vec![own()], usable.collect::<Vec<_>>())
             }

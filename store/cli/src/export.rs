@@ -15,6 +15,7 @@ use trafstat_store::store::StoreError;
 use trafstat_store::store::{Level, Selection};
 
 use crate::settings::Settings;
+use tracing::warn;
 use trafstat_cli::progress::Progress;
 
 /// Write records or sums out, as CSV (the default) or JSON.
@@ -104,8 +105,8 @@ pub fn run(options: &ExportOptions, format: Format, settings: &Settings) -> Resu
     };
     progress.finish();
     if exported.without_records > 0 {
-        eprintln!(
-            "trafstat-store: {} epochs are left out, since their records were deleted; \
+        warn!(
+            "{} epochs are left out, since their records were deleted; \
              \"restore\" brings them back from their archives",
             exported.without_records
         );

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use tracing::warn;
 use trafstat_cli::output::{Format, Listing, to_stdout};
 use trafstat_store::host::KnownHost;
 
@@ -18,7 +19,7 @@ pub fn run(format: Format, settings: &Settings) -> Result<ExitCode> {
     };
     to_stdout(|writer| listing.write(format, writer)).context("cannot write to standard output")?;
     for warning in hosts.iter().flat_map(KnownHost::warnings) {
-        eprintln!("trafstat-store: {warning}");
+        warn!("{warning}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use tracing::{error, info, warn};
 use trafstat_cli::store::StoreOptions;
 use trafstat_store::collect::{Collector, Service};
 use trafstat_store::origin::Origin;
@@ -28,7 +29,7 @@ pub fn run(
     let rules = match options.live_rules() {
         Ok(rules) => rules,
         Err(reason) => {
-            eprintln!("trafstat-store: {reason}");
+            error!("{reason}");
             return Ok(ExitCode::from(WRONG_USAGE));
         }
     };
@@ -132,16 +133,14 @@ impl<'a> Said<'a> {
         } = self;
         let dropped = seen.dropped - before.dropped;
         if dropped > 0 {
-            eprintln!(
-                "trafstat-store: {source}: the kernel dropped {dropped} packets that are not \
+            warn!(
+                "{source}: the kernel dropped {dropped} packets that are not \
                  counted; they came faster than this host can count them"
             );
         }
         match (before.is_down, seen.is_down) {
-            (false, true) => eprintln!(
-                "trafstat-store: {source}: {interface} is down; it is counted once it is up"
-            ),
-            (true, false) => eprintln!("trafstat-store: {source}: {interface} is up again"),
+            (false, true) => warn!("{source}: {interface} is down; it is counted once it is up"),
+            (true, false) => info!("{source}: {interface} is up again"),
             _ => {}
         }
         let (tally, told) = (seen.tally, before.tally);
@@ -150,8 +149,8 @@ impl<'a> Said<'a> {
             (tally.ipv6_without_rule, told.ipv6_without_rule, "IPv6"),
         ] {
             if packets > 0 && told == 0 {
-                eprintln!(
-                    "trafstat-store: {source}: {family} packets are not counted; --local-net \
+                warn!(
+                    "{source}: {family} packets are not counted; --local-net \
                      has no {family} net"
                 );
             }

@@ -20,7 +20,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
+use tracing::error;
 use trafstat_cli::capture::SourceName;
+use trafstat_cli::log;
 use trafstat_cli::manual::{ManualOptions, write_configuration_page};
 use trafstat_cli::output::with_causes;
 use trafstat_cli::store::{OptionsError, StoreOptions};
@@ -98,13 +100,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    log::init("trafstat-store");
     let cli = Cli::parse();
     execute(&cli).unwrap_or_else(|error| {
         if let Some(wrong) = error.downcast_ref::<OptionsError>() {
-            eprintln!("trafstat-store: {wrong}");
+            error!("{wrong}");
             return ExitCode::from(WRONG_USAGE);
         }
-        eprintln!("trafstat-store: {}", with_causes(&error));
+        error!("{}", with_causes(&error));
         ExitCode::FAILURE
     })
 }

@@ -22,7 +22,7 @@ pub use service::{Service, Stopper, Woken, next_due};
 pub use spool::{DEFAULT_SPOOL_PATH, DEFAULT_SPOOL_SIZE, Spool, SpoolError, SpoolPlace};
 
 use crate::account::Account;
-use crate::host::{RunningHost, HostCheck};
+use crate::host::{HostCheck, RunningHost};
 use crate::kill_point::KillPoint;
 use crate::origin::Origin;
 use crate::snapshot::{Header, Snapshot};

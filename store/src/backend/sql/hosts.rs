@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::append::host_id;
 use super::{Access, Database, Value, in_transaction, nanoseconds, one_integer};
-use crate::host::{CLOCK_TOLERANCE, KnownHost, RunningHost, Twin, HostCheck};
+use crate::host::{CLOCK_TOLERANCE, HostCheck, KnownHost, RunningHost, Twin};
 use crate::store::StoreError;
 
 /// A boot in which a host was seen.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::backend::Backend;
 use super::{append, check, export, hosts, query, restore, rotate};
-use crate::host::{KnownHost, RunningHost, HostCheck};
+use crate::host::{HostCheck, KnownHost, RunningHost};
 use crate::origin::Origin;
 use crate::query::{Answer, Query};
 use crate::snapshot::Header;

@@ -16,6 +16,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+use tracing::warn;
 
 use super::secret::Secret;
 use line::{Line, parse_line};
@@ -157,8 +158,8 @@ impl ClientOptions {
         match fs::metadata(path) {
             // Anybody could have written into it; the clients ignore it too.
             Ok(metadata) if metadata.permissions().mode() & 0o002 != 0 => {
-                eprintln!(
-                    "trafstat: {} is ignored, since everybody may write to it; \
+                warn!(
+                    "{} is ignored, since everybody may write to it; \
                      \"chmod o-w\" it",
                     path.display()
                 );
