@@ -6,6 +6,14 @@ use trafstat_store::store::StoreError;
 
 use crate::store::OpenError;
 
+/// An error, and what to do about it.
+pub fn with_hint(error: &(dyn Error + 'static)) -> String {
+    match hint(error) {
+        Some(hint) => format!("{error}: {hint}"),
+        None => error.to_string(),
+    }
+}
+
 /// The words that follow the error's own; none where these say what to do.
 pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let store = match error.downcast_ref() {
@@ -15,6 +23,9 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     match store? {
         StoreError::Missing(_) => {
             Some("\"trafstat-store\" creates it with the first collection, --db names another")
+        }
+        StoreError::LoginDenied(_) => {
+            Some("they are those of ~/.my.cnf, or of the file that --defaults-file names")
         }
         StoreError::NotRestorable(_) => {
             Some("\"backup\", \"rotate\" and \"export --restorable\" write such files")

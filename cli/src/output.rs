@@ -245,7 +245,7 @@ mod tests {
             listing.write(format, &mut text).unwrap();
             String::from_utf8(text).unwrap()
         };
-        let table = " HOST   CLOCK AHEAD\n a               10\n b                -\n";
+        let table = " HOST  CLOCK AHEAD\n a              10\n b               -\n";
         assert_eq!(written(Format::Table), table);
         assert_eq!(written(Format::Csv), "host,clock_ahead\na,10\nb,\n");
         assert_eq!(written(Format::Json), "[\"a\",\"b\"]\n");

@@ -409,7 +409,10 @@ pub enum StoreError {
     /// There is no room.
     #[error("the database's disk is full: make room, or delete old records with \"rotate\"")]
     Full,
-    /// The server refuses this user.
+    /// The server refuses this user or this password.
+    #[error("the database server refuses: {0}: are user and password right?")]
+    LoginDenied(String),
+    /// The server refuses what this user asks for.
     #[error("the database server refuses: {0}")]
     Denied(String),
     /// The database is damaged.

@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use jiff::Timestamp;
 use trafstat_cli::capture::CaptureOptions;
+use trafstat_cli::hint::with_hint;
 use trafstat_cli::output::{Format, to_stdout};
 use trafstat_cli::store::StoreOptions;
 use trafstat_store::collect::{
@@ -111,7 +112,7 @@ fn once(options: &CollectOptions, settings: &Settings) -> Result<ExitCode> {
         warn!("{warning}");
     }
     if let Some(away) = &round.away {
-        warn!("the database is away: {away}");
+        warn!("the database is away: {}", with_hint(away));
     }
     if round.forwarded > 0 {
         info!(
@@ -290,7 +291,10 @@ fn tell(format: Format, round: &Round, collected: bool, was_away: &mut bool) -> 
     complain(round);
     match &round.away {
         Some(away) if !*was_away => {
-            warn!("the database is away: {away}. Epochs wait in the spool")
+            warn!(
+                "the database is away: {}. Epochs wait in the spool",
+                with_hint(away)
+            )
         }
         None if *was_away => info!("the database is back"),
         _ => {}

@@ -40,10 +40,7 @@ fn of_server(server: &MySqlError) -> StoreError {
         // Disk full, table full.
         1021 | 1114 => StoreError::Full,
         // User or password wrong.
-        1045 | 1698 => StoreError::Denied(format!(
-            "{message}: are user and password right, in ~/.my.cnf or in the file that \
-             defaults-file names?"
-        )),
+        1045 | 1698 => StoreError::LoginDenied(message.clone()),
         // Not from this host.
         1130 => StoreError::Denied(format!(
             "{message}: create the user for this host, with \"CREATE USER\""

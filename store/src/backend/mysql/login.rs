@@ -86,6 +86,9 @@ impl MysqlLogin {
         for host in &self.hosts {
             match self.connect_to(host).map_err(StoreError::from) {
                 Ok(connection) => return Ok((connection, host)),
+                Err(StoreError::LoginDenied(reason)) => {
+                    return Err(StoreError::LoginDenied(format!("{host}: {reason}")));
+                }
                 Err(StoreError::Denied(reason)) => {
                     return Err(StoreError::Denied(format!("{host}: {reason}")));
                 }

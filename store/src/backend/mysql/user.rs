@@ -79,10 +79,12 @@ impl MysqlLogin {
         };
         match login.connect() {
             Ok(_) => Ok(()),
-            Err(StoreError::Denied(_)) => Err(StoreError::Denied(format!(
-                "the server has a user {account} already, with another password: name another \
+            Err(StoreError::Denied(_) | StoreError::LoginDenied(_)) => {
+                Err(StoreError::Denied(format!(
+                    "the server has a user {account} already, with another password: name another \
                  user in the URL, or take that one away with \"DROP USER\""
-            ))),
+                )))
+            }
             Err(error) => Err(error),
         }
     }
