@@ -72,6 +72,11 @@ struct trafstat_gso {
 	u16 has_transport;		/* each packet has a transport header */
 };
 
+/* What trafstat_rule_check() returns. */
+#define TRAFSTAT_RULE_VALID	0
+#define TRAFSTAT_RULE_OUT_OF_RANGE 1	/* a value is */
+#define TRAFSTAT_RULE_UNKNOWN_OPTION 2	/* of a later version */
+
 /* What trafstat_count() returns. */
 #define TRAFSTAT_COUNTED	0
 #define TRAFSTAT_COUNTED_PREPARE 1	/* and the worker should run */
@@ -85,8 +90,8 @@ struct trafstat_gso {
 size_t trafstat_account_size(void);
 size_t trafstat_rule_size(void);
 
-/* Whether the values of a rule are in range; the strings are checked too. */
-bool trafstat_rule_is_valid(const struct xt_trafstat_tginfo *info, u8 family);
+/* Checks a rule that was made in @revision, strings too; what the others take is valid. */
+u32 trafstat_rule_check(const struct xt_trafstat_tginfo *info, u8 revision, u8 family);
 
 /*
  * Both return 0 or -ENOMEM and may sleep. @payer stays as long as the object. @random is

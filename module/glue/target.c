@@ -178,6 +178,18 @@ static void trafstat_tell_of_refusal(int err, const struct trafstat_net *tn,
 			     info->name);
 }
 
+/* A name is printed only when it was found to be one. */
+static int trafstat_refuse(const struct trafstat_net *tn,
+			   const struct xt_trafstat_tginfo *info, u32 checked)
+{
+	if (checked == TRAFSTAT_RULE_UNKNOWN_OPTION)
+		trafstat_log(tn, pr_info, "a rule of account %s has an option that this module does not know: the module is older than libxt_TRAFSTAT, load the module of the same version\n",
+			     info->name);
+	else
+		trafstat_log(tn, pr_info, "the rule has a value out of range; use iptables with libxt_TRAFSTAT of this version\n");
+	return -EINVAL;
+}
+
 /* Saved rulesets may have such rules, which are no reason not to load them. */
 static void trafstat_tell_of_nat(const struct xt_tgchk_param *par,
 				 const struct xt_trafstat_tginfo *info)
@@ -227,6 +239,7 @@ static int trafstat_tg_check(const struct xt_tgchk_param *par)
 	const struct trafstat_net *tn = trafstat_net(par->net);
 	struct xt_trafstat_tginfo *info = par->targinfo;
 	struct xt_trafstat_rule *rule;
+	u32 checked;
 	int err;
 
 	info->rule = NULL;
@@ -234,10 +247,9 @@ static int trafstat_tg_check(const struct xt_tgchk_param *par)
 		trafstat_log(tn, pr_info, "only rules of iptables can count, and tc's action is none: use iptables in table raw, mangle or filter\n");
 		return -EOPNOTSUPP;
 	}
-	if (!trafstat_rule_is_valid(info, par->family)) {
-		trafstat_log(tn, pr_info, "the rule has a value out of range; use iptables with libxt_TRAFSTAT of this version\n");
-		return -EINVAL;
-	}
+	checked = trafstat_rule_check(info, par->target->revision, par->family);
+	if (checked != TRAFSTAT_RULE_VALID)
+		return trafstat_refuse(tn, info, checked);
 	rule = trafstat_rule_alloc(par, info);
 	if (IS_ERR(rule)) {
 		err = PTR_ERR(rule);
@@ -274,37 +286,48 @@ static void trafstat_tg_destroy(const struct xt_tgdtor_param *par)
 	trafstat_rule_free(rule);
 }
 
+#define TRAFSTAT_TARGET(number, nfproto, count) {				\
+	.name		= "TRAFSTAT",						\
+	.revision	= (number),						\
+	.family		= (nfproto),						\
+	.target		= (count),						\
+	.checkentry	= trafstat_tg_check,					\
+	.destroy	= trafstat_tg_destroy,					\
+	.targetsize	= sizeof(struct xt_trafstat_tginfo),			\
+	.usersize	= offsetof(struct xt_trafstat_tginfo, rule),		\
+	.me		= THIS_MODULE,						\
+}
+
+#define TRAFSTAT_TARGETS_OF(number)						\
+	TRAFSTAT_TARGET(number, NFPROTO_IPV4, trafstat_tg4),			\
+	TRAFSTAT_TARGET(number, NFPROTO_IPV6, trafstat_tg6)
+
+/* By revision, the oldest first. They differ in what trafstat_rule_check() takes. */
 static struct xt_target trafstat_tg_reg[] __read_mostly = {
-	{
-		.name		= "TRAFSTAT",
-		.revision	= XT_TRAFSTAT_REVISION,
-		.family		= NFPROTO_IPV4,
-		.target		= trafstat_tg4,
-		.checkentry	= trafstat_tg_check,
-		.destroy	= trafstat_tg_destroy,
-		.targetsize	= sizeof(struct xt_trafstat_tginfo),
-		.usersize	= offsetof(struct xt_trafstat_tginfo, rule),
-		.me		= THIS_MODULE,
-	},
-	{
-		.name		= "TRAFSTAT",
-		.revision	= XT_TRAFSTAT_REVISION,
-		.family		= NFPROTO_IPV6,
-		.target		= trafstat_tg6,
-		.checkentry	= trafstat_tg_check,
-		.destroy	= trafstat_tg_destroy,
-		.targetsize	= sizeof(struct xt_trafstat_tginfo),
-		.usersize	= offsetof(struct xt_trafstat_tginfo, rule),
-		.me		= THIS_MODULE,
-	},
+	TRAFSTAT_TARGETS_OF(1),
+	TRAFSTAT_TARGETS_OF(2),
 };
+
+static_assert(ARRAY_SIZE(trafstat_tg_reg) ==
+	      2 * (XT_TRAFSTAT_REVISION - XT_TRAFSTAT_OLDEST_REVISION + 1));
+
+/* Tests have another one, to be an older module. */
+unsigned int __weak trafstat_newest_revision(void)
+{
+	return XT_TRAFSTAT_REVISION;
+}
+
+static unsigned int trafstat_tg_count(void)
+{
+	return 2 * (trafstat_newest_revision() - XT_TRAFSTAT_OLDEST_REVISION + 1);
+}
 
 int trafstat_target_init(void)
 {
-	return xt_register_targets(trafstat_tg_reg, ARRAY_SIZE(trafstat_tg_reg));
+	return xt_register_targets(trafstat_tg_reg, trafstat_tg_count());
 }
 
 void trafstat_target_exit(void)
 {
-	xt_unregister_targets(trafstat_tg_reg, ARRAY_SIZE(trafstat_tg_reg));
+	xt_unregister_targets(trafstat_tg_reg, trafstat_tg_count());
 }

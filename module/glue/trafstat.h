@@ -209,6 +209,7 @@ int trafstat_proc_init(void);
 void trafstat_proc_exit(void);
 
 /* target.c */
+unsigned int trafstat_newest_revision(void);
 int trafstat_target_init(void);
 void trafstat_target_exit(void);
 

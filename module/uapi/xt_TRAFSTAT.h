@@ -3,12 +3,52 @@
  * The binary interface of xt_TRAFSTAT: what a rule carries into the kernel and
  * what a snapshot carries out of it.
  *
- * Rule. iptables hands struct xt_trafstat_tginfo to the kernel, revision 1 of
- * target TRAFSTAT (revision 0 was the original module's layout). The account
- * that the rule counts into is known by (network namespace, family, name). The
+ * Rule. iptables hands struct xt_trafstat_tginfo to the kernel as target TRAFSTAT. The
+ * account that the rule counts into is known by (network namespace, family, name). The
  * four port lists share one pool of ranges; a list names its part of the pool.
  * Everything up to `rule` comes from user space and is compared when a rule is
  * deleted; `rule` is the kernel's own.
+ *
+ * Revisions. Module and plugin each know the target in every revision from
+ * XT_TRAFSTAT_OLDEST_REVISION to XT_TRAFSTAT_REVISION. iptables makes a rule in the highest
+ * revision that both know.
+ *
+ *	revision	since	layout
+ *	0		-	the original module's; neither has it
+ *	1		0.1.0	struct xt_trafstat_tginfo, its room unchecked
+ *	2		0.2.0	the same struct, its room zero
+ *
+ * The room is what no option has taken yet: in `lists`, `reserved` of every list and `start`
+ * of one without ranges; in `ranges`, what lies behind the last range of every list; in
+ * `flags`, the bits without a name. A module refuses a rule of revision 2 with anything in the
+ * room that it does not know (EINVAL, and the kernel's log says that the module is older
+ * than the plugin). In revision 1 it checks `flags` alone and ignores the rest.
+ *
+ * - A new option needs no new revision. It takes a bit of `flags` or a `reserved` field; once
+ *   they are taken, bytes at the end of `ranges`, from the last byte downwards, which lists
+ *   of a rule with this option cannot have. Zero means that the option is not given, so a
+ *   rule without it keeps its bytes. Neither side reads or writes it in revision 1.
+ * - A new revision is needed when a field changes its place, its size or its meaning, or when
+ *   a new option has to go with all XT_TRAFSTAT_MAX_RANGES ranges and finds no room outside
+ *   `ranges`. It has a struct of its own, with reserved fields that must be zero. The module
+ *   converts it where it checks rules, so that all behind works on one form.
+ * - The layout of a revision never changes. Module and plugin drop the oldest revision no
+ *   earlier than two years after the first release that has the next one.
+ *
+ * Versions that differ:
+ *
+ * - Old plugin, new module: rules are of the plugin's highest revision, which the module knows.
+ * - New plugin, old module: the same the other way round. The plugin offers no option that is
+ *   newer than the revision. An option in the room of a revision that the module has, but
+ *   which the module does not know, is refused as above.
+ * - Revisions 1 and 2 of a rule have the same size and, without newer options, the same
+ *   bytes. iptables compares those alone, so either plugin deletes and checks for the other's
+ *   rules, and iptables-save prints the same text for both.
+ * - A plugin of revision 2 lists and saves rules of revision 1. A plugin of revision 1 does the
+ *   same with rules of revision 2 in iptables-nft; iptables-legacy prints
+ *   "[unsupported revision]" for them, which does not restore.
+ * - A plugin prints an option in the room that it does not know as
+ *   "--option-of-newer-version", which does not restore either.
  *
  * Snapshot. /proc/net/trafstat/snapshot/{ipv4,ipv6}/NAME reads as one header
  * followed by `records` records of `record_size` bytes each. A reader skips
@@ -47,7 +87,8 @@
 
 #include <linux/types.h>
 
-#define XT_TRAFSTAT_REVISION		1
+#define XT_TRAFSTAT_OLDEST_REVISION	1
+#define XT_TRAFSTAT_REVISION		2
 
 #define XT_TRAFSTAT_NAME_LEN		32	/* with the NUL */
 #define XT_TRAFSTAT_ADDR_LEN		16

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::ffi::CStr;
 
 use arbitrary::{Result, Unstructured};
-use trafstat_abi::{PortList, PortRange, RuleInfo, SnapshotHeader};
+use trafstat_abi::{OLDEST_REVISION, PortList, PortRange, REVISION, RuleInfo, SnapshotHeader};
 use trafstat_core::account::{
     Account, Environment, Epoch, Identity, Keys, Limits, Packet, Timestamp,
 };
@@ -19,7 +19,7 @@ use trafstat_core::hash::HashKey;
 use trafstat_core::memory::StdMemory;
 use trafstat_core::parse::HEADER_BYTES;
 use trafstat_core::parse::transport::{SCTP, TCP, UDP, UDP_LITE};
-use trafstat_core::rule::{self, Rule};
+use trafstat_core::rule::{self, Refusal, Rule};
 use trafstat_core::sampling::{Sampling, SamplingKey};
 use trafstat_core::snapshot::{self, Binary, Cursor, Format};
 use trafstat_core::synthetic::SingleThread;
@@ -48,8 +48,8 @@ pub fn run(bytes: &[u8]) {
 fn check_rule(input: &mut Unstructured<'_>) -> Result<()> {
     let info = rule_info(input)?;
     let family = input.arbitrary()?;
-    let is_ipv4 = rule::is_valid(&info, Ipv4::NUMBER);
-    let is_ipv6 = rule::is_valid(&info, Ipv6::NUMBER);
+    let is_ipv4 = is_valid(&info, Ipv4::NUMBER);
+    let is_ipv6 = is_valid(&info, Ipv6::NUMBER);
     assert!(is_ipv6 || !is_ipv4, "a rule of IPv4 has a longer prefix");
     match family {
         Ipv4::NUMBER if is_ipv4 => count_by_rule::<Ipv4, 2>(&info, input),
@@ -59,10 +59,31 @@ fn check_rule(input: &mut Unstructured<'_>) -> Result<()> {
             Ok(())
         }
         _ => {
-            assert!(!rule::is_valid(&info, family));
+            assert!(!is_valid(&info, family));
             Ok(())
         }
     }
+}
+
+/// Whether a revision takes the rule, which is checked in each. The oldest takes whatever a later
+/// one does, and what it takes beyond that is the same rule once its room is cleared.
+fn is_valid(info: &RuleInfo, family: u8) -> bool {
+    let mut cleared = *info;
+    cleared.clear_room();
+    let oldest = rule::check(info, OLDEST_REVISION as u8, family);
+    for revision in OLDEST_REVISION as u8..=REVISION as u8 {
+        let checked = rule::check(info, revision, family);
+        match (oldest, checked) {
+            (Ok(()), Ok(())) => {}
+            (Ok(()), Err(refusal)) => {
+                assert_eq!(refusal, Refusal::UnknownOption);
+                assert!(!info.has_known_options_alone());
+            }
+            (Err(_), _) => assert_eq!(checked, oldest),
+        }
+        assert_eq!(rule::check(&cleared, revision, family), oldest);
+    }
+    oldest.is_ok()
 }
 
 fn rule_info(input: &mut Unstructured<'_>) -> Result<RuleInfo> {

@@ -2,12 +2,13 @@
 //!
 //! Layouts, units and byte order are stated once, in `module/uapi/xt_TRAFSTAT.h`;
 //! the types here are generated from it by `cargo xtask abi`, and a build in which
-//! the two differ fails.
+//! the two differ fails. Only the functions of a rule's bytes are written by hand (`rule.rs`).
 #![no_std]
 #![forbid(unsafe_code)]
 
 #[rustfmt::skip]
 #[allow(missing_docs, non_camel_case_types)]
 mod generated;
+mod rule;
 
 pub use generated::*;

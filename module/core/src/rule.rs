@@ -1,6 +1,6 @@
 //! A rule: which ports keep their number, and at which rates packets are sampled.
 
-use trafstat_abi::{NAME_LEN, POLICY_DROP, PortList, PortRange, RULE_FAST_AGGREGATE, RuleInfo};
+use trafstat_abi::{NAME_LEN, OLDEST_REVISION, POLICY_DROP, PortList, PortRange, RuleInfo};
 
 use crate::classify::{Family, Ipv4, Ipv6};
 use crate::memory::{Allocation, Blank, Memory, Slot};
@@ -208,9 +208,37 @@ impl<M: Memory> PortFilter for GuardedPorts<'_, M> {
     }
 }
 
-/// Whether a rule's values are in range, whoever made them. `family` is the `NFPROTO_*` of
-/// the table that the rule is in.
-pub fn is_valid(info: &RuleInfo, family: u8) -> bool {
+/// The reason for which the kernel refuses a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A value is out of range.
+    OutOfRange,
+    /// The rule has an option of a later version.
+    UnknownOption,
+}
+
+/// Checks a rule, whoever made it. `revision` is the one that it was made in, `family` the
+/// `NFPROTO_*` of the table that it is in.
+///
+/// # Errors
+/// The rule is to be refused.
+pub fn check(info: &RuleInfo, revision: u8, family: u8) -> Result<(), Refusal> {
+    if !values_are_valid(info, family) {
+        return Err(Refusal::OutOfRange);
+    }
+    let is_known = match u32::from(revision) {
+        OLDEST_REVISION => info.has_known_flags_alone(),
+        _ => info.has_known_options_alone(),
+    };
+    if is_known {
+        Ok(())
+    } else {
+        Err(Refusal::UnknownOption)
+    }
+}
+
+/// Whether the values of the known options are in range, which is the same in every revision.
+fn values_are_valid(info: &RuleInfo, family: u8) -> bool {
     let address_bits = match family {
         Ipv4::NUMBER => Ipv4::ADDRESS_BITS,
         Ipv6::NUMBER => Ipv6::ADDRESS_BITS,
@@ -219,7 +247,6 @@ pub fn is_valid(info: &RuleInfo, family: u8) -> bool {
     name_is_valid(info)
         && info.prefix_len <= address_bits
         && u32::from(info.policy) <= POLICY_DROP
-        && u32::from(info.flags) & !RULE_FAST_AGGREGATE == 0
         && info
             .local_addr
             .iter()
@@ -363,6 +390,79 @@ mod tests {
                 ports.all(|port| set.keep(port, &()) == 0),
                 "{first} to {last}"
             );
+        }
+    }
+
+    /// A rule that every revision takes, with a port in each TCP list.
+    fn valid() -> RuleInfo {
+        let none = PortList::default();
+        let mut info = RuleInfo {
+            prefix_len: 32,
+            lists: [listed(0, 1), none, listed(1, 1), none],
+            ..RuleInfo::EMPTY
+        };
+        info.name[0] = b'a' as _;
+        info.ranges[..2].fill(PortRange { first: 1, last: 9 });
+        info
+    }
+
+    const REVISIONS: core::ops::RangeInclusive<u8> =
+        OLDEST_REVISION as u8..=trafstat_abi::REVISION as u8;
+
+    #[test]
+    fn rule_of_known_options_is_valid_in_every_revision() {
+        for revision in REVISIONS {
+            assert_eq!(check(&valid(), revision, Ipv4::NUMBER), Ok(()));
+            assert_eq!(check(&valid(), revision, Ipv6::NUMBER), Ok(()));
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_in_every_revision() {
+        let changes: [fn(&mut RuleInfo); 5] = [
+            |info| info.name[0] = b'.' as _,
+            |info| info.prefix_len = 33,
+            |info| info.policy = 3,
+            |info| info.lists[0].mode = 3,
+            |info| info.ranges[1].first = 10,
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let mut info = valid();
+            change(&mut info);
+            // An option that is unknown, too, does not hide it.
+            info.lists[1].reserved = 1;
+            for revision in REVISIONS {
+                let checked = check(&info, revision, Ipv4::NUMBER);
+                assert_eq!(checked, Err(Refusal::OutOfRange), "change {number}");
+            }
+        }
+        assert_eq!(check(&valid(), 2, 7), Err(Refusal::OutOfRange));
+    }
+
+    #[test]
+    fn unknown_option_is_refused_from_the_second_revision_on() {
+        let changes: [fn(&mut RuleInfo); 4] = [
+            |info| info.lists[1].reserved = 1,
+            |info| info.lists[1].start = 1,
+            |info| info.ranges[2].last = 1,
+            |info| info.ranges[479].first = 1,
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            let mut info = valid();
+            change(&mut info);
+            let [first, second] = [1, 2].map(|revision| check(&info, revision, Ipv4::NUMBER));
+            assert_eq!(first, Ok(()), "change {number}");
+            assert_eq!(second, Err(Refusal::UnknownOption), "change {number}");
+        }
+    }
+
+    #[test]
+    fn unknown_flag_is_refused_in_every_revision() {
+        for revision in REVISIONS {
+            let mut info = valid();
+            info.flags = 2;
+            let checked = check(&info, revision, Ipv4::NUMBER);
+            assert_eq!(checked, Err(Refusal::UnknownOption));
         }
     }
 

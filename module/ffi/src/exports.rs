@@ -20,7 +20,7 @@ use trafstat_core::csv::Csv;
 use trafstat_core::flow_table::FlowTable;
 use trafstat_core::hash::HashKey;
 use trafstat_core::parse::HEADER_BYTES;
-use trafstat_core::rule::{self, Rule};
+use trafstat_core::rule::{self, Refusal, Rule};
 use trafstat_core::sampling::{Sampling, SamplingKey};
 use trafstat_core::snapshot::{self, Binary, Cursor, Format, Yield};
 use trafstat_core::wire::{Gso, Volume};
@@ -110,10 +110,14 @@ pub extern "C" fn trafstat_rule_size() -> usize {
     size_of::<RuleCore>()
 }
 
-/// Whether a rule's values are in range.
+/// Checks a rule of any revision; returns one of the constants of `ffi.h` for it.
 #[unsafe(no_mangle)]
-pub extern "C" fn trafstat_rule_is_valid(info: &RuleInfo, family: u8) -> bool {
-    rule::is_valid(info, family)
+pub extern "C" fn trafstat_rule_check(info: &RuleInfo, revision: u8, family: u8) -> u32 {
+    match rule::check(info, revision, family) {
+        Ok(()) => glue::RULE_VALID,
+        Err(Refusal::OutOfRange) => glue::RULE_OUT_OF_RANGE,
+        Err(Refusal::UnknownOption) => glue::RULE_UNKNOWN_OPTION,
+    }
 }
 
 /// Makes an account in C's memory.
