@@ -1,5 +1,5 @@
 # Rules of ip6tables; those of iptables are in libxt_TRAFSTAT.t, for a local net is of one
-# family. The options that have no address in them are tried at length there.
+# family. Options without an address are tried at length there; here are some of the same lines.
 :INPUT,FORWARD,OUTPUT
 # The local net: mandatory, host bits as typed, a mask or a prefix length.
 -j TRAFSTAT;;FAIL
@@ -49,8 +49,8 @@
 -j TRAFSTAT --local-net 2001:db8::1 --name .hidden;;FAIL
 -j TRAFSTAT --local-net 2001:db8::1 --name 2001:db8::/64;;FAIL
 # Ports.
--j TRAFSTAT --local-net 2001:db8::1 --local-tcp-ports 22,80,1000:1999;=;OK
--j TRAFSTAT --local-net 2001:db8::1 --local-udp-ports domain;-j TRAFSTAT --local-net 2001:db8::1 --local-udp-ports 53;OK
+-j TRAFSTAT --local-net 2001:db8::1 --local-tcp-ports 443,80,80,1000:1999,1500:1600;=;OK
+-j TRAFSTAT --local-net 2001:db8::1 --local-udp-ports domain,1:domain;-j TRAFSTAT --local-net 2001:db8::1 --local-udp-ports 53,1:53;OK
 -j TRAFSTAT --local-net 2001:db8::1 --remote-tcp-ports 22 --remote-tcp-ports 80,443;-j TRAFSTAT --local-net 2001:db8::1 --remote-tcp-ports 22,80,443;OK
 -j TRAFSTAT --local-net 2001:db8::1 --remote-udp-ports ALL;-j TRAFSTAT --local-net 2001:db8::1 --remote-udp-ports all;OK
 -j TRAFSTAT --local-net 2001:db8::1 --local-tcp-ports 0;;FAIL
@@ -58,22 +58,22 @@
 -j TRAFSTAT --local-net 2001:db8::1 --remote-tcp-ports 23:22;;FAIL
 -j TRAFSTAT --local-net 2001:db8::1 --remote-udp-ports no-such-service;;FAIL
 # Limits, policy and sampling.
--j TRAFSTAT --local-net 2001:db8::1 --max-entries 2000;=;OK
+-j TRAFSTAT --local-net 2001:db8::1 --max-entries 1000;=;OK
 -j TRAFSTAT --local-net 2001:db8::1 --max-entries 0;;FAIL
 -j TRAFSTAT --local-net 2001:db8::1 --traf-policy accept;=;OK
 -j TRAFSTAT --local-net 2001:db8::1 --traf-policy reject;;FAIL
 -j TRAFSTAT --local-net 2001:db8::1 --min-pkt-spoof 3;=;OK
 -j TRAFSTAT --local-net 2001:db8::1 --min-pkt-spoof x;;FAIL
--j TRAFSTAT --local-net 2001:db8::1 --sample-tcp-syn 10;=;OK
--j TRAFSTAT --local-net 2001:db8::1 --sample-tcp-syn -1;;FAIL
--j TRAFSTAT --local-net 2001:db8::1 --sample-tcp-any 20;=;OK
+-j TRAFSTAT --local-net 2001:db8::1 --sample-tcp-syn 1;=;OK
+-j TRAFSTAT --local-net 2001:db8::1 --sample-tcp-syn 4294967296;;FAIL
+-j TRAFSTAT --local-net 2001:db8::1 --sample-tcp-any 4294967295;=;OK
 -j TRAFSTAT --local-net 2001:db8::1 --sample-tcp-any 1.5;;FAIL
--j TRAFSTAT --local-net 2001:db8::1 --sample-udp-any 30;=;OK
+-j TRAFSTAT --local-net 2001:db8::1 --sample-udp-any 1;=;OK
 -j TRAFSTAT --local-net 2001:db8::1 --sample-udp-any 4294967296;;FAIL
 -j TRAFSTAT --local-net 2001:db8::1 --fast-aggregate;=;OK
 -j TRAFSTAT --local-net 2001:db8::1 --fast-aggregate --fast-aggregate;;FAIL
--j TRAFSTAT --local-net 2001:db8::1 --dump-priority 5;=;OK
+-j TRAFSTAT --local-net 2001:db8::1 --dump-priority 100;=;OK
 -j TRAFSTAT --local-net 2001:db8::1 --dump-priority 101;;FAIL
 # All at once.
--j TRAFSTAT --local-net 2001:db8::1/64 --local-tcp-ports 22,80 --local-udp-ports all --remote-tcp-ports 443 --remote-udp-ports 53,123 --max-entries 2000 --traf-policy accept --min-pkt-spoof 3 --sample-tcp-syn 10 --sample-tcp-any 20 --sample-udp-any 30 --fast-aggregate --dump-priority 5 --name all-of-them;=;OK
+-j TRAFSTAT --local-net 2001:db8::1 --local-tcp-ports 22,80 --local-udp-ports all --remote-tcp-ports 443 --remote-udp-ports 53,123 --max-entries 2000 --traf-policy accept --min-pkt-spoof 3 --sample-tcp-syn 10 --sample-tcp-any 20 --sample-udp-any 30 --fast-aggregate --dump-priority 5 --name all-of-them;=;OK
 -j TRAFSTAT --local-net 2001:db8::1 --no-such-option;;FAIL

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use jiff::SignedDuration;
 use trafstat_abi::RuleInfo;
 use trafstat_rule::local_net::{Family, Ipv4, Ipv6};
-use trafstat_rule::options::{self, ENTRIES};
+use trafstat_rule::options::{self, Argument, OPTIONS, RuleOption};
 use trafstat_store::services;
 use trafstat_store::source::capture::{
     Capture, CaptureFailure, CaptureName, CaptureRequest, OwnedRules,
@@ -25,49 +25,8 @@ pub struct CaptureOptions {
     #[arg(long, value_name = "SOURCE", value_parser = parse_source, global = true)]
     pub source: Option<SourceName>,
 
-    /// The local network; one of IPv4, one of IPv6, or both.
-    #[arg(long, value_name = "ADDR[/PREFIX]", requires = "source", global = true)]
-    local_net: Vec<String>,
-
-    /// Local TCP ports that keep their number: all, none, or such as 22,80,8000:8080,ssh.
-    #[arg(long, value_name = "PORTS", requires = "source", global = true)]
-    local_tcp_ports: Vec<String>,
-
-    /// Local UDP ports that keep their number.
-    #[arg(long, value_name = "PORTS", requires = "source", global = true)]
-    local_udp_ports: Vec<String>,
-
-    /// Remote TCP ports that keep their number.
-    #[arg(long, value_name = "PORTS", requires = "source", global = true)]
-    remote_tcp_ports: Vec<String>,
-
-    /// Remote UDP ports that keep their number.
-    #[arg(long, value_name = "PORTS", requires = "source", global = true)]
-    remote_udp_ports: Vec<String>,
-
-    /// Thousands of records in an epoch [default: 1000]; what finds no room is folded.
-    #[arg(long, value_name = "N", requires = "source", global = true)]
-    max_entries: Option<String>,
-
-    /// Flows that received fewer packets lose their remote side.
-    #[arg(long, value_name = "N", requires = "source", global = true)]
-    min_pkt_spoof: Option<String>,
-
-    /// Count one TCP SYN packet in N, N times.
-    #[arg(long, value_name = "N", requires = "source", global = true)]
-    sample_tcp_syn: Option<String>,
-
-    /// Count one TCP packet in N, N times.
-    #[arg(long, value_name = "N", requires = "source", global = true)]
-    sample_tcp_any: Option<String>,
-
-    /// Count one UDP packet in N, N times.
-    #[arg(long, value_name = "N", requires = "source", global = true)]
-    sample_udp_any: Option<String>,
-
-    /// The account's name [default: ADDR_PREFIX].
-    #[arg(long, value_name = "NAME", requires = "source", global = true)]
-    name: Option<String>,
+    #[command(flatten)]
+    rule: RuleArguments,
 
     /// Close an epoch every so often by the capture's clock, such as 5m or 1h, at whole
     /// multiples of it; without it the capture is one epoch. A live interface's epochs close
@@ -96,12 +55,15 @@ impl CaptureOptions {
     /// # Errors
     /// One line that names the option and what would be right.
     pub fn rules(&self) -> Result<OwnedRules, String> {
-        let (ipv6, ipv4): (Vec<&str>, Vec<&str>) = self
-            .local_net
+        let (nets, others): (Vec<_>, Vec<_>) = self
+            .rule
+            .given
             .iter()
-            .map(String::as_str)
-            .partition(|net| net.split('/').any(|part| part.contains(':')));
-        if self.local_net.is_empty() {
+            .partition(|(option, _)| matches!(option.argument, Argument::LocalNet));
+        let (ipv6, ipv4): (Vec<_>, Vec<_>) = nets
+            .into_iter()
+            .partition(|(_, net)| net.split('/').any(|part| part.contains(':')));
+        if ipv4.is_empty() && ipv6.is_empty() {
             return Err(
                 "--local-net must be given: it says which side of a packet is the local one, \
                  such as --local-net 192.0.2.0/24"
@@ -114,8 +76,8 @@ impl CaptureOptions {
             );
         }
         Ok(OwnedRules {
-            ipv4: self.rule::<Ipv4>(&ipv4)?,
-            ipv6: self.rule::<Ipv6>(&ipv6)?,
+            ipv4: rule::<Ipv4>(&ipv4, &others)?,
+            ipv6: rule::<Ipv6>(&ipv6, &others)?,
         })
     }
 
@@ -138,48 +100,95 @@ impl CaptureOptions {
         };
         Capture::open(name, &request, Box::new(CaptureProgress::new()))
     }
+}
 
-    fn rule<F: Family>(&self, nets: &[&str]) -> Result<Option<Box<RuleInfo>>, String> {
-        let net = match nets {
-            [] => return Ok(None),
-            [net] => *net,
-            _ => {
-                return Err(format!(
-                    "--local-net: {} {} nets are given, an account has one; count the others \
-                     in runs of their own",
-                    nets.len(),
-                    F::NAME
-                ));
-            }
-        };
-        let mut info = Box::new(options::empty());
-        let of_list = |name, values: &[String]| {
-            let values = values.iter().cloned();
-            values.map(move |value| (name, value)).collect::<Vec<_>>()
-        };
-        let of_one = |name, value: &Option<String>| value.clone().map(|value| (name, value));
-        let given = [("local-net", net.to_owned())]
-            .into_iter()
-            .chain(of_list("local-tcp-ports", &self.local_tcp_ports))
-            .chain(of_list("local-udp-ports", &self.local_udp_ports))
-            .chain(of_list("remote-tcp-ports", &self.remote_tcp_ports))
-            .chain(of_list("remote-udp-ports", &self.remote_udp_ports))
-            .chain(of_one("max-entries", &self.max_entries))
-            .chain(of_one("min-pkt-spoof", &self.min_pkt_spoof))
-            .chain(of_one("sample-tcp-syn", &self.sample_tcp_syn))
-            .chain(of_one("sample-tcp-any", &self.sample_tcp_any))
-            .chain(of_one("sample-udp-any", &self.sample_udp_any))
-            .chain(of_one("name", &self.name));
-        let mut last = "";
-        for (name, value) in given {
-            let entry = ENTRIES.iter().find(|entry| entry.name() == name);
-            let entry = entry.ok_or_else(|| format!("--{name}: no option of a rule"))?;
-            options::parse::<F>(&mut info, entry, &value, name == last, services::port)?;
-            last = name;
-        }
-        options::complete::<F>(&mut info)?;
-        Ok(Some(info))
+/// An option as it was given.
+type Given = (&'static RuleOption, String);
+
+/// The options of a rule, as far as they are of use for captures, in the order of their table.
+#[derive(Debug, Clone, Default)]
+struct RuleArguments {
+    given: Vec<Given>,
+}
+
+impl RuleArguments {
+    fn options() -> impl Iterator<Item = &'static RuleOption> {
+        OPTIONS.iter().filter(|option| option.counts_captures)
     }
+}
+
+impl Args for RuleArguments {
+    fn augment_args(command: Command) -> Command {
+        command.args(Self::options().map(argument))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for RuleArguments {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = Self::options().flat_map(|option| {
+            let values = matches.get_many::<String>(option.name());
+            let values = values.into_iter().flatten();
+            values.map(move |value| (option, value.clone()))
+        });
+        Ok(Self {
+            given: given.collect(),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The option of a rule as an argument of the program. Its value is checked with the whole rule.
+fn argument(option: &'static RuleOption) -> Arg {
+    let is_net = matches!(option.argument, Argument::LocalNet);
+    let help = option.help();
+    let (first, rest) = help.split_at(1);
+    let mut help = format!("{}{}.", first.to_uppercase(), rest.replace('\n', ". "));
+    if is_net {
+        help.push_str(" One of IPv4, one of IPv6, or both.");
+    }
+    let action = match is_net || option.is_repeatable() {
+        true => ArgAction::Append,
+        false => ArgAction::Set,
+    };
+    Arg::new(option.name())
+        .long(option.name())
+        .value_name(option.argument.placeholder())
+        .help(help)
+        .action(action)
+        .requires("source")
+        .global(true)
+}
+
+/// The rule of one family.
+fn rule<F: Family>(nets: &[&Given], others: &[&Given]) -> Result<Option<Box<RuleInfo>>, String> {
+    if nets.is_empty() {
+        return Ok(None);
+    }
+    if nets.len() > 1 {
+        return Err(format!(
+            "--local-net: {} {} nets are given, an account has one; count the others in runs of \
+             their own",
+            nets.len(),
+            F::NAME
+        ));
+    }
+    let mut info = Box::new(options::empty());
+    let mut last = "";
+    for (option, value) in nets.iter().chain(others) {
+        let repeated = option.name() == last;
+        options::parse::<F>(&mut info, option, value, repeated, services::port)?;
+        last = option.name();
+    }
+    options::complete::<F>(&mut info)?;
+    Ok(Some(info))
 }
 
 /// What the user should know of frames that no account has; empty where there is nothing.
@@ -269,7 +278,7 @@ fn parse_epoch(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
 
     use super::*;
 
@@ -314,6 +323,40 @@ mod tests {
         );
         let error = rules("--source pcap:a.pcap").unwrap_err();
         assert!(error.starts_with("--local-net must be given"), "{error}");
+    }
+
+    #[test]
+    fn every_option_that_counts_is_taken_and_no_other() {
+        let command = Program::command();
+        for option in &OPTIONS {
+            let arguments = command.get_arguments();
+            let mut arguments = arguments.filter(|arg| arg.get_long() == Some(option.name()));
+            let argument = arguments.next();
+            assert_eq!(argument.is_some(), option.counts_captures, "{option:?}");
+            let Some(argument) = argument else { continue };
+            assert!(argument.is_global_set());
+            let names = argument.get_value_names().unwrap_or_default();
+            assert_eq!(names.len(), 1);
+            assert_eq!(names[0].as_str(), option.argument.placeholder());
+            let help = argument.get_help().unwrap().to_string();
+            let default = option.default.map_or("", |default| default.value);
+            assert!(help.contains(default), "{help}");
+        }
+    }
+
+    #[test]
+    fn options_reach_the_rule_of_each_family() {
+        let rules = rules(
+            "--source pcap:- --name web --sample-tcp-any 5 --max-entries 7 --min-pkt-spoof 2 \
+             --local-net 10.0.0.0/8 --local-net 2001:db8::/32",
+        )
+        .unwrap();
+        for info in [rules.ipv4.unwrap(), rules.ipv6.unwrap()] {
+            assert_eq!(info.sample_tcp_any, 5);
+            assert_eq!(info.max_entries, 7);
+            assert_eq!(info.min_pkt_spoof, 2);
+            assert_eq!(trafstat_rule::name::text(&info.name), "web");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@
 
 pub mod command_line;
 mod decimal;
+#[cfg(test)]
+mod documents;
 pub mod local_net;
 pub mod name;
 pub mod options;

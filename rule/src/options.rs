@@ -1,10 +1,9 @@
-//! The option table and the way of each option into the rule.
+//! The option table, and how each option gets into the rule.
 
 use std::ffi::CStr;
 
 use trafstat_abi::{
-    ADDR_LEN, LISTS, MAX_RANGES, NAME_LEN, POLICY_ACCEPT, POLICY_CONTINUE, POLICY_DROP, PortList,
-    PortRange, RULE_FAST_AGGREGATE, RuleInfo,
+    OLDEST_REVISION, POLICY_ACCEPT, POLICY_CONTINUE, POLICY_DROP, RULE_FAST_AGGREGATE, RuleInfo,
 };
 
 use crate::{
@@ -14,71 +13,184 @@ use crate::{
     ports::{self, List, PortOption, ServiceLookup},
 };
 
-/// An option of the target, without its dashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TargetOption {
-    /// `--local-net`.
+/// An option of a rule: all that parser, renderer, help and the programs' options are made
+/// from, and that the manual and README are checked against.
+#[derive(Clone, Copy, Debug)]
+pub struct RuleOption {
+    /// The name without dashes.
+    pub name: &'static CStr,
+    /// The argument, and the field of the rule that it goes to.
+    pub argument: Argument,
+    /// The meaning in a few words; a line of its own may explain the argument.
+    pub meaning: &'static str,
+    /// What a rule without the option has.
+    pub default: Option<DefaultValue>,
+    /// Whether every rule needs the option.
+    pub mandatory: bool,
+    /// The first revision of the target that has the option.
+    pub revision: u32,
+    /// Whether it is of use without the kernel module, too, where no packet has a fate.
+    pub counts_captures: bool,
+}
+
+/// The argument of an option.
+#[derive(Clone, Copy, Debug)]
+pub enum Argument {
+    /// None; the option sets this bit of `flags`.
+    Flag(u32),
+    /// A net, of which a packet's local side is.
     LocalNet,
-    /// `--local-tcp-ports` and its three sisters.
+    /// Ports, for one of the four lists.
     Ports(List),
-    /// `--max-entries`.
-    MaxEntries,
-    /// `--traf-policy`.
-    TrafPolicy,
-    /// `--min-pkt-spoof`.
-    MinPktSpoof,
-    /// `--sample-tcp-syn`.
-    SampleTcpSyn,
-    /// `--sample-tcp-any`.
-    SampleTcpAny,
-    /// `--sample-udp-any`.
-    SampleUdpAny,
-    /// `--fast-aggregate`.
-    FastAggregate,
-    /// `--dump-priority`.
-    DumpPriority,
-    /// `--name`.
+    /// A whole number.
+    Number(Number),
+    /// A word of [`POLICIES`].
+    Policy,
+    /// The account's name.
     Name,
 }
 
-/// One line of the option table.
+/// A whole number: its limits, and its field. The field is 0 where the option is not given.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry {
-    /// What it sets.
-    pub option: TargetOption,
-    /// Its name, without dashes.
-    pub name: &'static CStr,
-    /// Whether a value follows it.
-    pub takes_value: bool,
-    /// Whether no rule goes without it.
-    pub mandatory: bool,
-    /// May be given again, each time adding to what is there.
-    pub repeatable: bool,
+pub struct Number {
+    /// The smallest one that is taken.
+    pub least: u32,
+    /// The largest one that is taken.
+    pub most: u32,
+    /// Reads the field.
+    pub get: fn(&RuleInfo) -> u32,
+    /// Writes the field.
+    pub set: fn(&mut RuleInfo, u32),
+}
+
+/// The value that counts where an option is not given.
+#[derive(Clone, Copy, Debug)]
+pub struct DefaultValue {
+    /// The value as a user would type it.
+    pub value: &'static str,
+    /// What to know of it; may be empty.
+    pub remark: &'static str,
 }
 
 /// All options, in the order in which they are saved; an option's id is its index.
-pub const ENTRIES: [Entry; 14] = [
-    Entry {
+pub const OPTIONS: [RuleOption; 14] = [
+    RuleOption {
         mandatory: true,
-        ..Entry::new(TargetOption::LocalNet, c"local-net")
+        ..RuleOption::new(
+            c"local-net",
+            Argument::LocalNet,
+            "the side to account for; traffic from it is sent, to it received",
+        )
     },
-    Entry::port_list(List::LocalTcp, c"local-tcp-ports"),
-    Entry::port_list(List::LocalUdp, c"local-udp-ports"),
-    Entry::port_list(List::RemoteTcp, c"remote-tcp-ports"),
-    Entry::port_list(List::RemoteUdp, c"remote-udp-ports"),
-    Entry::new(TargetOption::MaxEntries, c"max-entries"),
-    Entry::new(TargetOption::TrafPolicy, c"traf-policy"),
-    Entry::new(TargetOption::MinPktSpoof, c"min-pkt-spoof"),
-    Entry::new(TargetOption::SampleTcpSyn, c"sample-tcp-syn"),
-    Entry::new(TargetOption::SampleTcpAny, c"sample-tcp-any"),
-    Entry::new(TargetOption::SampleUdpAny, c"sample-udp-any"),
-    Entry {
-        takes_value: false,
-        ..Entry::new(TargetOption::FastAggregate, c"fast-aggregate")
+    RuleOption::ports(
+        c"local-tcp-ports",
+        List::LocalTcp,
+        "local ports that records keep, for TCP, SCTP and DCCP",
+    ),
+    RuleOption::ports(
+        c"local-udp-ports",
+        List::LocalUdp,
+        "the same for UDP and UDP-Lite",
+    ),
+    RuleOption::ports(
+        c"remote-tcp-ports",
+        List::RemoteTcp,
+        "remote ports that records keep, for TCP, SCTP and DCCP",
+    ),
+    RuleOption::ports(
+        c"remote-udp-ports",
+        List::RemoteUdp,
+        "the same for UDP and UDP-Lite\n\
+         PORTS: all, none, or ports, services and ranges FIRST:LAST between commas; again to add \
+         to a list",
+    ),
+    RuleOption {
+        default: DefaultValue::new("1000", ""),
+        ..RuleOption::new(
+            c"max-entries",
+            Argument::Number(Number {
+                least: 1,
+                most: 4_194_304,
+                get: |info| info.max_entries,
+                set: |info, thousands| info.max_entries = thousands,
+            }),
+            "thousands of records between two reads",
+        )
     },
-    Entry::new(TargetOption::DumpPriority, c"dump-priority"),
-    Entry::new(TargetOption::Name, c"name"),
+    RuleOption {
+        default: DefaultValue::new("continue", ""),
+        counts_captures: false,
+        ..RuleOption::new(
+            c"traf-policy",
+            Argument::Policy,
+            "what becomes of a counted packet",
+        )
+    },
+    RuleOption {
+        default: DefaultValue::new("0", "keep all"),
+        ..RuleOption::new(
+            c"min-pkt-spoof",
+            Argument::Number(Number {
+                least: 0,
+                most: u32::MAX,
+                get: |info| info.min_pkt_spoof,
+                set: |info, packets| info.min_pkt_spoof = packets,
+            }),
+            "give up the remote side of records that received fewer packets",
+        )
+    },
+    RuleOption::sample(
+        c"sample-tcp-syn",
+        |info| info.sample_tcp_syn,
+        |info, one_in| info.sample_tcp_syn = one_in,
+        "count one in N TCP SYN packets, N times",
+    ),
+    RuleOption::sample(
+        c"sample-tcp-any",
+        |info| info.sample_tcp_any,
+        |info, one_in| info.sample_tcp_any = one_in,
+        "the same for other TCP packets, and for SYN packets without an option of their own",
+    ),
+    RuleOption::sample(
+        c"sample-udp-any",
+        |info| info.sample_udp_any,
+        |info, one_in| info.sample_udp_any = one_in,
+        "the same for UDP packets",
+    ),
+    RuleOption {
+        counts_captures: false,
+        ..RuleOption::new(
+            c"fast-aggregate",
+            Argument::Flag(RULE_FAST_AGGREGATE),
+            "accepted for old rules, without effect",
+        )
+    },
+    RuleOption {
+        counts_captures: false,
+        ..RuleOption::new(
+            c"dump-priority",
+            Argument::Number(Number {
+                least: 0,
+                most: 100,
+                get: |info| info.dump_priority as u32,
+                // The largest one fits.
+                set: |info, priority| info.dump_priority = priority as u8,
+            }),
+            "accepted for old rules, without effect",
+        )
+    },
+    RuleOption {
+        default: DefaultValue::new("ADDRESS_PREFIX", "mandatory where that is longer"),
+        ..RuleOption::new(
+            c"name",
+            Argument::Name,
+            "the account to count into, up to 31 characters A-Z a-z 0-9 _ . : -",
+        )
+    },
 ];
+
+// A bit of libxtables' flags tells of each option whether it was given.
+const _: () = assert!(OPTIONS.len() <= u32::BITS as usize);
 
 /// The words of `--traf-policy`.
 pub const POLICIES: [(&str, u32); 3] = [
@@ -87,54 +199,116 @@ pub const POLICIES: [(&str, u32); 3] = [
     ("drop", POLICY_DROP),
 ];
 
-/// In thousands of records.
-const MAX_MAX_ENTRIES: u32 = 4_194_304;
-const MAX_DUMP_PRIORITY: u32 = 100;
+/// What a rule reads as that has an option of a later version. No option has this name.
+pub const UNKNOWN_OPTION: &str = "option-of-newer-version";
 
-impl Entry {
-    const fn new(option: TargetOption, name: &'static CStr) -> Self {
+impl RuleOption {
+    const fn new(name: &'static CStr, argument: Argument, meaning: &'static str) -> Self {
         Self {
-            option,
             name,
-            takes_value: true,
+            argument,
+            meaning,
+            default: None,
             mandatory: false,
-            repeatable: false,
+            revision: OLDEST_REVISION,
+            counts_captures: true,
         }
     }
 
-    const fn port_list(list: List, name: &'static CStr) -> Self {
-        // iptables-restore takes no parameter of more than 1,023 bytes, so a longer
-        // list is saved as several options.
+    const fn ports(name: &'static CStr, list: List, meaning: &'static str) -> Self {
         Self {
-            repeatable: true,
-            ..Self::new(TargetOption::Ports(list), name)
+            default: DefaultValue::new("none", ""),
+            ..Self::new(name, Argument::Ports(list), meaning)
         }
+    }
+
+    const fn sample(
+        name: &'static CStr,
+        get: fn(&RuleInfo) -> u32,
+        set: fn(&mut RuleInfo, u32),
+        meaning: &'static str,
+    ) -> Self {
+        let one_in = Number {
+            least: 0,
+            most: u32::MAX,
+            get,
+            set,
+        };
+        Self {
+            default: DefaultValue::new("0", "all"),
+            ..Self::new(name, Argument::Number(one_in), meaning)
+        }
+    }
+
+    /// The option of this name, which is given without dashes.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        OPTIONS.iter().find(|option| option.name() == name)
     }
 
     /// The option's name as text.
     pub fn name(&self) -> &'static str {
         self.name.to_str().unwrap_or_default()
     }
+
+    /// Whether an argument follows the option.
+    pub fn takes_value(&self) -> bool {
+        !matches!(self.argument, Argument::Flag(_))
+    }
+
+    /// Whether the option may be given again, each time adding to what is there.
+    pub fn is_repeatable(&self) -> bool {
+        // iptables-restore takes no parameter of more than 1,023 bytes, so a longer list is
+        // saved as several options.
+        matches!(self.argument, Argument::Ports(_))
+    }
+
+    /// The meaning with limits and default.
+    pub fn help(&self) -> String {
+        let limits = match self.argument {
+            Argument::Number(number) => number.limits(),
+            _ => None,
+        };
+        let limits = limits.map_or_else(String::new, |limits| format!("; {limits}"));
+        let default = match self.default {
+            _ if self.mandatory => " (mandatory)".to_owned(),
+            None => String::new(),
+            Some(DefaultValue { value, remark: "" }) => format!(" (default {value})"),
+            Some(DefaultValue { value, remark }) => format!(" (default {value}: {remark})"),
+        };
+        format!("{}{limits}{default}", self.meaning)
+    }
+}
+
+impl Argument {
+    /// The argument as help names it; empty where there is none.
+    pub fn placeholder(self) -> &'static str {
+        match self {
+            Self::Flag(_) => "",
+            Self::LocalNet => "ADDRESS[/PREFIX|/MASK]",
+            Self::Ports(_) => "PORTS",
+            Self::Number(_) => "N",
+            Self::Policy => "accept|continue|drop",
+            Self::Name => "NAME",
+        }
+    }
+}
+
+impl Number {
+    /// The limits in words, where they are not those of the field.
+    pub fn limits(self) -> Option<String> {
+        (self.most < u32::MAX).then(|| format!("{} to {}", self.least, self.most))
+    }
+}
+
+impl DefaultValue {
+    const fn new(value: &'static str, remark: &'static str) -> Option<Self> {
+        Some(Self { value, remark })
+    }
 }
 
 /// A rule before its first option.
 pub fn empty() -> RuleInfo {
-    RuleInfo {
-        name: [0; NAME_LEN as usize],
-        local_addr: [0; ADDR_LEN as usize],
-        prefix_len: 0,
-        policy: 0,
-        flags: 0,
-        dump_priority: 0,
-        max_entries: 0,
-        min_pkt_spoof: 0,
-        sample_tcp_syn: 0,
-        sample_tcp_any: 0,
-        sample_udp_any: 0,
-        lists: [PortList::default(); LISTS as usize],
-        ranges: [PortRange::default(); MAX_RANGES as usize],
-        rule: std::ptr::null_mut(),
-    }
+    RuleInfo::EMPTY
 }
 
 /// Puts one option into the rule, which was all zeros before the first option.
@@ -145,13 +319,13 @@ pub fn empty() -> RuleInfo {
 /// One line that names the option and what would be right.
 pub fn parse<F: Family>(
     info: &mut RuleInfo,
-    entry: &Entry,
+    option: &RuleOption,
     value: &str,
     repeated: bool,
     lookup: ServiceLookup,
 ) -> Result<(), String> {
-    apply::<F>(info, entry.option, value, repeated, lookup)
-        .map_err(|reason| format!("--{}: {reason}", entry.name()))
+    apply::<F>(info, option.argument, value, repeated, lookup)
+        .map_err(|reason| format!("--{}: {reason}", option.name()))
 }
 
 /// Completes the rule after its last option: the name that was not given.
@@ -168,18 +342,19 @@ pub fn complete<F: Family>(info: &mut RuleInfo) -> Result<(), String> {
 
 fn apply<F: Family>(
     info: &mut RuleInfo,
-    option: TargetOption,
+    argument: Argument,
     value: &str,
     repeated: bool,
     lookup: ServiceLookup,
 ) -> Result<(), String> {
-    match option {
-        TargetOption::LocalNet => {
+    match argument {
+        Argument::Flag(bit) => info.flags |= bit as u8,
+        Argument::LocalNet => {
             let net = local_net::parse::<F>(value)?;
             info.local_addr = net.addr;
             info.prefix_len = net.prefix_len;
         }
-        TargetOption::Ports(list) => {
+        Argument::Ports(list) => {
             let ports = ports::parse(list, value, lookup)?;
             if repeated && !(matches!(ports, PortOption::Listed(_)) && ports::is_listed(info, list))
             {
@@ -187,17 +362,11 @@ fn apply<F: Family>(
             }
             ports::insert(info, list, &ports)?;
         }
-        TargetOption::MaxEntries => info.max_entries = decimal::parse(value, 1, MAX_MAX_ENTRIES)?,
-        TargetOption::TrafPolicy => info.policy = parse_policy(value)?,
-        TargetOption::MinPktSpoof => info.min_pkt_spoof = decimal::parse(value, 0, u32::MAX)?,
-        TargetOption::SampleTcpSyn => info.sample_tcp_syn = decimal::parse(value, 0, u32::MAX)?,
-        TargetOption::SampleTcpAny => info.sample_tcp_any = decimal::parse(value, 0, u32::MAX)?,
-        TargetOption::SampleUdpAny => info.sample_udp_any = decimal::parse(value, 0, u32::MAX)?,
-        TargetOption::FastAggregate => info.flags |= RULE_FAST_AGGREGATE as u8,
-        TargetOption::DumpPriority => {
-            info.dump_priority = decimal::parse(value, 0, MAX_DUMP_PRIORITY)? as u8;
+        Argument::Number(number) => {
+            (number.set)(info, decimal::parse(value, number.least, number.most)?);
         }
-        TargetOption::Name => info.name = name::parse(value)?,
+        Argument::Policy => info.policy = parse_policy(value)?,
+        Argument::Name => info.name = name::parse(value)?,
     }
     Ok(())
 }
@@ -235,29 +404,29 @@ pub(crate) mod tests {
     /// Reads the options of a command line by the table's rules, as libxtables does.
     pub fn parse_words<F: Family>(words: &[&str]) -> Result<RuleInfo, String> {
         let mut info = empty();
-        let mut given = [false; ENTRIES.len()];
+        let mut given = [false; OPTIONS.len()];
         let mut words = words.iter();
         while let Some(word) = words.next() {
-            let id = ENTRIES
+            let id = OPTIONS
                 .iter()
-                .position(|entry| word.strip_prefix("--") == Some(entry.name()))
+                .position(|option| word.strip_prefix("--") == Some(option.name()))
                 .ok_or_else(|| format!("unknown option {word}"))?;
-            let entry = &ENTRIES[id];
-            if given[id] && !entry.repeatable {
+            let option = &OPTIONS[id];
+            if given[id] && !option.is_repeatable() {
                 return Err(format!("{word} can only be used once"));
             }
-            let value = match entry.takes_value {
+            let value = match option.takes_value() {
                 true => words
                     .next()
                     .ok_or_else(|| format!("{word} needs a value"))?,
                 false => "",
             };
-            parse::<F>(&mut info, entry, value, given[id], services)?;
+            parse::<F>(&mut info, option, value, given[id], services)?;
             given[id] = true;
         }
-        for (entry, given) in ENTRIES.iter().zip(given) {
-            if entry.mandatory && !given {
-                return Err(format!("--{} must be given", entry.name()));
+        for (option, given) in OPTIONS.iter().zip(given) {
+            if option.mandatory && !given {
+                return Err(format!("--{} must be given", option.name()));
             }
         }
         complete::<F>(&mut info)?;
@@ -357,6 +526,77 @@ pub(crate) mod tests {
             let error = refusal(text);
             assert!(error.starts_with(&format!("{option}: ")), "{error}");
             assert!(error.contains("is not a whole number"), "{error}");
+        }
+    }
+
+    #[test]
+    fn limits_of_the_table_are_taken_and_the_numbers_beyond_are_not() {
+        for option in &OPTIONS {
+            let Argument::Number(number) = option.argument else {
+                continue;
+            };
+            let parse = |value: u64| {
+                let mut info = empty();
+                parse::<Ipv4>(&mut info, option, &value.to_string(), false, services)
+                    .map(|()| (number.get)(&info))
+            };
+            let (least, most) = (u64::from(number.least), u64::from(number.most));
+            assert_eq!(parse(least), Ok(number.least), "{option:?}");
+            assert_eq!(parse(most), Ok(number.most), "{option:?}");
+            assert!(parse(most + 1).is_err(), "{option:?}");
+            assert!(least == 0 || parse(least - 1).is_err(), "{option:?}");
+        }
+    }
+
+    #[test]
+    fn defaults_of_the_table_are_those_of_the_rule() {
+        let without = rule("--local-net 10.0.0.1");
+        for option in &OPTIONS {
+            let Some(DefaultValue { value, .. }) = option.default else {
+                continue;
+            };
+            if matches!(option.argument, Argument::Name) {
+                continue;
+            }
+            let with = rule(&format!("--local-net 10.0.0.1 --{} {value}", option.name()));
+            if option.name() == "max-entries" {
+                // It is kept as typed. The kernel has the default.
+                let records = with.max_entries * 1000;
+                assert_eq!(records, trafstat_abi::DEFAULT_MAX_ENTRIES);
+            } else {
+                assert_eq!(format!("{with:?}"), format!("{without:?}"), "{option:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_option_is_of_a_revision_that_the_plugin_has() {
+        for option in &OPTIONS {
+            let revisions = OLDEST_REVISION..=trafstat_abi::REVISION;
+            assert!(revisions.contains(&option.revision), "{option:?}");
+            assert!(RuleOption::find(option.name()).is_some(), "{option:?}");
+        }
+        assert!(RuleOption::find(UNKNOWN_OPTION).is_none());
+    }
+
+    #[test]
+    fn words_of_the_policies_are_those_that_help_names() {
+        let words = POLICIES.map(|(word, _)| word).join("|");
+        assert_eq!(Argument::Policy.placeholder(), words);
+    }
+
+    #[test]
+    fn rule_of_known_options_has_nothing_in_its_room() {
+        for rule in [
+            rule("--local-net 10.0.0.1"),
+            rule(
+                "--local-net 10.0.0.1 --local-tcp-ports 22,80 --remote-udp-ports ntp \
+                 --local-udp-ports all --max-entries 2000 --traf-policy drop --min-pkt-spoof 3 \
+                 --sample-tcp-syn 10 --sample-tcp-any 20 --sample-udp-any 30 --fast-aggregate \
+                 --dump-priority 5 --name web",
+            ),
+        ] {
+            assert!(rule.has_known_options_alone());
         }
     }
 

@@ -1,48 +1,68 @@
 //! What a rule reads as: the save form, the listing and the help text.
 
-use trafstat_abi::{POLICY_CONTINUE, RULE_FAST_AGGREGATE, RuleInfo};
+use std::mem;
+
+use trafstat_abi::{POLICY_CONTINUE, RuleInfo};
 
 use crate::{
     local_net::Family,
     name,
-    options::{ENTRIES, POLICIES, TargetOption},
+    options::{Argument, OPTIONS, POLICIES, RuleOption, UNKNOWN_OPTION},
     ports,
 };
 
 /// The longest parameter that iptables-restore takes, in bytes.
 const MAX_PARAMETER_LEN: usize = 1023;
 
-/// What `iptables -j TRAFSTAT -h` and `ip6tables -j TRAFSTAT -h` say.
-pub const HELP: &str = "\
-TRAFSTAT target options:
-  --local-net ADDRESS[/PREFIX|/MASK]
-                            the side to account for (mandatory); traffic from it is
-                            sent, to it received
-  --local-tcp-ports PORTS   local ports that records keep, for TCP, SCTP and DCCP
-  --local-udp-ports PORTS   the same for UDP and UDP-Lite
-  --remote-tcp-ports PORTS  remote ports that records keep, for TCP, SCTP and DCCP
-  --remote-udp-ports PORTS  the same for UDP and UDP-Lite
-                            PORTS: all, none (default), or ports, services and ranges
-                            FIRST:LAST between commas; again to add to a list
-  --max-entries N           thousands of records between two reads (default 1000)
-  --traf-policy accept|continue|drop
-                            what becomes of a counted packet (default continue)
-  --min-pkt-spoof N         give up the remote side of records that received fewer
-                            packets (default 0: keep all)
-  --sample-tcp-syn N        count one in N TCP SYN packets, N times (default 0: all)
-  --sample-tcp-any N        the same for other TCP packets, and for SYN packets
-                            without an option of their own (default 0: all)
-  --sample-udp-any N        the same for UDP packets (default 0: all)
-  --fast-aggregate          accepted for old rules, no effect
-  --dump-priority N         accepted for old rules (0 to 100), no effect
-  --name NAME               the account to count into, up to 31 characters
-                            A-Z a-z 0-9 _ . : - (default ADDRESS_PREFIX;
-                            mandatory where that is longer)
+/// The column of the help text in which meanings begin, and the one in which they end.
+const MEANING_COLUMNS: [usize; 2] = [28, 84];
 
+const EXAMPLES: &str = "
 Examples:
   iptables -I INPUT -j TRAFSTAT --local-net 192.0.2.1 --local-tcp-ports 22,80,443
   ip6tables -I INPUT -j TRAFSTAT --local-net 2001:db8::1 --local-tcp-ports 22,80,443
 ";
+
+/// What `iptables -j TRAFSTAT -h` and `ip6tables -j TRAFSTAT -h` print.
+pub fn help() -> String {
+    let options: String = OPTIONS.iter().map(help_of).collect();
+    format!("TRAFSTAT target options:\n{options}{EXAMPLES}")
+}
+
+/// The option with its argument, and its meaning beside or below it.
+fn help_of(option: &RuleOption) -> String {
+    let [begin, end] = MEANING_COLUMNS;
+    let mut head = format!("  --{} {}", option.name(), option.argument.placeholder());
+    let mut text = String::new();
+    if head.len() >= begin {
+        text = format!("{head}\n");
+        head.clear();
+    }
+    for line in wrap(&option.help(), end - begin) {
+        text.push_str(&format!("{head:begin$}{line}\n"));
+        head.clear();
+    }
+    text
+}
+
+/// The text in lines of at most `width` characters, unless a word has more.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for paragraph in text.lines() {
+        let mut words = paragraph.split(' ');
+        let mut line = words.next().unwrap_or_default().to_owned();
+        for word in words {
+            if line.len() + 1 + word.len() > width {
+                lines.push(mem::take(&mut line));
+            } else {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        lines.push(line);
+    }
+    lines
+}
 
 /// The rule's options as iptables-save prints them, each with a space before it.
 ///
@@ -59,27 +79,30 @@ pub fn list<F: Family>(info: &RuleInfo) -> String {
     format!(" TRAFSTAT{}", words.collect::<String>())
 }
 
-/// The options that differ from their defaults, in the table's order.
+/// The options that differ from their defaults, in the table's order, and a word for those of
+/// a later version.
 fn words<F: Family>(info: &RuleInfo, max_value_len: usize) -> impl Iterator<Item = String> {
-    ENTRIES.iter().flat_map(move |entry| {
-        values::<F>(info, entry.option, max_value_len)
+    let known = OPTIONS.iter().flat_map(move |option| {
+        values::<F>(info, option.argument, max_value_len)
             .into_iter()
             .map(|value| {
-                if entry.takes_value {
-                    format!("{} {value}", entry.name())
+                if option.takes_value() {
+                    format!("{} {value}", option.name())
                 } else {
-                    entry.name().to_owned()
+                    option.name().to_owned()
                 }
             })
-    })
+    });
+    let unknown = (!info.has_known_options_alone()).then(|| UNKNOWN_OPTION.to_owned());
+    known.chain(unknown)
 }
 
-/// The option's values, one for each time that it has to be written.
-fn values<F: Family>(info: &RuleInfo, option: TargetOption, max_len: usize) -> Vec<String> {
-    let given = |number: u32| (number != 0).then(|| number.to_string());
-    let value = match option {
-        TargetOption::Ports(list) => return ports::texts(info, list, max_len),
-        TargetOption::LocalNet => {
+/// The argument's values, one for each time that the option has to be written.
+fn values<F: Family>(info: &RuleInfo, argument: Argument, max_len: usize) -> Vec<String> {
+    let value = match argument {
+        Argument::Ports(list) => return ports::texts(info, list, max_len),
+        Argument::Flag(bit) => (u32::from(info.flags) & bit != 0).then(String::new),
+        Argument::LocalNet => {
             let addr = F::from_field(&info.local_addr);
             // A host stands by itself, as the original module's rules were saved.
             match info.prefix_len {
@@ -87,17 +110,12 @@ fn values<F: Family>(info: &RuleInfo, option: TargetOption, max_len: usize) -> V
                 prefix_len => Some(format!("{addr}/{prefix_len}")),
             }
         }
-        TargetOption::MaxEntries => given(info.max_entries),
-        TargetOption::TrafPolicy => policy(info.policy.into()),
-        TargetOption::MinPktSpoof => given(info.min_pkt_spoof),
-        TargetOption::SampleTcpSyn => given(info.sample_tcp_syn),
-        TargetOption::SampleTcpAny => given(info.sample_tcp_any),
-        TargetOption::SampleUdpAny => given(info.sample_udp_any),
-        TargetOption::FastAggregate => {
-            (u32::from(info.flags) & RULE_FAST_AGGREGATE != 0).then(String::new)
-        }
-        TargetOption::DumpPriority => given(info.dump_priority.into()),
-        TargetOption::Name => {
+        Argument::Number(number) => match (number.get)(info) {
+            0 => None,
+            given => Some(given.to_string()),
+        },
+        Argument::Policy => policy(info.policy.into()),
+        Argument::Name => {
             (name::default_for::<F>(info) != Ok(info.name)).then(|| name::text(&info.name))
         }
     };
@@ -217,12 +235,52 @@ mod tests {
     }
 
     #[test]
-    fn help_and_manual_name_every_option() {
-        let manual = include_str!("../../xt-plugin/libxt_TRAFSTAT.man").replace("\\-", "-");
-        for entry in &ENTRIES {
-            let option = format!("--{}", entry.name());
-            assert!(HELP.contains(&option), "help lacks {option}");
-            assert!(manual.contains(&option), "manual lacks {option}");
+    fn option_of_a_later_version_is_told_and_does_not_restore() {
+        let later: [fn(&mut RuleInfo); 4] = [
+            |info| info.flags = 0x80,
+            |info| info.lists[3].reserved = 1,
+            |info| info.lists[0].start = 1,
+            |info| info.ranges[479].last = 1,
+        ];
+        for change in later {
+            let mut info = parse_words::<Ipv4>(&["--local-net", "10.0.0.1"]).unwrap();
+            change(&mut info);
+            let saved = save::<Ipv4>(&info);
+            assert_eq!(saved, " --local-net 10.0.0.1 --option-of-newer-version");
+            let words: Vec<&str> = saved.split_whitespace().collect();
+            let error = parse_words::<Ipv4>(&words).unwrap_err();
+            assert!(error.contains("unknown option"), "{error}");
+        }
+    }
+
+    #[test]
+    fn help_has_every_option_with_argument_meaning_limits_and_default() {
+        let help = help();
+        let (options, _) = help.split_once("\n\n").unwrap();
+        let words: Vec<&str> = options.split_whitespace().collect();
+        let words = words.join(" ");
+        for option in &OPTIONS {
+            let head = format!("--{} {}", option.name(), option.argument.placeholder());
+            let text = format!("{} {}", head.trim_end(), option.help());
+            assert!(
+                words.contains(&text.replace('\n', " ")),
+                "help lacks {text}"
+            );
+        }
+        assert!(options.lines().all(|line| line.len() <= MEANING_COLUMNS[1]));
+    }
+
+    #[test]
+    fn help_puts_meanings_beside_options_and_below_long_ones() {
+        let help = help();
+        for lines in [
+            "  --max-entries N           thousands of records between two reads; 1 to 4194304\n\
+             \x20                           (default 1000)\n",
+            "  --traf-policy accept|continue|drop\n\
+             \x20                           what becomes of a counted packet (default continue)\n",
+            "  --fast-aggregate          accepted for old rules, without effect\n",
+        ] {
+            assert!(help.contains(lines), "{help}");
         }
     }
 
@@ -251,23 +309,47 @@ mod tests {
     #[test]
     fn t_files_have_a_saved_and_a_refused_rule_for_every_option() {
         for cases in T_FILES.map(|t_file| t_file::parse(t_file).unwrap()) {
-            for entry in &ENTRIES {
+            for option in &OPTIONS {
                 let uses = |text: &str| {
                     text.split(' ')
-                        .any(|word| word.strip_prefix("--") == Some(entry.name()))
+                        .any(|word| word.strip_prefix("--") == Some(option.name()))
                 };
                 assert!(
                     cases.iter().any(|case| case.saved.is_some_and(uses)),
-                    "{entry:?}"
+                    "{option:?}"
                 );
                 assert!(
                     cases
                         .iter()
                         .any(|case| case.saved.is_none() && uses(case.rule)),
-                    "{entry:?}"
+                    "{option:?}"
                 );
             }
         }
+    }
+
+    #[test]
+    fn ipv6_rules_whose_options_have_no_address_are_those_of_ipv4() {
+        let [ipv4, ipv6] = T_FILES.map(|t_file| t_file::parse(t_file).unwrap());
+        let mut compared = 0;
+        for case in ipv6 {
+            let Some((_, options)) = case.rule.split_once("--local-net 2001:db8::1 --") else {
+                continue;
+            };
+            if options.starts_with("name ") || options.starts_with("local-net ") {
+                continue;
+            }
+            let of_ipv4 = |text: &str| text.replace("2001:db8::1", "10.0.0.1");
+            let (rule, saved) = (of_ipv4(case.rule), case.saved.map(of_ipv4));
+            assert!(
+                ipv4.iter()
+                    .any(|case| case.rule == rule && case.saved == saved.as_deref()),
+                "libxt_TRAFSTAT.t lacks what line {} has of ip6tables: {rule}",
+                case.line
+            );
+            compared += 1;
+        }
+        assert!(compared > OPTIONS.len());
     }
 
     #[test]
@@ -306,35 +388,32 @@ mod tests {
         })
     }
 
-    fn value<F: Family + 'static>(option: TargetOption) -> BoxedStrategy<String> {
-        match option {
-            TargetOption::LocalNet => local_net::<F>().boxed(),
-            TargetOption::Ports(_) => port_list().boxed(),
-            TargetOption::MaxEntries => (1..=4_194_304_u32).prop_map(|n| n.to_string()).boxed(),
-            TargetOption::TrafPolicy => prop_oneof!["ACCEPT", "continue", "Drop"].boxed(),
-            TargetOption::MinPktSpoof
-            | TargetOption::SampleTcpSyn
-            | TargetOption::SampleTcpAny
-            | TargetOption::SampleUdpAny => any::<u32>().prop_map(|n| n.to_string()).boxed(),
-            TargetOption::FastAggregate => Just(String::new()).boxed(),
-            TargetOption::DumpPriority => (0..=100_u32).prop_map(|n| n.to_string()).boxed(),
-            TargetOption::Name => "[A-Za-z0-9_:-][A-Za-z0-9_.:-]{0,30}".boxed(),
+    fn value<F: Family + 'static>(argument: Argument) -> BoxedStrategy<String> {
+        match argument {
+            Argument::Flag(_) => Just(String::new()).boxed(),
+            Argument::LocalNet => local_net::<F>().boxed(),
+            Argument::Ports(_) => port_list().boxed(),
+            Argument::Number(number) => (number.least..=number.most)
+                .prop_map(|n| n.to_string())
+                .boxed(),
+            Argument::Policy => prop_oneof!["ACCEPT", "continue", "Drop"].boxed(),
+            Argument::Name => "[A-Za-z0-9_:-][A-Za-z0-9_.:-]{0,30}".boxed(),
         }
     }
 
     /// Words of a command line with any of the options, in any order.
     fn command_line<F: Family + 'static>() -> impl Strategy<Value = Vec<String>> {
-        let options: Vec<_> = ENTRIES
+        let options: Vec<_> = OPTIONS
             .iter()
-            .map(|entry| (Just(entry), value::<F>(entry.option), any::<bool>()))
+            .map(|option| (Just(option), value::<F>(option.argument), any::<bool>()))
             .collect();
         options.prop_shuffle().prop_map(|options| {
             options
                 .into_iter()
-                .filter(|(entry, _, given)| entry.mandatory || *given)
-                .flat_map(|(entry, value, _)| {
-                    let value = entry.takes_value.then_some(value);
-                    [Some(format!("--{}", entry.name())), value]
+                .filter(|(option, _, given)| option.mandatory || *given)
+                .flat_map(|(option, value, _)| {
+                    let value = option.takes_value().then_some(value);
+                    [Some(format!("--{}", option.name())), value]
                 })
                 .flatten()
                 .collect()
@@ -348,6 +427,7 @@ mod tests {
         let restored = parse_words::<F>(&saved_words).map_err(TestCaseError::fail)?;
         prop_assert_eq!(format!("{rule:?}"), format!("{restored:?}"));
         prop_assert_eq!(&save::<F>(&restored), &saved);
+        prop_assert!(rule.has_known_options_alone());
         prop_assert!(
             saved_words
                 .iter()

@@ -24,7 +24,7 @@ use bindings::{
 use trafstat_rule::{
     command_line::{NAT_WARNING, adds_to_nat},
     local_net::{Family, Ipv4, Ipv6},
-    options::{self, ENTRIES},
+    options::{self, OPTIONS},
     ports::Transport,
     render,
 };
@@ -122,14 +122,18 @@ fn option_entries() -> *const xt_option_entry {
 
 /// The option table, with the empty entry that ends it.
 fn option_table<Growth: Default>() -> *const OptionEntry<Growth> {
-    let entries = (0..).zip(&ENTRIES).map(|(id, entry)| {
-        let mandatory = if entry.mandatory { XTOPT_MAND } else { 0 };
-        let repeatable = if entry.repeatable { XTOPT_MULTI } else { 0 };
+    let entries = (0..).zip(&OPTIONS).map(|(id, option)| {
+        let mandatory = if option.mandatory { XTOPT_MAND } else { 0 };
+        let repeatable = if option.is_repeatable() {
+            XTOPT_MULTI
+        } else {
+            0
+        };
         OptionEntry {
-            name: entry.name.as_ptr(),
+            name: option.name.as_ptr(),
             // Strings all, for libxtables' own types look names up in the DNS and
             // take octal and hexadecimal numbers.
-            type_: if entry.takes_value {
+            type_: if option.takes_value() {
                 XTTYPE_STRING
             } else {
                 XTTYPE_NONE
@@ -166,7 +170,7 @@ const fn align(size: usize) -> usize {
 }
 
 extern "C" fn help() {
-    write(render::HELP);
+    write(&render::help());
 }
 
 unsafe extern "C" fn parse<F: Family>(call: *mut xt_option_call) {
@@ -181,10 +185,10 @@ unsafe extern "C" fn parse<F: Family>(call: *mut xt_option_call) {
     // SAFETY: the entry is one of those that `option_table` leaked, whose beginning is the same
     // for every growth.
     let id = unsafe { &*call.entry.cast::<OptionEntry<()>>() }.id;
-    let Some(entry) = ENTRIES.get(id as usize) else {
+    let Some(option) = OPTIONS.get(id as usize) else {
         exit_error(OTHER_PROBLEM, &format!("no option has the number {id}"));
     };
-    let value = if entry.takes_value && !call.arg.is_null() {
+    let value = if option.takes_value() && !call.arg.is_null() {
         // SAFETY: the argument of an option that takes one is a string of the command
         // line, which lives as long as the program.
         unsafe { CStr::from_ptr(call.arg) }
@@ -192,14 +196,14 @@ unsafe extern "C" fn parse<F: Family>(call: *mut xt_option_call) {
         c""
     };
     let Ok(value) = value.to_str() else {
-        let reason = format!("--{}: the value is not UTF-8 text", entry.name());
+        let reason = format!("--{}: the value is not UTF-8 text", option.name());
         exit_error(PARAMETER_PROBLEM, &reason);
     };
     // SAFETY: the data are the rule's own `size` bytes, aligned as malloc aligns and zeroed
     // at first, RuleInfo is valid for any bytes, and nobody else looks at them meanwhile.
     let info = unsafe { &mut *call.data.cast::<RuleInfo>() };
     let repeated = given_before & (1 << id) != 0;
-    if let Err(reason) = options::parse::<F>(info, entry, value, repeated, service_port) {
+    if let Err(reason) = options::parse::<F>(info, option, value, repeated, service_port) {
         exit_error(PARAMETER_PROBLEM, &reason);
     }
 }

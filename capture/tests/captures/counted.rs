@@ -11,7 +11,7 @@ use trafstat_abi::{RecordIpv4, RecordIpv6, RuleInfo, SnapshotHeader};
 use trafstat_capture::engine::{Engine, Rules, Tally};
 use trafstat_capture::file::{CaptureError, CaptureFile};
 use trafstat_rule::local_net::{Family, Ipv4, Ipv6};
-use trafstat_rule::options::{self, ENTRIES};
+use trafstat_rule::options::{self, RuleOption};
 use zerocopy::FromBytes;
 
 /// What makes a record.
@@ -43,8 +43,8 @@ pub struct Counted {
 pub fn rule<F: Family>(given: &[(&str, &str)]) -> RuleInfo {
     let mut info = options::empty();
     for (name, value) in given {
-        let entry = ENTRIES.iter().find(|entry| entry.name() == *name).unwrap();
-        options::parse::<F>(&mut info, entry, value, false, |_, _| None).unwrap();
+        let option = RuleOption::find(name).unwrap();
+        options::parse::<F>(&mut info, option, value, false, |_, _| None).unwrap();
     }
     options::complete::<F>(&mut info).unwrap();
     info

@@ -5,7 +5,7 @@ use std::time::Duration;
 use trafstat_capture::engine::{Engine, Rules};
 use trafstat_capture::file::CaptureFile;
 use trafstat_rule::local_net::{Family, Ipv4, Ipv6};
-use trafstat_rule::options::{self, ENTRIES};
+use trafstat_rule::options::{self, RuleOption};
 
 /// What compressed input may unpack to.
 const MAX_BYTES: u64 = 1 << 22;
@@ -51,9 +51,8 @@ fn rule<F: Family>(net: &str) -> trafstat_abi::RuleInfo {
         ("local-tcp-ports", "all"),
         ("name", "a"),
     ] {
-        let entry = ENTRIES.iter().find(|entry| entry.name() == name);
-        let entry = entry.expect("an option");
-        options::parse::<F>(&mut info, entry, value, false, |_, _| None).expect("a value");
+        let option = RuleOption::find(name).expect("an option");
+        options::parse::<F>(&mut info, option, value, false, |_, _| None).expect("a value");
     }
     info
 }

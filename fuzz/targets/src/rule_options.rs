@@ -3,7 +3,7 @@
 
 use trafstat_abi::RuleInfo;
 use trafstat_rule::local_net::{Family, Ipv4, Ipv6};
-use trafstat_rule::options::{self, ENTRIES};
+use trafstat_rule::options::{self, OPTIONS, RuleOption};
 use trafstat_rule::render;
 
 /// Runs one input.
@@ -19,6 +19,7 @@ fn check<F: Family>(text: &str) {
     let Some(info) = parse::<F>(text.lines()) else {
         return;
     };
+    assert!(info.has_known_options_alone());
     let saved = render::save::<F>(&info);
     let lines = lines(&saved).expect("options and their values");
     let again = parse::<F>(lines.iter().map(String::as_str)).expect("what is saved is taken");
@@ -32,8 +33,8 @@ fn lines(saved: &str) -> Option<Vec<String>> {
     let mut lines = Vec::new();
     while let Some(word) = words.next() {
         let name = word.strip_prefix("--")?;
-        let entry = ENTRIES.iter().find(|entry| entry.name() == name)?;
-        lines.push(match entry.takes_value {
+        let option = RuleOption::find(name)?;
+        lines.push(match option.takes_value() {
             true => format!("{name} {}", words.next()?),
             false => name.to_owned(),
         });
@@ -44,25 +45,25 @@ fn lines(saved: &str) -> Option<Vec<String>> {
 /// A rule of lines such as `local-net 192.0.2.1`.
 fn parse<'a, F: Family>(lines: impl Iterator<Item = &'a str>) -> Option<RuleInfo> {
     let mut info = options::empty();
-    let mut given = [false; ENTRIES.len()];
+    let mut given = [false; OPTIONS.len()];
     for line in lines {
         let (name, value) = line.split_once(' ').unwrap_or((line, ""));
-        let id = ENTRIES.iter().position(|entry| entry.name() == name)?;
-        if given[id] && !ENTRIES[id].repeatable {
+        let id = OPTIONS.iter().position(|option| option.name() == name)?;
+        if given[id] && !OPTIONS[id].is_repeatable() {
             return None;
         }
         if let Err(reason) =
-            options::parse::<F>(&mut info, &ENTRIES[id], value, given[id], |_, _| None)
+            options::parse::<F>(&mut info, &OPTIONS[id], value, given[id], |_, _| None)
         {
             assert!(!reason.contains('\n'), "{reason:?}");
             return None;
         }
         given[id] = true;
     }
-    let is_whole = ENTRIES
+    let is_whole = OPTIONS
         .iter()
         .zip(given)
-        .all(|(entry, given)| given || !entry.mandatory);
+        .all(|(option, given)| given || !option.mandatory);
     options::complete::<F>(&mut info)
         .ok()
         .filter(|()| is_whole)?;
