@@ -6,7 +6,9 @@ use std::{env, path::PathBuf};
 
 use anyhow::{Context, Result};
 
-const INCLUDES: &str = "#include <dlfcn.h>\n#include <stdio.h>\n#include <xtables.h>\n";
+// Without XTABLES_INTERNAL, xtables.h leaves out `struct xtables_afinfo`.
+const INCLUDES: &str = "#include <dlfcn.h>\n#include <stdio.h>\n\
+                        #define XTABLES_INTERNAL\n#include <xtables.h>\n";
 
 fn main() -> Result<()> {
     let include_flags = include_dirs()?
@@ -19,6 +21,7 @@ fn main() -> Result<()> {
         .parse_callbacks(Box::new(bindgen::CargoCallbacks::new()))
         .allowlist_function("dlsym")
         .allowlist_function("printf")
+        .allowlist_function("xtables_find_target")
         .allowlist_function("xtables_option_parse")
         .allowlist_function("xtables_register_target")
         .allowlist_function("xtables_service_to_port")
@@ -28,7 +31,9 @@ fn main() -> Result<()> {
         .allowlist_type("_xt_align")
         .allowlist_type("xt_option_flags")
         .allowlist_type("xtables_exittype")
+        .allowlist_type("xtables_afinfo")
         .allowlist_type("xtables_target")
+        .allowlist_type("xtables_tryload")
         .allowlist_type("xt_option_type")
         .prepend_enum_name(false)
         .generate_cstr(true)

@@ -14,12 +14,12 @@ use std::{
     process, ptr,
 };
 
-use trafstat_abi::{REVISION, RuleInfo};
+use trafstat_abi::{OLDEST_REVISION, REVISION, RuleInfo};
 
 use bindings::{
-    NFPROTO_IPV4, NFPROTO_IPV6, OTHER_PROBLEM, PARAMETER_PROBLEM, XTABLES_VERSION, XTOPT_MAND,
-    XTOPT_MULTI, XTTYPE_NONE, XTTYPE_STRING, xt_entry_target, xt_fcheck_call, xt_option_call,
-    xt_option_entry, xt_option_type, xtables_target,
+    NFPROTO_IPV4, NFPROTO_IPV6, OTHER_PROBLEM, PARAMETER_PROBLEM, XTABLES_VERSION, XTF_DONT_LOAD,
+    XTOPT_MAND, XTOPT_MULTI, XTTYPE_NONE, XTTYPE_STRING, xt_entry_target, xt_fcheck_call,
+    xt_option_call, xt_option_entry, xt_option_type, xtables_afinfo, xtables_target,
 };
 use trafstat_rule::{
     command_line::{NAT_WARNING, adds_to_nat},
@@ -50,9 +50,70 @@ mod bindings {
 #[used]
 static REGISTER: extern "C" fn() = register;
 
+const NAME: &CStr = c"TRAFSTAT";
+
+/// Registers the target in every revision.
+///
+/// libxtables makes usable only the highest one that the kernel has. iptables-legacy then prints
+/// a rule of a lower revision as `[unsupported revision]`, which does not restore. So where the
+/// kernel has the highest, the lower ones are made usable first: each is as soon as the target
+/// is looked up while no higher one is registered.
 extern "C" fn register() {
-    register_target(target::<Ipv4>(NFPROTO_IPV4 as u16));
-    register_target(target::<Ipv6>(NFPROTO_IPV6 as u16));
+    let highest = if acts_as("older") {
+        OLDEST_REVISION
+    } else {
+        REVISION
+    };
+    let has_highest = kernel_has(highest);
+    for revision in OLDEST_REVISION..=highest {
+        register_target(target::<Ipv4>(NFPROTO_IPV4 as u16, revision));
+        register_target(target::<Ipv6>(NFPROTO_IPV6 as u16, revision));
+        if has_highest && revision < highest && kernel_has(revision) {
+            make_usable();
+        }
+    }
+}
+
+/// Whether a test has the plugin act as one of this version; never without feature
+/// `other-versions`.
+fn acts_as(version: &str) -> bool {
+    cfg!(feature = "other-versions")
+        && env::var_os("TRAFSTAT_TEST_PLUGIN").is_some_and(|acts_as| acts_as == version)
+}
+
+/// Whether the kernel has the target in this revision, as far as the program can tell.
+fn kernel_has(revision: u32) -> bool {
+    // The symbol is not of the library's documented ones, so it is looked up: without it, the
+    // plugin does with one revision.
+    // SAFETY: the name is a string; null looks in all libraries that are loaded.
+    let afinfo = unsafe { bindings::dlsym(ptr::null_mut(), c"afinfo".as_ptr()) };
+    // SAFETY: the symbol is a variable of this type, which nobody writes meanwhile.
+    let afinfo = unsafe { afinfo.cast::<*const xtables_afinfo>().as_ref() };
+    // SAFETY: the variable is null or points to a static of the library.
+    let afinfo = afinfo.and_then(|afinfo| unsafe { afinfo.as_ref() });
+    // SAFETY: the program sets this before it loads an extension and never changes it.
+    let params = unsafe { bindings::xt_params };
+    // SAFETY: it points to a static of the program.
+    let params = unsafe { params.as_ref() };
+    let (Some(afinfo), Some(params)) = (afinfo, params) else {
+        return false;
+    };
+    params.compat_rev.is_some_and(|compat_rev| {
+        // SAFETY: the name is a string, and the option is the one of the program's family.
+        unsafe { compat_rev(NAME.as_ptr(), revision as u8, afinfo.so_rev_target) != 0 }
+    })
+}
+
+/// Has libxtables ask the kernel for the revision that was registered last, and list it.
+fn make_usable() {
+    // SAFETY: the name is a string. libxtables loads this library in a lookup of its own, when
+    // it is done with its lists.
+    let target = unsafe { bindings::xtables_find_target(NAME.as_ptr(), XTF_DONT_LOAD) };
+    // SAFETY: it is null or the target of this library, which libxtables does not use meanwhile.
+    if let Some(target) = unsafe { target.as_mut() } {
+        // Not used by a rule yet: iptables prints the help of every target that is.
+        target.used = 0;
+    }
 }
 
 fn register_target(target: xtables_target) {
@@ -62,18 +123,18 @@ fn register_target(target: xtables_target) {
     unsafe { bindings::xtables_register_target(target) };
 }
 
-fn target<F: Family>(family: u16) -> xtables_target {
+fn target<F: Family>(family: u16, revision: u32) -> xtables_target {
     xtables_target {
         version: XTABLES_VERSION.as_ptr(),
-        name: c"TRAFSTAT".as_ptr(),
-        revision: REVISION as u8,
+        name: NAME.as_ptr(),
+        revision: revision as u8,
         family,
         size: align(size_of::<RuleInfo>()),
         userspacesize: offset_of!(RuleInfo, rule),
         help: Some(help),
         x6_parse: Some(parse::<F>),
         x6_fcheck: Some(complete::<F>),
-        x6_options: option_entries(),
+        x6_options: option_entries(revision),
         print: Some(list::<F>),
         save: Some(save::<F>),
         ..xtables_target::default()
@@ -107,22 +168,24 @@ const _: () = {
     assert!(offset_of!(xt_option_entry, max) == offset_of!(OptionEntry<()>, max));
 };
 
-/// The option table as the libxtables that loaded this library reads it.
-fn option_entries() -> *const xt_option_entry {
+/// The option table of a revision, as the libxtables that loaded this library reads it.
+fn option_entries(revision: u32) -> *const xt_option_entry {
     // The function came with the field. A program's version would not do: nft loads
     // extensions, too, and says its own.
     // SAFETY: the name is a string; null looks in all libraries that are loaded.
     let symbol = unsafe { bindings::dlsym(ptr::null_mut(), c"xtables_strtoul_base".as_ptr()) };
     if symbol.is_null() {
-        option_table::<()>().cast()
+        option_table::<()>(revision).cast()
     } else {
-        option_table::<c_uint>().cast()
+        option_table::<c_uint>(revision).cast()
     }
 }
 
 /// The option table, with the empty entry that ends it.
-fn option_table<Growth: Default>() -> *const OptionEntry<Growth> {
-    let entries = (0..).zip(&OPTIONS).map(|(id, option)| {
+fn option_table<Growth: Default>(revision: u32) -> *const OptionEntry<Growth> {
+    let options = (0..).zip(&OPTIONS);
+    let options = options.filter(|(_, option)| option.revision <= revision);
+    let entries = options.map(|(id, option)| {
         let mandatory = if option.mandatory { XTOPT_MAND } else { 0 };
         let repeatable = if option.is_repeatable() {
             XTOPT_MULTI
@@ -217,6 +280,10 @@ unsafe extern "C" fn complete<F: Family>(call: *mut xt_fcheck_call) {
     if let Err(reason) = options::complete::<F>(info) {
         exit_error(PARAMETER_PROBLEM, &reason);
     }
+    if acts_as("newer") {
+        // An option that is not known here would stand there.
+        info.lists[0].reserved = 1;
+    }
     // libxtables comes here for rules to be deleted or looked for, too.
     if adds_to_nat(env::args_os().skip(1)) {
         // A warning that cannot be written is no reason to refuse the rule.
@@ -249,18 +316,22 @@ unsafe fn rule_info(target: *const xt_entry_target) -> RuleInfo {
     // SAFETY: the caller vouches for the header; targets are aligned to 8 in the kernel's
     // rule blob as in memory from malloc.
     let header = unsafe { &*target };
-    // SAFETY: every member of the union begins with the size.
-    let target_size = unsafe { header.u.target_size };
-    if usize::from(target_size) < size_of::<xt_entry_target>() + size_of::<RuleInfo>() {
-        let reason = format!(
-            "the kernel's rule has {target_size} bytes, fewer than revision {REVISION} has"
-        );
+    // SAFETY: every member of the union begins with size, name and revision.
+    let user = unsafe { header.u.user };
+    let (size, revision) = (user.target_size, user.revision);
+    if usize::from(size) < size_of::<xt_entry_target>() + size_of::<RuleInfo>() {
+        let reason =
+            format!("the kernel's rule has {size} bytes, fewer than revision {revision} has");
         exit_error(OTHER_PROBLEM, &reason);
     }
     // SAFETY: the header's size says that the data follow within the same allocation.
     let info = unsafe { target.add(1) }.cast::<RuleInfo>();
     // SAFETY: that many bytes were just seen to be there, and RuleInfo is valid for any.
-    unsafe { info.read_unaligned() }
+    let mut info = unsafe { info.read_unaligned() };
+    if u32::from(revision) == OLDEST_REVISION {
+        info.clear_room();
+    }
+    info
 }
 
 fn service_port(name: &str, transport: Transport) -> Option<u16> {

@@ -108,6 +108,8 @@ fn help_is_printed_with_the_defaults() {
         ] {
             assert!(help.contains(text), "{help}");
         }
+        // Each revision of the target has the same.
+        assert_eq!(help.matches("TRAFSTAT target options:").count(), 1);
     }
 }
 
