@@ -76,7 +76,16 @@ impl Guest {
 
     /// The value of XTABLES_LIBDIR with which iptables finds the plugin.
     pub fn plugin_path(&self) -> OsString {
-        let mut path = self.folder.clone().into_os_string();
+        self.plugin_path_of(&self.folder)
+    }
+
+    /// The same for the plugin that can act as one of another version.
+    pub fn path_of_other_versions(&self) -> OsString {
+        self.plugin_path_of(&self.file("other-versions"))
+    }
+
+    fn plugin_path_of(&self, folder: &Path) -> OsString {
+        let mut path = folder.to_owned().into_os_string();
         path.push(":");
         path.push(SYSTEM_EXTENSIONS);
         path

@@ -43,6 +43,17 @@ impl Backend {
     }
 }
 
+/// The version of the plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plugin {
+    /// The one that is built.
+    This,
+    /// An older one, with the target's oldest revision alone.
+    Older,
+    /// A newer one, with an option in every rule that nothing here knows.
+    Newer,
+}
+
 /// iptables or ip6tables in one namespace.
 pub struct Iptables<'a> {
     guest: &'a Guest,
@@ -50,6 +61,7 @@ pub struct Iptables<'a> {
     family: Family,
     /// The system's choice, where none is made.
     backend: Option<Backend>,
+    plugin: Plugin,
 }
 
 /// What a rule's or several rules' counters say.
@@ -77,6 +89,7 @@ impl<'a> Iptables<'a> {
             netns,
             family,
             backend: None,
+            plugin: Plugin::This,
         }
     }
 
@@ -86,6 +99,11 @@ impl<'a> Iptables<'a> {
             backend: Some(backend),
             ..self
         }
+    }
+
+    /// The same with `plugin`.
+    pub fn with_plugin(self, plugin: Plugin) -> Self {
+        Self { plugin, ..self }
     }
 
     /// The program's name, such as `ip6tables-legacy`.
@@ -274,9 +292,18 @@ impl<'a> Iptables<'a> {
             // For the lock that legacy ones have in common, whatever their namespace.
             command.arg("-w");
         }
-        command
-            .env("XTABLES_LIBDIR", self.guest.plugin_path())
-            .args(arguments.split_whitespace());
+        let acts_as = match self.plugin {
+            Plugin::This => None,
+            Plugin::Older => Some("older"),
+            Plugin::Newer => Some("newer"),
+        };
+        match acts_as {
+            None => command.env("XTABLES_LIBDIR", self.guest.plugin_path()),
+            Some(version) => command
+                .env("XTABLES_LIBDIR", self.guest.path_of_other_versions())
+                .env("TRAFSTAT_TEST_PLUGIN", version),
+        };
+        command.args(arguments.split_whitespace());
         command
     }
 }

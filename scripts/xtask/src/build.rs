@@ -26,12 +26,20 @@ pub struct Built {
     pub vmtests: PathBuf,
 }
 
+/// Module and plugin with what only tests have in them.
+pub struct ForTests<'a> {
+    module: &'a Path,
+    plugin: &'a Path,
+}
+
 /// What is the same on every kernel.
 pub struct Parts {
     /// The programs.
     pub programs: Built,
     /// The plugin.
     pub plugin: PathBuf,
+    /// The plugin that can act as one of another version.
+    pub plugin_of_other_versions: PathBuf,
     /// The module's Rust object.
     pub object: Vec<u8>,
 }
@@ -49,6 +57,7 @@ impl Parts {
         Ok(Self {
             object: kernel_object::build(Variant::Plain)?,
             programs: programs()?,
+            plugin_of_other_versions: plugin_of_other_versions()?,
             plugin: plugin()?,
         })
     }
@@ -69,10 +78,13 @@ impl Parts {
             &self.object
         };
         let module = kbuild::for_rootfs(&rootfs, object)?;
-        let with_tests = kbuild::with_tests(&rootfs, object)?;
+        let with_tests = ForTests {
+            module: &kbuild::with_tests(&rootfs, object)?,
+            plugin: &self.plugin_of_other_versions,
+        };
         let share =
             self.programs
-                .stage(platform.kernel, &module, Some(&with_tests), &self.plugin)?;
+                .stage(platform.kernel, &module, &self.plugin, Some(with_tests))?;
         Ok((rootfs, share))
     }
 }
@@ -85,6 +97,24 @@ impl Parts {
 pub fn plugin() -> Result<PathBuf> {
     command::run_visibly(&mut cargo_build(&["--package", "xt-trafstat"]))?;
     Ok(paths::cargo_target().join("release/libxt_TRAFSTAT.so"))
+}
+
+/// Builds the plugin that can act as one of another version; returns its path.
+fn plugin_of_other_versions() -> Result<PathBuf> {
+    command::run_visibly(&mut cargo_build(&[
+        "--package",
+        "xt-trafstat",
+        "--features",
+        "other-versions",
+    ]))?;
+    // Cargo gives both builds one name.
+    let built = paths::target().join("libxt_TRAFSTAT-other-versions.so");
+    fs::create_dir_all(paths::target())?;
+    copy(
+        &paths::cargo_target().join("release/libxt_TRAFSTAT.so"),
+        &built,
+    )?;
+    Ok(built)
 }
 
 /// Builds the programs.
@@ -121,8 +151,8 @@ pub fn programs() -> Result<Built> {
 }
 
 impl Built {
-    /// Puts everything that `host`, a guest or this one, runs into a folder of its own, `with_tests`
-    /// being the module with what only tests have in it; returns that folder.
+    /// Puts everything that `host`, a guest or this one, runs into a folder of its own; returns that
+    /// folder.
     ///
     /// # Errors
     ///
@@ -131,8 +161,8 @@ impl Built {
         &self,
         host: &str,
         module: &Path,
-        with_tests: Option<&Path>,
         plugin: &Path,
+        with_tests: Option<ForTests<'_>>,
     ) -> Result<PathBuf> {
         let folder = paths::target().join("stage").join(host);
         fs::create_dir_all(&folder)?;
@@ -155,8 +185,12 @@ impl Built {
         ] {
             copy(from, &folder.join(name))?;
         }
-        if let Some(with_tests) = with_tests {
-            copy(with_tests, &folder.join("xt_TRAFSTAT-tests.ko"))?;
+        if let Some(ForTests { module, plugin }) = with_tests {
+            copy(module, &folder.join("xt_TRAFSTAT-tests.ko"))?;
+            // libxtables wants this name, so it lies in a folder of its own.
+            let other_versions = folder.join("other-versions");
+            fs::create_dir_all(&other_versions)?;
+            copy(plugin, &other_versions.join("libxt_TRAFSTAT.so"))?;
         }
         Ok(folder)
     }

@@ -65,7 +65,7 @@ pub fn on_host() -> Result<()> {
     packages::install(build::PLUGIN_PACKAGES)?;
     abi::check()?;
     let module = kbuild::for_host(&kernel, &kernel_object::build(Variant::Plain)?)?;
-    let share = build::programs()?.stage("host", &module, None, &build::plugin()?)?;
+    let share = build::programs()?.stage("host", &module, &build::plugin()?, None)?;
     let database = database()?;
     let status = command::stream(
         Command::new(share.join("trafstat-vmtests"))

@@ -34,6 +34,7 @@ mod proc_name;
 mod readers;
 mod reload_under_traffic;
 mod replaced_account;
+mod revisions;
 mod rules;
 mod sampling;
 mod stress;
@@ -126,6 +127,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "rules",
         scenario: rules::run,
+    },
+    Scenario {
+        name: "revisions",
+        scenario: revisions::run,
     },
     Scenario {
         name: "limits",
