@@ -3,8 +3,8 @@
 use crate::options::{Argument, OPTIONS, RuleOption};
 
 /// The plugin's part of iptables-extensions(8).
-const MANUAL: &str = include_str!("../../libxt_TRAFSTAT.man");
-const README: &str = include_str!("../../../README.md");
+const MANUAL: &str = include_str!("../../xt-plugin/libxt_TRAFSTAT.man");
+const README: &str = include_str!("../../README.md");
 
 /// The argument as the manual spells it out.
 fn syntax(argument: Argument) -> &'static str {
