@@ -35,7 +35,9 @@ pub struct Mysql {
 }
 
 impl Mysql {
-    /// Logs in to the first server that answers. [`Store::migrate`] makes the schema.
+    /// Logs in to the first server that answers.
+    ///
+    /// [`Store::migrate`](crate::store::Store::migrate) makes the schema.
     ///
     /// # Errors
     /// [`StoreError::Unreachable`], [`StoreError::Denied`], or that the database is

@@ -47,8 +47,8 @@ pub struct Sqlite {
 impl Sqlite {
     /// Opens a database for writing, an empty one if there is none.
     ///
-    /// The file is made with mode 0640 and its folder with 0750. [`Store::migrate`]
-    /// makes the schema.
+    /// The file is made with mode 0640 and its folder with 0750.
+    /// [`Store::migrate`](crate::store::Store::migrate) makes the schema.
     ///
     /// # Errors
     /// That it cannot be created or opened, or is no trafstat database.
