@@ -231,10 +231,9 @@ fn functions(is_wanted: impl Fn(&str) -> bool) -> Result<Vec<u64>> {
         let mut fields = line.splitn(3, ' ');
         if let (Some(address), Some("t" | "T"), Some(name)) =
             (fields.next(), fields.next(), fields.next())
+            && is_wanted(name)
         {
-            if is_wanted(name) {
-                found.push(u64::from_str_radix(address, 16)?);
-            }
+            found.push(u64::from_str_radix(address, 16)?);
         }
     }
     ensure!(!found.contains(&0), "the kernel hides its addresses");

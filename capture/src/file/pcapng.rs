@@ -118,7 +118,7 @@ impl PcapNg {
             }
             let kind = self.u32_at(head, 0);
             let len = self.u32_at(head, 4);
-            if len < FRAMING_BYTES || len % 4 != 0 {
+            if len < FRAMING_BYTES || !len.is_multiple_of(4) {
                 return Err(corrupt(format!("a block of {len} bytes")));
             }
             match kind {

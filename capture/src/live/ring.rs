@@ -35,7 +35,7 @@ const BPF_RET_K: u16 = 0x06;
 
 const STATUS: usize =
     offset_of!(libc::tpacket_block_desc, hdr) + offset_of!(libc::tpacket_hdr_v1, block_status);
-const _: () = assert!(STATUS % align_of::<AtomicU32>() == 0);
+const _: () = assert!(STATUS.is_multiple_of(align_of::<AtomicU32>()));
 
 /// The frames of one interface, from the moment it is opened on.
 pub(super) struct Ring {

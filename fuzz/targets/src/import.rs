@@ -13,11 +13,11 @@ const MAX_COUNT: u64 = 1 << 48;
 
 /// Runs one input.
 pub fn run(bytes: &[u8]) {
-    if let Ok(name) = std::str::from_utf8(bytes) {
-        if let Some(account) = original_account(name) {
-            let again = original_account(account.name.as_str());
-            assert_eq!(again, Some(account));
-        }
+    if let Ok(name) = std::str::from_utf8(bytes)
+        && let Some(account) = original_account(name)
+    {
+        let again = original_account(account.name.as_str());
+        assert_eq!(again, Some(account));
     }
     let Ok(rows) = rows(Cursor::new(bytes.to_vec()), Path::new("a.csv")) else {
         return;

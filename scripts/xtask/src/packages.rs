@@ -68,10 +68,10 @@ impl NoServices {
 
 impl Drop for NoServices {
     fn drop(&mut self) {
-        if self.created {
-            if let Err(error) = std::fs::remove_file(POLICY) {
-                eprintln!("cannot remove {POLICY}, which keeps services from starting: {error}");
-            }
+        if self.created
+            && let Err(error) = std::fs::remove_file(POLICY)
+        {
+            eprintln!("cannot remove {POLICY}, which keeps services from starting: {error}");
         }
     }
 }

@@ -171,10 +171,9 @@ impl<'a> Guest<'a> {
             .ok()
             .as_deref()
             .and_then(|text| text.split_once(' '))
+            && known_id == boot_id.trim()
         {
-            if known_id == boot_id.trim() {
-                return Ok(works == "works");
-            }
+            return Ok(works == "works");
         }
         let step = Step::begin("Trying KVM");
         let share = paths::target().join("stage/kvm");

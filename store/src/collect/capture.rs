@@ -91,10 +91,8 @@ fn take(store: &mut dyn Store, origin: &Origin, account: Account, served: Served
         Ok(_) => true,
         Err(error) => is_refusal(error),
     };
-    if is_over {
-        if let Err(error) = acknowledge(&account, &mut snapshot) {
-            result = Err(error.into());
-        }
+    if is_over && let Err(error) = acknowledge(&account, &mut snapshot) {
+        result = Err(error.into());
     }
     Outcome {
         origin: origin.clone(),

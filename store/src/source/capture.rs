@@ -213,7 +213,7 @@ impl Capture {
                     break;
                 }
             }
-            if self.engine.tally().frames % FRAMES == 0 {
+            if self.engine.tally().frames.is_multiple_of(FRAMES) {
                 self.progress.show(&Reading {
                     tally: self.engine.tally(),
                     bytes: self.read.get(),

@@ -126,10 +126,10 @@ fn account_views<D: Database>(database: &mut D) -> Result<Vec<String>, StoreErro
     let mut views = Vec::new();
     for key in snapshots(database, "epoch > 0", &[])? {
         let snapshot = StoredSnapshot::read(database, key)?;
-        if let Some(view) = schema::account_view(&snapshot.header.account) {
-            if !views.contains(&view) {
-                views.push(view);
-            }
+        if let Some(view) = schema::account_view(&snapshot.header.account)
+            && !views.contains(&view)
+        {
+            views.push(view);
         }
     }
     Ok(views)
