@@ -223,21 +223,37 @@ fn commit_time() -> Result<String> {
 
 fn copyright(installed: &[Installed]) -> Result<String> {
     let licences = paths::repository().join("LICENSES");
-    let mit = fs::read_to_string(licences.join("MIT.txt"))?;
-    let permission: Vec<_> = mit
+    let text = |name: &str| fs::read_to_string(licences.join(name));
+    let permission: Vec<_> = text("MIT.txt")?
         .lines()
         .skip_while(|line| !line.starts_with("Permission"))
+        .map(str::to_owned)
         .collect();
-    Ok(format!(
+    let own = "Copyright: 2026 the trafstat authors";
+    let mut copyright = format!(
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\
          Upstream-Name: trafstat\n\n\
-         Files: *\nCopyright: 2026 the trafstat authors\nLicense: GPL-2.0-only\n \
-         The text is in /usr/share/common-licenses/GPL-2.\n\n\
-         Files: module/uapi/* module/abi/*\nCopyright: 2026 the trafstat authors\n\
-         License: GPL-2.0-only or Expat\n\n{}License: Expat\n{}",
-        rust_copyright(installed)?,
-        paragraphs(&permission.join("\n"))
-    ))
+         Files: *\n{own}\nLicense: GPL-2.0-or-later\n\n"
+    );
+    let module = format!("{}/", files::module_folder());
+    if installed.iter().any(|file| file.path.starts_with(&module)) {
+        copyright += &format!(
+            "Files: *.c *.h Kbuild dkms.conf rust/module/ffi/* rust/rebuild.sh\n{own}\n\
+             License: GPL-2.0-only\n\n\
+             Files: xt_TRAFSTAT.h rust/module/abi/*\n{own}\n\
+             License: GPL-2.0-only with Linux-syscall-note or Expat\n\n{}\
+             License: GPL-2.0-only\n The text is in /usr/share/common-licenses/GPL-2.\n\n\
+             License: GPL-2.0-only with Linux-syscall-note\n{}\n\
+             License: Expat\n{}\n",
+            rust_copyright(installed)?,
+            paragraphs(&text("Linux-syscall-note.txt")?),
+            paragraphs(&permission.join("\n"))
+        );
+    }
+    copyright += "License: GPL-2.0-or-later\n \
+                  Version 2 is in /usr/share/common-licenses/GPL-2, version 3 in\n \
+                  /usr/share/common-licenses/GPL-3.\n";
+    Ok(copyright)
 }
 
 /// The parts for the module's Rust object and the crates of others whose source is installed.
