@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::{abi, budget, build, command, kernel_object, packages, paths, test, vmtest};
+use crate::{abi, budget, build, command, deny, kernel_object, packages, paths, test, vmtest};
 
 /// Runs every check; the first that fails ends it.
 ///
@@ -24,6 +24,7 @@ pub fn run() -> Result<()> {
     kernel_object::lint()?;
     budget::run(false)?;
     let mut tally = test::cargo_test(false)?;
+    tally.add(&deny::run()?);
     ensure!(tally.is_clean(), "cargo test: {tally}");
     let cargo_tests = tally.to_string();
     cargo("bench --workspace --exclude trafstat-ffi --no-run")?;

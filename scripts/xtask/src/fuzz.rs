@@ -2,15 +2,12 @@
 //! of inputs.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::progress::Step;
-use crate::{command, packages, paths};
+use crate::{command, packages, paths, tools};
 
-/// Where cargo-fuzz comes from; part of its folder's name.
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 /// libFuzzer is C++.
 const PACKAGES: &[&str] = &["g++"];
@@ -58,7 +55,7 @@ pub fn run(name: Option<&str>, length: Length) -> Result<()> {
     if wanted.is_empty() {
         bail!("there is no such target; there are {}", TARGETS.join(", "));
     }
-    let cargo_fuzz = cargo_fuzz()?;
+    let cargo_fuzz = tools::build("cargo-fuzz", CARGO_FUZZ_VERSION, &[])?;
     let mut findings = Vec::new();
     for target in wanted {
         eprintln!("fuzzing {}", target);
@@ -103,23 +100,4 @@ pub fn run(name: Option<&str>, length: Length) -> Result<()> {
         findings.join(", ")
     );
     Ok(())
-}
-
-/// cargo-fuzz, built once.
-fn cargo_fuzz() -> Result<PathBuf> {
-    let root = paths::cache()?.join(format!("cargo-fuzz-{CARGO_FUZZ_VERSION}"));
-    let program = root.join("bin/cargo-fuzz");
-    if !program.exists() {
-        let step = Step::begin("Building cargo-fuzz");
-        command::run(
-            Command::new(paths::cargo())
-                .args(["install", "cargo-fuzz", "--locked", "--version"])
-                .arg(CARGO_FUZZ_VERSION)
-                .arg("--root")
-                .arg(&root),
-            &step,
-        )?;
-        step.done();
-    }
-    Ok(program)
 }

@@ -11,6 +11,7 @@ mod ci;
 mod command;
 mod debug_kernel;
 mod demo;
+mod deny;
 mod files;
 mod fuzz;
 mod hosttest;
@@ -28,6 +29,7 @@ mod progress;
 mod rootfs;
 mod tally;
 mod test;
+mod tools;
 mod vm;
 mod vmbench;
 mod vmtest;
@@ -75,6 +77,8 @@ enum Task {
     Check,
     /// Run every check that a change must pass.
     Ci,
+    /// Check all libraries for advisories, licences and duplicates.
+    Deny,
     /// Run the scenarios in a virtual machine; with FILTER only those whose name contains it.
     Vmtest {
         /// Part of the scenarios' names.
@@ -206,6 +210,11 @@ fn run(task: Task) -> Result<()> {
         Task::Test { all } => test::run(all),
         Task::Check => check::run(),
         Task::Ci => ci::run(),
+        Task::Deny => {
+            let tally = deny::run()?;
+            println!("{tally}");
+            Ok(())
+        }
         Task::Vmtest { filter, kernel } => {
             let tally = vmtest::run(Platform::select(&kernel), filter.as_deref())?;
             println!("{tally}");

@@ -38,9 +38,15 @@ pub fn cache() -> Result<PathBuf> {
 /// The folder with recorded traffic, where there is one: TRAFSTAT_CAPTURES, or `shared/captures`
 /// beside the repository.
 pub fn captures() -> Option<PathBuf> {
-    let folder = match std::env::var_os("TRAFSTAT_CAPTURES") {
+    shared("TRAFSTAT_CAPTURES", "captures")
+}
+
+/// The folder that the environment's `variable` names, or `name` in `shared` beside the repository,
+/// where there is one.
+pub fn shared(variable: &str, name: &str) -> Option<PathBuf> {
+    let folder = match std::env::var_os(variable) {
         Some(folder) => repository().join(folder),
-        None => repository().parent()?.join("shared/captures"),
+        None => repository().parent()?.join("shared").join(name),
     };
     folder.is_dir().then_some(folder)
 }

@@ -16,20 +16,19 @@ use anyhow::{Context, Result, bail};
 use crate::platform::X86_64;
 use crate::progress::{self, Step};
 use crate::rootfs::{self, Rootfs};
+use crate::tools::FromPypi;
 use crate::{command, debug_kernel, packages, paths};
 
 /// The line by which the program in the guest says that all went well.
 pub const SUCCESS: &str = "TRAFSTAT GUEST SUCCEEDED";
 
-const VIRTME_NG: &str = "1.42";
-const PACKAGES: &[&str] = &[
-    "binutils",
-    "file",
-    "kmod",
-    "procps",
-    "python3-venv",
-    X86_64.qemu_package,
-];
+const VIRTME_NG: FromPypi = FromPypi {
+    package: "virtme-ng",
+    version: "1.42",
+    sha256: None,
+    folder: "virtme-ng",
+};
+const PACKAGES: &[&str] = &["binutils", "file", "kmod", "procps", X86_64.qemu_package];
 
 /// Where the guest has its own copy of what it shares with this host: a program that is started
 /// from there does not come over 9p each time.
@@ -110,7 +109,7 @@ impl<'a> Guest<'a> {
         packages::install(PACKAGES)?;
         Ok(Self {
             rootfs,
-            virtme_run: ensure_virtme_ng()?,
+            virtme_run: VIRTME_NG.ensure()?.join("bin/virtme-run"),
             machine: Machine::Counting,
         })
     }
@@ -344,36 +343,4 @@ fn kill(virtme: &mut Child, pid_path: &Path) -> Result<()> {
         // QEMU never started.
         Err(_) => Ok(virtme.kill()?),
     }
-}
-
-fn ensure_virtme_ng() -> Result<PathBuf> {
-    let path = paths::cache()?.join(format!("virtme-ng-{VIRTME_NG}"));
-    let program = path.join("bin/virtme-run");
-    // A virtual environment knows its own path and cannot be renamed when complete, so a file
-    // says that it is.
-    let complete = path.join("complete");
-    if !complete.exists() {
-        let step = Step::begin(format!(
-            "Installing virtme-ng {VIRTME_NG} in {}",
-            path.display()
-        ));
-        if path.exists() {
-            fs::remove_dir_all(&path)?;
-        }
-        command::run(
-            Command::new("/usr/bin/python3")
-                .args(["-m", "venv"])
-                .arg(&path),
-            &step,
-        )?;
-        command::run(
-            Command::new(path.join("bin/pip"))
-                .args(["install", "--quiet", "--disable-pip-version-check"])
-                .arg(format!("virtme-ng=={VIRTME_NG}")),
-            &step,
-        )?;
-        fs::write(complete, "")?;
-        step.done();
-    }
-    Ok(program)
 }
