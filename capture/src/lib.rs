@@ -6,7 +6,7 @@
 //! live ─┘
 //! ```
 //!
-//! - [`file`] reads pcap and pcapng, compressed too.
+//! - [`mod@file`] reads pcap and pcapng, compressed too.
 //! - [`link`] finds the outermost IP header behind the link layer's.
 //! - [`live`] has an interface's frames from the kernel, and counts them as they come.
 //! - [`interface`] tells interfaces apart, and `repeats` a packet that several of them saw.

@@ -91,7 +91,7 @@ pub struct SetupOptions {
     #[arg(long, value_name = "KIND", value_parser = ["sqlite", "mysql"])]
     backend: Option<String>,
 
-    /// The server, user and database to make [default: mysql://trafstat@localhost/trafstat].
+    /// The server, user and database to make (default: mysql://trafstat@localhost/trafstat).
     #[arg(long, value_name = "URL", requires = "backend", value_parser = parse_url)]
     url: Option<String>,
 

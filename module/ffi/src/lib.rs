@@ -1,7 +1,7 @@
 //! The boundary between the kernel module's C and trafstat-core: `module/glue/ffi.h` in Rust.
 //!
-//! All unsafe Rust of the kernel side is here: [`memory`] turns the kernel's allocator
-//! and RCU into core's slots, [`exports`] turns C's pointers into references. [`glue`]
+//! All unsafe Rust of the kernel side is here: `memory` turns the kernel's allocator
+//! and RCU into core's slots, `exports` turns C's pointers into references. `glue`
 //! is generated from that header, so the two cannot differ.
 #![no_std]
 #![allow(unsafe_code)]

@@ -22,6 +22,7 @@ pub fn run() -> Result<()> {
          --features kill-points -- -D warnings",
     )?;
     kernel_object::lint()?;
+    document()?;
     budget::run(false)?;
     let mut tally = test::cargo_test(false)?;
     tally.add(&deny::run()?);
@@ -33,6 +34,17 @@ pub fn run() -> Result<()> {
     println!("{tally}");
     ensure!(tally.is_clean(), "scenarios failed");
     Ok(())
+}
+
+/// Writes the documentation of all crates, whose links must lead somewhere.
+fn document() -> Result<()> {
+    eprintln!("cargo doc");
+    command::run_visibly(
+        Command::new(paths::cargo())
+            .current_dir(paths::repository())
+            .env("RUSTDOCFLAGS", "-D warnings")
+            .args(["doc", "--quiet", "--no-deps", "--workspace"]),
+    )
 }
 
 fn cargo(arguments: &str) -> Result<()> {

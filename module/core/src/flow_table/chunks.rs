@@ -1,7 +1,7 @@
 //! Records in chunks that never move, so that a reader needs no lock and growth no copy.
 //!
 //! Chunks grow with the table from 32 records to 131,072: each power of two of records is
-//! cut into four, then all chunks are alike. Let n be a record's number plus [`BIAS`]. Its highest
+//! cut into four, then all chunks are alike. Let n be a record's number plus `BIAS`. Its highest
 //! set bit and the two bits below select the chunk, the others are the offset in it:
 //!
 //! ```text

@@ -4,7 +4,7 @@
 //! An entry is a [`RecordRef`] with some bits of the flow's hash, the tag, in its spare bits;
 //! 0 is an empty entry. The uppermost bits of the
 //! hash tell the flow's home, one of the buckets, and its entry stands there or less than
-//! [`PROBE_BUCKETS`] behind, before any empty entry; behind the last bucket comes the first.
+//! `PROBE_BUCKETS` behind, before any empty entry; behind the last bucket comes the first.
 //!
 //! Nearly all flows stand in their home: with growth from half an entry a home, 24 of
 //! 25 and more. So what most packets take, [`Index::first`], reads one bucket and chooses

@@ -2,6 +2,23 @@
 //!
 //! Not looked into: IP in IP and other tunnels (the outermost header counts), and what
 //! ESP hides. Later fragments have no ports.
+//!
+//! ```
+//! use trafstat_core::parse::{ParseError, ipv4};
+//!
+//! let bytes = [
+//!     0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, // IPv4, 40 bytes, TCP
+//!     192, 0, 2, 1, 198, 51, 100, 7, // addresses
+//!     0x9c, 0x40, 1, 187, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x02, 0, 0, 0, 0, 0, 0, // a SYN
+//! ];
+//! let tuple = ipv4::parse(&bytes, 40).unwrap();
+//! assert_eq!((tuple.src, tuple.src_port), ([192, 0, 2, 1], 40_000));
+//! assert_eq!((tuple.dst, tuple.dst_port), ([198, 51, 100, 7], 443));
+//! assert!(tuple.syn);
+//!
+//! // A packet of 40 bytes, of which the first 20 are at hand.
+//! assert_eq!(ipv4::parse(&bytes[..20], 40), Err(ParseError::NeedMore));
+//! ```
 
 pub mod ipv4;
 pub mod ipv6;
