@@ -22,6 +22,7 @@ pub fn run() -> Result<()> {
          --features kill-points -- -D warnings",
     )?;
     kernel_object::lint()?;
+    kernel_object::build_with_oldest()?;
     document()?;
     budget::run(false)?;
     let mut tally = test::cargo_test(false)?;

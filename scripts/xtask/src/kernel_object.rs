@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::kernel_source::{self, Files};
 use crate::progress::Step;
-use crate::{command, files, object_checks, paths};
+use crate::{command, files, kbuild, object_checks, paths, rootfs};
 
 const TARGET: &str = "x86_64-unknown-none";
 
@@ -139,6 +139,67 @@ pub fn lint() -> Result<()> {
     Ok(())
 }
 
+/// Builds and checks the object with the oldest compiler that its crates are for, Debian 13's, in a
+/// folder of that release.
+///
+/// # Errors
+///
+/// As for [`build`], or the folder cannot be made.
+pub fn build_with_oldest() -> Result<()> {
+    let root = rootfs::ensure_rust()?;
+    let step = Step::begin("Compiling the module's Rust object with Debian 13's compiler");
+    let folder = paths::target().join("kernel-oldest");
+    fs::create_dir_all(&folder)?;
+    let run = |words: &[&str]| {
+        let mut command = rootfs::command_in(&root, &folder, words[0]);
+        command::read(command.args(&words[1..]))
+    };
+    let compiler = Compiler::of(library(run)?, run)?;
+    let tree = fill(&folder, &step)?;
+    let commands = compiler.commands()?;
+    let made_by = format!(
+        "{}\n{commands}{}",
+        compiler.version,
+        digest_below(&tree, &["Cargo.toml", "Cargo.lock", "module", "vendor"])?
+    );
+    let note = folder.join("made-by");
+    if !fs::read_to_string(&note).is_ok_and(|before| before == made_by) {
+        fs::write(tree.join(SCRIPT), &commands)?;
+        // The folder of what cargo downloads is not this host's; all crates lie in the tree.
+        let output = command::run(
+            rootfs::command_in(&root, &folder, "sh")
+                .env("CARGO_HOME", "/mnt/cargo-home")
+                .arg(format!("/mnt/source/{SCRIPT}")),
+            &step,
+        )?;
+        ensure!(!output.contains("warning"), "the compiler warns:\n{output}");
+        fs::write(&note, made_by)?;
+    }
+    check(&fs::read(tree.join(kbuild::OBJECT))?, Variant::Plain)?;
+    step.done();
+    Ok(())
+}
+
+/// A digest of these files and folders of a tree.
+fn digest_below(tree: &Path, parts: &[&str]) -> Result<String> {
+    let mut sha256 = Sha256::new();
+    for part in parts {
+        let path = tree.join(part);
+        let files = match path.is_dir() {
+            true => files::below(&path)?,
+            false => Files::from([(String::new(), fs::read(&path)?)]),
+        };
+        for (name, content) in files {
+            sha256.update(format!("{part}/{name} {}\n", content.len()));
+            sha256.update(content);
+        }
+    }
+    Ok(hex(&sha256.finalize()))
+}
+
+/// The name of the script that builds the object, in its source tree.
+const SCRIPT: &str = "rebuild.sh";
+
 /// The tree that the object was built from, and the commands that build it again, for packages.
 ///
 /// # Errors
@@ -150,7 +211,7 @@ pub fn source_package(object: &[u8]) -> Result<Files> {
     let scratch = Variant::Plain.folder().join("collected");
     let mut source = kernel_source::collect(&paths::repository(), &scratch, &step)?;
     let script = compiler.script(object)?;
-    source.insert("rebuild.sh".to_owned(), script.into_bytes());
+    source.insert(SCRIPT.to_owned(), script.into_bytes());
     step.done();
     Ok(source)
 }
@@ -169,9 +230,8 @@ struct Compiler {
 
 impl Compiler {
     fn find(step: &Step) -> Result<Self> {
-        let rustc = |arguments: &[&str]| command::read(Command::new("rustc").args(arguments));
-        let library =
-            PathBuf::from(rustc(&["--print", "sysroot"])?).join("lib/rustlib/src/rust/library");
+        let run = |words: &[&str]| command::read(Command::new(words[0]).args(&words[1..]));
+        let library = library(run)?;
         if !library.join("core/src/lib.rs").exists() {
             command::run(
                 Command::new("rustup").args(["component", "add", "rust-src"]),
@@ -182,19 +242,24 @@ impl Compiler {
                  install `rust-src` in the version of `rustc --version`",
             )?;
         }
-        let manifest = fs::read_to_string(library.join("core/Cargo.toml"))?;
-        let edition = manifest
+        Self::of(library, run)
+    }
+
+    /// The compiler that `run` runs; a folder of another release has one of its own.
+    fn of(library: PathBuf, run: impl Fn(&[&str]) -> Result<String>) -> Result<Self> {
+        let manifest = library.join("core/Cargo.toml").display().to_string();
+        let edition = run(&["cat", &manifest])?
             .lines()
             .find_map(|line| line.strip_prefix("edition = \"")?.strip_suffix('"'))
             .context("libcore's manifest has no edition")?
             .to_owned();
         // Stable only in newer compilers.
-        let no_jump_tables = match rustc(&["-C", "help"])?.contains("jump-tables") {
+        let no_jump_tables = match run(&["rustc", "-C", "help"])?.contains("jump-tables") {
             true => "-Cjump-tables=no",
             false => "-Zno-jump-tables",
         };
         Ok(Self {
-            version: rustc(&["-vV"])?,
+            version: run(&["rustc", "-vV"])?,
             library,
             edition,
             no_jump_tables,
@@ -234,7 +299,6 @@ impl Compiler {
 
     /// A shell script that builds the object beside itself and compares it with `object`.
     fn script(&self, object: &[u8]) -> Result<String> {
-        let recipe = self.recipe_in(Variant::Plain, "$tree", "$library");
         let mut script = String::from(
             "#!/bin/sh\n\
              # SPDX-License-Identifier: GPL-2.0-only\n\
@@ -248,6 +312,19 @@ impl Compiler {
         for line in self.version.lines() {
             writeln!(script, "#     {line}")?;
         }
+        script += &self.commands()?;
+        writeln!(
+            script,
+            "echo '{}  trafstat_core.prebuilt' | sha256sum --check",
+            hex(&Sha256::digest(object))
+        )?;
+        Ok(script)
+    }
+
+    /// The shell commands that build the object in the folder of their script.
+    fn commands(&self) -> Result<String> {
+        let recipe = self.recipe_in(Variant::Plain, "$tree", "$library");
+        let mut script = String::new();
         write!(
             script,
             "set -eu\n\
@@ -262,14 +339,19 @@ impl Compiler {
             writeln!(script, "{} $RUSTFLAGS", command.join(" "))?;
         }
         writeln!(script, "{}", recipe.cargo("build").join(" "))?;
-        write!(
+        writeln!(
             script,
-            "ar p {LIBRARY} \"$(ar t {LIBRARY} | grep '^{MEMBER}')\" > trafstat_core.prebuilt\n\
-             echo '{}  trafstat_core.prebuilt' | sha256sum --check\n",
-            hex(&Sha256::digest(object))
+            "ar p {LIBRARY} \"$(ar t {LIBRARY} | grep '^{MEMBER}')\" > {}",
+            kbuild::OBJECT
         )?;
         Ok(script)
     }
+}
+
+/// The folder of the standard library's source for the compiler that `run` runs.
+fn library(run: impl Fn(&[&str]) -> Result<String>) -> Result<PathBuf> {
+    let sysroot = run(&["rustc", "--print", "sysroot"])?;
+    Ok(Path::new(&sysroot).join("lib/rustlib/src/rust/library"))
 }
 
 /// How the object is built in a source tree: the one place that its commands come from.
@@ -352,7 +434,11 @@ fn words(text: &str) -> Vec<String> {
 
 /// Brings the source tree of a variant up to date; returns its path.
 fn prepare(variant: Variant, step: &Step) -> Result<PathBuf> {
-    let folder = variant.folder();
+    fill(&variant.folder(), step)
+}
+
+/// Brings the source tree in a folder up to date; returns its path.
+fn fill(folder: &Path, step: &Step) -> Result<PathBuf> {
     let source = kernel_source::collect(&paths::repository(), &folder.join("collected"), step)?;
     let tree = folder.join("source");
     for part in ["module", "vendor"] {

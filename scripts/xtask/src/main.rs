@@ -77,6 +77,8 @@ enum Task {
     Check,
     /// Run every check that a change must pass.
     Ci,
+    /// Build the module's Rust object with the oldest compiler that it is for.
+    Oldest,
     /// Check all libraries for advisories, licences and duplicates.
     Deny,
     /// Run the scenarios in a virtual machine; with FILTER only those whose name contains it.
@@ -210,6 +212,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test { all } => test::run(all),
         Task::Check => check::run(),
         Task::Ci => ci::run(),
+        Task::Oldest => kernel_object::build_with_oldest(),
         Task::Deny => {
             let tally = deny::run()?;
             println!("{tally}");

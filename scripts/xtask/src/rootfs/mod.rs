@@ -7,6 +7,7 @@
 mod archive;
 mod folder;
 mod mysql;
+mod rust;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use folder::{
 };
 
 pub use mysql::ensure_mysql;
+pub use rust::ensure_rust;
 
 /// Counts changes of what a folder is made of; an older folder is then made anew.
 const RECIPE: u32 = 3;
@@ -197,10 +199,15 @@ impl Rootfs {
 
     /// A command that runs inside the folder, with `folder` of this host at /mnt.
     pub fn command(&self, folder: &Path, program: &str) -> Command {
-        let mut command = chroot(&self.path, Some(folder));
-        command.arg(program);
-        command
+        command_in(&self.path, folder, program)
     }
+}
+
+/// A command that runs inside the folder `root`, with `folder` of this host at /mnt.
+pub fn command_in(root: &Path, folder: &Path, program: &str) -> Command {
+    let mut command = chroot(root, Some(folder));
+    command.arg(program);
+    command
 }
 
 fn make(platform: &Platform, kernel: &str, base: &Path, path: &Path) -> Result<()> {
