@@ -56,12 +56,9 @@ pub fn user_space(built: &Built, plugin: &Path) -> Result<Vec<Installed>> {
             fs::read(dist.join("trafstat.modprobe"))?,
         ),
     ];
-    for entry in fs::read_dir(&dist)? {
-        let path = entry?.path();
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        if matches!(extension, Some("service" | "timer")) {
-            files.push(plain(&format!("{UNITS}/{}", name(&path)), fs::read(&path)?));
-        }
+    for unit in units()? {
+        let content = fs::read(dist.join(&unit))?;
+        files.push(plain(&format!("{UNITS}/{unit}"), content));
     }
     for example in EXAMPLES {
         let content = fs::read(dist.join(example))?;
@@ -266,13 +263,52 @@ pub fn module_sources(object: &[u8]) -> Result<Vec<Installed>> {
     Ok(files)
 }
 
-/// A script of `scripts/dist/debian`, for this version.
+/// The names of systemd's units in `scripts/dist`.
+fn units() -> Result<Vec<String>> {
+    let mut units = Vec::new();
+    for entry in fs::read_dir(paths::repository().join("scripts/dist"))? {
+        let path = entry?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if matches!(extension, Some("service" | "timer")) {
+            units.push(name(&path));
+        }
+    }
+    units.sort();
+    Ok(units)
+}
+
+/// A script of `scripts/dist/debian`, for this version, with the names of units where it has
+/// `@UNITS@`, of those that can be enabled for `@ENABLEABLE_UNITS@`, of timers for `@TIMERS@`.
 ///
 /// # Errors
 ///
 /// It cannot be read.
 pub fn maintainer_script(name: &str) -> Result<Vec<u8>> {
-    with_version(&format!("scripts/dist/debian/{name}"))
+    let units = units()?;
+    let mut enableable = Vec::new();
+    for unit in &units {
+        let path = format!("scripts/dist/{unit}");
+        if with_version(&path)?
+            .windows(10)
+            .any(|part| part == b"\n[Install]")
+        {
+            enableable.push(unit.as_str());
+        }
+    }
+    let timers: Vec<_> = units
+        .iter()
+        .filter(|unit| unit.ends_with(".timer"))
+        .map(String::as_str)
+        .collect();
+    let script = String::from_utf8(with_version(&format!("scripts/dist/debian/{name}"))?)?
+        .replace("@UNITS@", &units.join(" "))
+        .replace("@ENABLEABLE_UNITS@", &enableable.join(" "))
+        .replace("@TIMERS@", &timers.join(" "));
+    ensure!(
+        !script.contains('@'),
+        "{name} has a word that stands for nothing:\n{script}"
+    );
+    Ok(script.into_bytes())
 }
 
 /// A file of the repository, with this version wherever it says `@VERSION@`.
@@ -286,4 +322,18 @@ pub fn with_version(path: &str) -> Result<Vec<u8>> {
     Ok(text
         .replace("@VERSION@", env!("CARGO_PKG_VERSION"))
         .into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maintainer_scripts_name_the_units_that_can_be_enabled() {
+        let script = String::from_utf8(maintainer_script("trafstat.postrm").unwrap()).unwrap();
+        let purged = "deb-systemd-helper purge trafstat-collect.timer trafstat-last-collect.service \
+                      trafstat-prune.timer trafstat-quota.timer trafstat-rules.service \
+                      trafstat-store.service >";
+        assert!(script.contains(purged), "{script}");
+    }
 }

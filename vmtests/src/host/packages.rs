@@ -154,9 +154,18 @@ fn second_boot(kind: Kind) -> Result<()> {
     ensure!(account.contains(LOCAL), "{account}");
 
     step("an upgrade under traffic")?;
+    let chosen = match kind {
+        Kind::Cron => String::new(),
+        _ => choose_units()?,
+    };
     let pings = Pings::start()?;
     install(2)?;
     pings.stop()?;
+    if kind != Kind::Cron {
+        let now = units()?;
+        ensure!(now == chosen, "units were\n{chosen}and are\n{now}");
+        undo_choice()?;
+    }
     ensure!(
         succeed("dpkg-query -W -f ${Version} trafstat")?.ends_with("-2"),
         "the upgrade is not installed"
@@ -186,8 +195,15 @@ fn second_boot(kind: Kind) -> Result<()> {
         let units = units()?;
         ensure!(!units.contains("enabled"), "undo leaves units:\n{units}");
     }
+    if kind == Kind::Systemd {
+        remove_and_install()?;
+    }
     step("purge")?;
     succeed("dpkg --purge trafstat trafstat-dkms")?;
+    if kind == Kind::Systemd {
+        // The administrator's own.
+        succeed(&format!("systemctl unmask {MASKED}"))?;
+    }
     let left = Listing::now()?.differences(&Listing::read()?);
     ensure!(
         left.is_empty(),
@@ -200,6 +216,58 @@ fn second_boot(kind: Kind) -> Result<()> {
         now == before,
         "MariaDB's users were\n{before}and are\n{now}"
     );
+    Ok(())
+}
+
+/// Units whose state is changed here, as an administrator may.
+const MASKED: &str = "trafstat-quota.timer";
+const DISABLED: &str = "trafstat-prune.timer";
+const ENABLED: &str = "trafstat-store.service";
+
+/// Masks, disables and enables a unit; returns the states of all.
+fn choose_units() -> Result<String> {
+    succeed(&format!("systemctl mask {MASKED}"))?;
+    succeed(&format!("systemctl disable {DISABLED}"))?;
+    succeed(&format!("systemctl enable {ENABLED}"))?;
+    let units = units()?;
+    for state in [
+        format!("{MASKED} masked\n"),
+        format!("{DISABLED} disabled\n"),
+        format!("{ENABLED} enabled\n"),
+    ] {
+        ensure!(units.contains(&state), "not {state}{units}");
+    }
+    Ok(units)
+}
+
+/// Makes the units as setup made them.
+fn undo_choice() -> Result<()> {
+    succeed(&format!("systemctl unmask {MASKED}"))?;
+    succeed(&format!("systemctl enable {DISABLED}"))?;
+    succeed(&format!("systemctl disable {ENABLED}")).map(drop)
+}
+
+/// Removes the programs' package and installs it again: the units are as they were chosen. One
+/// stays masked.
+fn remove_and_install() -> Result<()> {
+    step("remove and install again")?;
+    let chosen = choose_units()?;
+    succeed("dpkg --remove trafstat")?;
+    let left = units()?;
+    ensure!(
+        !left.contains("static"),
+        "the removal leaves units:\n{left}"
+    );
+    let listed = fs::read_dir(Path::new(FOLDER).join("packages-2"))?;
+    for entry in listed {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("trafstat_") {
+            process::succeed(Command::new("dpkg").arg("--install").arg(&path))?;
+        }
+    }
+    let now = units()?;
+    ensure!(now == chosen, "units were\n{chosen}and are\n{now}");
     Ok(())
 }
 
