@@ -112,7 +112,7 @@ pub fn run(platform: &Platform, filter: Option<&str>) -> Result<()> {
     for revision in [1, 2] {
         let to = shared.join(format!("packages-{revision}"));
         fs::create_dir_all(&to)?;
-        for deb in package::make(&parts.programs, &parts.plugin, &parts.object, revision)? {
+        for deb in package::make(&parts.programs, &parts.plugin, &parts.object, revision, "")? {
             fs::copy(
                 &deb,
                 to.join(deb.file_name().context("a package without a name")?),

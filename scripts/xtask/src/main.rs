@@ -1,11 +1,13 @@
 //! The project's own commands: `cargo xtask build`, `demo`, `test`, `vmtest`, `vmbench`, `ci`, `abi`,
-//! `package`, `install`, `uninstall`.
+//! `package`, `release`, `install`, `uninstall`.
 
 #![forbid(unsafe_code)]
 
 mod abi;
+mod apt_repository;
 mod budget;
 mod build;
+mod changelog;
 mod check;
 mod ci;
 mod command;
@@ -20,12 +22,14 @@ mod kbuild;
 mod kernel_object;
 mod kernel_source;
 mod lanes;
+mod linked;
 mod object_checks;
 mod package;
 mod packages;
 mod paths;
 mod platform;
 mod progress;
+mod release;
 mod rootfs;
 mod tally;
 mod test;
@@ -41,6 +45,7 @@ use anyhow::{Result, ensure};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 
+use crate::apt_repository::Key;
 use crate::build::Parts;
 use crate::platform::{PLATFORMS, Platform};
 
@@ -143,6 +148,25 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         revision: u32,
     },
+    /// Set a version, or make the packages and the signed apt repository of the one that is set,
+    /// under target/release-repo.
+    Release {
+        /// Set this version everywhere and date its changes in the changelog, no more.
+        #[arg(required_unless_present_any = ["key", "test_key"])]
+        version: Option<String>,
+        /// Sign with this key of gpg's.
+        #[arg(long, value_name = "KEY", conflicts_with = "version")]
+        key: Option<String>,
+        /// Sign with a key that is made on the spot: a trial, whatever the state of the tree.
+        #[arg(long, conflicts_with_all = ["version", "key"])]
+        test_key: bool,
+        /// The packages' revision, counted up for another build of one version.
+        #[arg(long, default_value_t = 1)]
+        revision: u32,
+        /// Have Debian 12 and 13 install the packages from the repository, in folders.
+        #[arg(long, conflicts_with = "version")]
+        verify: bool,
+    },
     /// Install everything on this host, the module for the kernel that runs.
     Install {
         /// Below this folder instead, and without telling the system.
@@ -244,7 +268,20 @@ fn run(task: Task) -> Result<()> {
             kernel,
         } => vmtest::run_command(kernel.platform(), &command.join(" "), counting),
         Task::Hosttest { filter, kernel } => hosttest::run(kernel.platform(), filter.as_deref()),
-        Task::Package { revision } => package::run(revision).map(drop),
+        Task::Package { revision } => package::run(revision, "").map(drop),
+        Task::Release {
+            version: Some(version),
+            ..
+        } => release::prepare(&version),
+        Task::Release {
+            key,
+            revision,
+            verify,
+            ..
+        } => {
+            let key = key.map_or(Key::ForTests, Key::Given);
+            release::make(&key, revision, verify)
+        }
         Task::Install { root } => install::install(root.as_deref()),
         Task::Uninstall { root, purge } => install::uninstall(root.as_deref(), purge),
         Task::Abi { check: false } => abi::generate(),

@@ -37,20 +37,21 @@ struct Package {
     scripts: &'static [&'static str],
 }
 
-/// Builds everything and makes the packages; `revision` tells packages of one version apart.
-/// Returns their paths.
+/// Builds everything and makes the packages; `revision` tells packages of one version apart, and
+/// `linked` has the paragraphs about libraries for the copyright of what links them. Returns the
+/// packages' paths.
 ///
 /// # Errors
 ///
 /// Something does not build, or would not run on Debian 12.
-pub fn run(revision: u32) -> Result<Vec<PathBuf>> {
+pub fn run(revision: u32, linked: &str) -> Result<Vec<PathBuf>> {
     packages::install(abi::PACKAGES)?;
     packages::install(build::PLUGIN_PACKAGES)?;
     packages::install(PACKAGES)?;
     abi::check()?;
     let object = kernel_object::build(kernel_object::Variant::Plain)?;
     let (programs, plugin) = (build::programs()?, build::plugin()?);
-    let made = make(&programs, &plugin, &object, revision)?;
+    let made = make(&programs, &plugin, &object, revision, linked)?;
     for path in &made {
         println!("{}", path.display());
     }
@@ -62,7 +63,13 @@ pub fn run(revision: u32) -> Result<Vec<PathBuf>> {
 /// # Errors
 ///
 /// As for [`run`].
-pub fn make(programs: &Built, plugin: &Path, object: &[u8], revision: u32) -> Result<Vec<PathBuf>> {
+pub fn make(
+    programs: &Built,
+    plugin: &Path,
+    object: &[u8],
+    revision: u32,
+    linked: &str,
+) -> Result<Vec<PathBuf>> {
     let step = Step::begin("Making Debian packages");
     let folder = paths::target().join("packages");
     if folder.exists() {
@@ -102,8 +109,8 @@ pub fn make(programs: &Built, plugin: &Path, object: &[u8], revision: u32) -> Re
         scripts: &["postinst", "prerm"],
     };
     let made = vec![
-        trafstat.make(&folder, &version, user_space)?,
-        dkms.make(&folder, &version, files::module_sources(object)?)?,
+        trafstat.make(&folder, &version, user_space, linked)?,
+        dkms.make(&folder, &version, files::module_sources(object)?, "")?,
     ];
     step.done();
     Ok(made)
@@ -145,12 +152,18 @@ pub fn rebuild_object(packaged: &[Installed]) -> Result<()> {
 }
 
 impl Package {
-    fn make(&self, folder: &Path, version: &str, mut installed: Vec<Installed>) -> Result<PathBuf> {
+    fn make(
+        &self,
+        folder: &Path,
+        version: &str,
+        mut installed: Vec<Installed>,
+        linked: &str,
+    ) -> Result<PathBuf> {
         let root = folder.join(self.name);
         let doc = format!("usr/share/doc/{}", self.name);
         installed.push(files::plain(
             &format!("{doc}/copyright"),
-            copyright(&installed)?.into_bytes(),
+            (copyright(&installed)? + linked).into_bytes(),
         ));
         installed.push(files::plain(
             &format!("{doc}/changelog.Debian.gz"),
@@ -252,7 +265,7 @@ fn copyright(installed: &[Installed]) -> Result<String> {
     }
     copyright += "License: GPL-2.0-or-later\n \
                   Version 2 is in /usr/share/common-licenses/GPL-2, version 3 in\n \
-                  /usr/share/common-licenses/GPL-3.\n";
+                  /usr/share/common-licenses/GPL-3.\n\n";
     Ok(copyright)
 }
 
@@ -295,7 +308,7 @@ fn rust_copyright(installed: &[Installed]) -> Result<String> {
 }
 
 /// A text as a field of the copyright file goes on with it.
-fn paragraphs(text: &str) -> String {
+pub fn paragraphs(text: &str) -> String {
     text.trim_end()
         .lines()
         .map(|line| match line.trim_end() {

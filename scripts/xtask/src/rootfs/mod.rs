@@ -203,6 +203,23 @@ impl Rootfs {
     }
 }
 
+/// A copy of the user space of `release` in `path`, to be changed and removed.
+///
+/// # Errors
+///
+/// Not root, or Debian's archive cannot be reached.
+pub fn copy_of_base(release: &str, path: &Path) -> Result<PathBuf> {
+    may_make_folders()?;
+    let base = {
+        let _lock = lock()?;
+        ensure_base(release)?
+    };
+    let step = Step::begin(format!("Copying the Debian {release} folder"));
+    let copied = copy(&base, path, &step)?;
+    step.done();
+    Ok(copied)
+}
+
 /// A command that runs inside the folder `root`, with `folder` of this host at /mnt.
 pub fn command_in(root: &Path, folder: &Path, program: &str) -> Command {
     let mut command = chroot(root, Some(folder));
