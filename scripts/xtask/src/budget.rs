@@ -23,6 +23,7 @@ const PACKAGES: &[&str] = &["gcc", "libc6-dev", "valgrind"];
 const FIGURES: &str = "bench/budget/figures";
 const PROGRAM: &str = "bench/budget/hot_path.c";
 const HEADER: &str = "\
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Instructions of a packet of a known flow in the module's Rust object, by family, protocol,
 # ports and flows: `cargo xtask budget --write`.
 ";

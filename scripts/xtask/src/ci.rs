@@ -4,7 +4,9 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::{abi, budget, build, command, deny, kernel_object, packages, paths, test, vmtest};
+use crate::{
+    abi, budget, build, command, deny, kernel_object, licences, packages, paths, test, vmtest,
+};
 
 /// Runs every check; the first that fails ends it.
 ///
@@ -12,8 +14,10 @@ use crate::{abi, budget, build, command, deny, kernel_object, packages, paths, t
 ///
 /// A check fails.
 pub fn run() -> Result<()> {
+    components()?;
     packages::install(abi::PACKAGES)?;
     packages::install(build::PLUGIN_PACKAGES)?;
+    licences::check()?;
     abi::check()?;
     cargo("fmt --all --check")?;
     cargo("clippy --workspace --exclude trafstat-ffi --all-targets -- -D warnings")?;
@@ -34,6 +38,24 @@ pub fn run() -> Result<()> {
     println!("cargo test: {cargo_tests}");
     println!("{tally}");
     ensure!(tally.is_clean(), "scenarios failed");
+    Ok(())
+}
+
+/// Installs what rustup leaves out of a minimal toolchain.
+fn components() -> Result<()> {
+    for (subcommand, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        let version = Command::new(paths::cargo())
+            .current_dir(paths::repository())
+            .args([subcommand, "--version"])
+            .output();
+        if !version.is_ok_and(|output| output.status.success()) {
+            command::run_visibly(
+                Command::new("rustup")
+                    .current_dir(paths::repository())
+                    .args(["component", "add", component]),
+            )?;
+        }
+    }
     Ok(())
 }
 

@@ -209,11 +209,16 @@ fn without_sections(manifest: &str, headers: &[&str]) -> String {
 /// The workspace's manifest with the object's crates alone, and the dependencies that their
 /// `manifests` take from it.
 fn workspace_manifest(manifest: &str, manifests: &str) -> String {
+    let licence = match manifest.lines().next() {
+        Some(line) if line.starts_with("# SPDX-") => format!("{line}\n\n"),
+        _ => String::new(),
+    };
     let members: String = CRATES
         .iter()
         .map(|folder| format!("    \"{folder}\",\n"))
         .collect();
-    let mut trimmed = format!("[workspace]\nresolver = \"3\"\nmembers = [\n{members}]\n\n");
+    let mut trimmed =
+        format!("{licence}[workspace]\nresolver = \"3\"\nmembers = [\n{members}]\n\n");
     for section in sections(manifest) {
         match header(&section) {
             "" | "[workspace]" | "[profile.dev]" => {}

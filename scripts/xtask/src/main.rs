@@ -22,6 +22,7 @@ mod kbuild;
 mod kernel_object;
 mod kernel_source;
 mod lanes;
+mod licences;
 mod linked;
 mod object_checks;
 mod package;
@@ -84,6 +85,12 @@ enum Task {
     Ci,
     /// Build the module's Rust object with the oldest compiler that it is for.
     Oldest,
+    /// Check that the first line of each file names a licence that fits where it is.
+    Licences {
+        /// Write the line where it is missing or another.
+        #[arg(long)]
+        write: bool,
+    },
     /// Check all libraries for advisories, licences and duplicates.
     Deny,
     /// Run the scenarios in a virtual machine; with FILTER only those whose name contains it.
@@ -237,6 +244,8 @@ fn run(task: Task) -> Result<()> {
         Task::Check => check::run(),
         Task::Ci => ci::run(),
         Task::Oldest => kernel_object::build_with_oldest(),
+        Task::Licences { write: false } => licences::check(),
+        Task::Licences { write: true } => licences::write(),
         Task::Deny => {
             let tally = deny::run()?;
             println!("{tally}");
