@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Generates the binding to libxtables from the installed `xtables.h`.
 //!
 //! The header is found through pkg-config.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Rules of ip6tables; those of iptables are in libxt_TRAFSTAT.t, for a local net is of one
 # family. Options without an address are tried at length there; here are some of the same lines.
 :INPUT,FORWARD,OUTPUT

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
 # Rules of iptables; those of ip6tables are in libxt_TRAFSTAT.ip6.t, for a local net is of
 # one family.
 :INPUT,FORWARD,OUTPUT

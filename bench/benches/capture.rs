@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! How fast a recorded capture is counted, beside nfdump's nfpcapd and softflowd.
 //!
 //! Each program reads the same files, which lie in the page cache: one with a thousand flows, one

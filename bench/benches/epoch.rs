@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What becomes of an epoch: its CPUs' flow tables are merged, and it is read as a snapshot
 //! or as the original's CSV.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The whole way of a packet: parse, classify, flow table. Known flows and new ones, as the
 //! kernel counts them; traffic uniform, of Zipf's distribution, and as it was recorded.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! From the bytes of a packet to its tuple.
 
 use std::hint::black_box;

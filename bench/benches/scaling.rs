@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Two CPUs count at once, each in its own flow table: a packet costs what it costs one
 //! alone, as far as they have caches of their own.
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only
+// SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * The kernel module's Rust object in a program of user space, for a tool that counts
  * instructions: what it counts is the code that the kernel runs, bit by bit.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What the benches have in common: flows, in fixed orders that look random.
 
 use fastrand::Rng;

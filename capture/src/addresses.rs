@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Which network is likely the local one, by the addresses of a capture's first packets.
 
 use std::collections::HashMap;

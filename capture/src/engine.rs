@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Counts frames into accounts, as the kernel module counts what its rules see.
 //!
 //! An engine has the accounts of one rule for each address family that it was given a

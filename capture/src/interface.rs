@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Interfaces of a capture that has several.
 
 use std::hash::BuildHasher;

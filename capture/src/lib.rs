@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The module's core over frames that user space has: of a capture file, or live.
 //!
 //! ```text

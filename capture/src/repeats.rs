@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The same packet on several interfaces: a bridge's port, the bridge and the uplink all see it.
 
 use std::collections::{HashMap, VecDeque};

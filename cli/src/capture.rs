@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The options of counting without the kernel module: a rule's, and when epochs close.
 
 use std::time::Duration;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What to do about an error, in the words of the command line.
 
 use std::error::Error;

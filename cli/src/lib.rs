@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What the command lines of `trafstat` and `trafstat-store` share.
 //!
 //! - [`store`] has the options that say which store, and what stands behind them.

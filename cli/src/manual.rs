@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A program's manual pages and shell completions, made from its command line's definition.
 
 use std::fs::{self, File};

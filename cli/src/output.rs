@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! How programs write what they found.
 
 use std::borrow::Cow;

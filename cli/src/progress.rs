@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Tells a person at a terminal that work goes on.
 
 use std::cell::Cell;

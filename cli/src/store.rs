@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Which store a program uses: the options that all programs share, and what stands
 //! behind them.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Text from elsewhere, such as hosts' names, as terminals and spreadsheets may safely have it.
 
 use std::borrow::Cow;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Points in time, as people write them on a command line.
 
 use jiff::civil::DateTime;

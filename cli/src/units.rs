@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Numbers with units, for people.
 
 use bytesize::ByteSize;

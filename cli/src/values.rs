@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Parsers of values that have names; help and manual list them.
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};

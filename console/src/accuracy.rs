@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Tells how exact figures are: the standard errors of sampled ones, and what lost even its
 //! local address.
 

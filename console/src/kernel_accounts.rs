@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What `/proc/net/trafstat/accounts` says.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Where the kernel shows the module, and whether it is loaded.
 
 use crate::system::System;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Sets up what counts traffic, and shows what used the network.
 
 mod accuracy;

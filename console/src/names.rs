@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The names of what groups are made by.
 
 use jiff::Timestamp;

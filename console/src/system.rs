@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The host that is looked at and changed: its programs and its files.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The manual and the completions that packages bring, as the program writes them.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The commands that ask a store, with a MariaDB server as the store.
 
 #[path = "../../store/tests/common/mod.rs"]

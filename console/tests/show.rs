@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat show`, run as users run it.
 
 #[path = "../../store/tests/common/mod.rs"]

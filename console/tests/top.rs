@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat top`, run as users run it: in a terminal.
 
 #[path = "../../store/tests/common/mod.rs"]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The words of an iptables command, as far as they tell where a rule goes.
 //!
 //! libxtables tells an extension the rule but not its table.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Whole numbers as options take them.
 
 /// Reads a decimal number from `min` to `max`.

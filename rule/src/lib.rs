@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The options of a rule: from words to `RuleInfo`, and from there back to words.
 //!
 //! ```text

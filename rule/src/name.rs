@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The account's name: given by `--name`, else made from the local net.
 
 use std::ffi::c_char;

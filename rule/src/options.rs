@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The option table, and how each option gets into the rule.
 
 use std::ffi::CStr;

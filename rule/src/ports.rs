@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The four port lists of a rule and the pool of ranges that they share.
 
 use std::slice::SliceIndex;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What a rule reads as: the save form, the listing and the help text.
 
 use std::mem;

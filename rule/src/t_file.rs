@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! iptables' `.t` files: rules with what they are saved as, and rules to be refused.
 //!
 //! ```text

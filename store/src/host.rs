@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Hosts that collect into one store: who they are, and whether their clocks agree.
 
 use std::fmt;

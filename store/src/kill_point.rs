@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Where a test may kill the program, to prove that nothing is lost or doubled.
 //!
 //! With the feature `kill-points`, `TRAFSTAT_STORE_KILL_AT` names the point at which

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Keeps what xt_TRAFSTAT counted: from snapshot to database, exactly once.
 //!
 //! ```text

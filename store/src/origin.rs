@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Which host and network namespace a snapshot was counted in.
 
 use std::io;

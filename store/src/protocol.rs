@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! IANA's protocol numbers and their keywords.
 //!
 //! Source: IANA, Assigned Internet Protocol Numbers. Where IANA has a number but

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Names of ports, from services(5).
 
 use std::collections::HashMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What a store is: the trait that backends implement, its errors, and the words for what
 //! is kept, archived and shown of it.
 //!

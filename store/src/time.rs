@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Points in time, as databases and snapshots have them.
 
 use jiff::Timestamp;

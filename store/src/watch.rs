@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Who watches long work: collecting, exporting, importing.
 
 use std::time::Duration;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Files that are there whole and durable, or not at all.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What people's own clients read: the programs `sqlite3` and `mysql`, on the documented
 //! views, by the queries of README.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The protocol between collector, kernel and store.
 
 mod common;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Several hosts write to a cluster of three MariaDB nodes, one of which dies and returns.
 
 mod common;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What can go wrong with a MariaDB server, on a real one.
 
 mod common;

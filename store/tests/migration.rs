@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Databases of earlier releases: each becomes one of this release and keeps its figures.
 
 mod common;

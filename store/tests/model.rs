@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Whatever happens to a store, in whatever order, it ends as a model of it does.
 
 mod common;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What is decoded of a snapshot, and what is refused.
 
 mod common;

@@ -1,4 +1,4 @@
-# SPDX-License-Identifier: GPL-2.0-only
+# SPDX-License-Identifier: GPL-2.0-or-later
 """Blocks readers of the module's files on memory that never comes.
 
     blocked.py WAY NAMESPACES RULES FILE...

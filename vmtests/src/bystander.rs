@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What has nothing to do with a tenant and must not wait for it: the host's rules, other namespaces.
 
 use std::process::Command;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What a kernel with checkers does on demand: it lets allocations fail, and looks for leaks.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The collector and its database.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What a packet costs under different rules, in a guest whose clock counts instructions.
 //!
 //! The rule stands in INPUT in front of one that drops everything, so that nothing behind them is

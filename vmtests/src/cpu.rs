@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! CPUs that go and come, and threads that stay on one.
 
 use std::fs;

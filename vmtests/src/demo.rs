@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The way of a packet, as an administrator goes it: rules, traffic, collector, report; then the
 //! proof that every counter on that way says the same.
 

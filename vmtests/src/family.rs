@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The address families: what differs between IPv4 and IPv6 on the way of a packet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What a scenario finds around it: the built programs, a folder to write in.
 
 use std::env;

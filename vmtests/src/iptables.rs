@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Rules of a namespace, through the system's own iptables and the plugin beside this program.
 
 use std::collections::BTreeMap;

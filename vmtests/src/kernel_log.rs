@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The kernel's log since a moment, and what in it means that something is wrong.
 
 use std::fs::{File, OpenOptions};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Runs in a guest as root: scenarios with the real module, the real iptables and the real collector.
 //!
 //! Everything built lies in one folder beside this program. Its last line says whether all went

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The kernel module: loaded and unloaded.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What else counts traffic in the kernel, as Debian packages it, set up for the link's local end.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Packets from the kernel's own generator, timed by it.
 //!
 //! pktgen sends on the remote end of the link, and each packet has gone through the local side's

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The module's proc files, read as any program would, without the collector.
 
 use std::collections::BTreeMap;

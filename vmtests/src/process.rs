@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Running programs: what they print and how they end.
 
 use std::ffi::OsStr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A user with namespaces of its own: root in them, an ordinary user to everybody else.
 
 use std::ffi::OsString;

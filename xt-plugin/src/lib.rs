@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The iptables extension `TRAFSTAT`, loaded by libxtables as `libxt_TRAFSTAT.so`.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The boundary to libxtables: registration, callbacks and all unsafe code of the plugin.
 //!
 //! The contracts that the proofs below rest on are those of `xtables.h` and of the

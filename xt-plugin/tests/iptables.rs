@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The built extension inside the installed iptables, without a kernel module.
 //!
 //! `iptables-translate` and `ip6tables-translate` load extensions and parse rules as

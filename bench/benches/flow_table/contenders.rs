@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What finds a flow by its key of two words and counts a packet in it.
 
 use std::cell::Cell;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Memory that is read nearly as in the kernel.
 
 use crossbeam_utils::atomic::AtomicCell;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! One operation on a flow table, find the flow and count or insert it, beside what else
 //! finds the same keys: see [`contenders`].
 

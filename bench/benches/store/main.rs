@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What storing costs, beside what it would cost without dictionary, sums and identity.
 //!
 //! One run measures both sides of every ratio, epoch by epoch in turns, on the same disk:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A month's top 10, from the rollups and over the records.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Epochs of a realistic shape.
 
 use std::collections::HashSet;

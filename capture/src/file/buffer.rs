@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A window over a stream that knows where in the stream it is.
 
 use std::io::{self, Read};

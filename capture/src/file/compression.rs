@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Files that were compressed: told by their first bytes, read as they unpack.
 //!
 //! A file may be several members (RFC 1952, frames of RFC 8878, streams of .xz) one behind the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Capture files: pcap and pcapng, of either byte order, compressed with gzip, zstd or
 //! xz, from a file or a pipe.
 

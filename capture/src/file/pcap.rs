@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The pcap file format (draft-ietf-opsawg-pcap) and its variants: a header, then packets.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The pcapng file format (draft-ietf-opsawg-pcapng): sections of blocks.
 //!
 //! ```text

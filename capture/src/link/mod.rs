@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! From a frame to the outermost IP packet in it.
 
 mod nflog;

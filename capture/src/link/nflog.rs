@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Netfilter's log: attributes, one of which is the packet from its IP header on.
 //!
 //! ```text

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Per-Packet Information (CACE): a header of any length, then a frame of the link type that it
 //! names. All of it is little-endian.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The Point-to-Point Protocol and what is like it: in HDLC-like framing, over Ethernet, Cisco's.
 
 use super::{Network, WholeFrame};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The frames in a block of the ring.
 //!
 //! A block begins with `struct tpacket_block_desc`, which says how many frames it has and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An interface's frames, counted by a thread of their own as they come.
 //!
 //! The thread counts into the accounts while their owner closes, reads and acknowledges

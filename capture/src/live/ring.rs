@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A ring that the kernel writes an interface's frames into: packet(7), TPACKET_V3, and all
 //! unsafe code of this crate.
 //!

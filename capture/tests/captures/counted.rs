@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What the engine counts of a file.
 
 use std::collections::BTreeMap;

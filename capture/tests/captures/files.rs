@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Where recorded captures are, and whether the programs that judge them are.
 
 use std::path::{Path, PathBuf};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Captures made here: every link layer, file format and compression, extension headers,
 //! fragments, padding and cut packets.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Every link layer, what may stand between it and IP, both families, cut at every place that
 //! matters: a capture of several hundred interfaces, flow by flow what tshark says.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Captures, held against what Wireshark's programs say of the same files.
 //!
 //! `TRAFSTAT_CAPTURES` names the folder of recorded captures; otherwise it is

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Hostile captures: every frame is accounted for, or the file is refused with a reason.
 
 use std::collections::BTreeMap;

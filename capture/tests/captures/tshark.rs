@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The flows of a file as tshark's fields make them.
 //!
 //! Nothing is reassembled, and of each field the first value counts, which is that of

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Recorded captures: flow by flow what tshark says.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What doctor and status look at, gathered from the host.
 
 use std::collections::BTreeSet;

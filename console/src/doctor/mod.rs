@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat doctor` and `trafstat status`: whether all is counted and collected.
 
 mod facts;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Which builds of the module the host has: the loaded one, the installed one, and for which
 //! kernels there is none.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Rules as iptables-save -c prints them, as far as doctor must understand them.
 
 /// A rule of a filter table.

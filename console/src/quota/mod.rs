@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat quota`: how much of each quota is used, and warnings about it.
 
 mod usage;

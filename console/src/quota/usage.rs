@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! How much of each quota is used.
 
 use anyhow::{Context, Result};

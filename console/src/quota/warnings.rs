@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Warnings, each given once: which ones were, and the program that gives them.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The figures of a report, from the store.
 
 use std::collections::HashMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The report as one HTML file that needs no other: no script, nothing from the network.
 
 use std::io::{self, Write};

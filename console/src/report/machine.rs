@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The report for programs: plain numbers, times in UTC.
 
 use std::io::{self, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat report`: what a day or a month came to, compared with the one before.
 
 mod figures;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The days and months that reports are about.
 
 use std::str::FromStr;

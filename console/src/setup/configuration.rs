@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Setup's lines in the configuration: which server the store is on.
 
 use std::mem;

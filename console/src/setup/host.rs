@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What the host is like, as far as setup must know.
 
 use std::collections::BTreeSet;

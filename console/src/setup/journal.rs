@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What setup has done, written down before it is done, so that it can be finished or undone.
 
 use anyhow::{Context, Result};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat setup`: from a host with the package installed to one whose traffic is counted,
 //! collected and kept, and back.
 

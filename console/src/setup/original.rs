@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What a host has of the original xt_TRAFSTAT, and how this one takes its place.
 //!
 //! The original's module goes by a reboot only. When a rule of its own is deleted, it walks on from

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! From what the host is like and what the user wants to the steps that bring it about.
 
 use std::collections::BTreeSet;

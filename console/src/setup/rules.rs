@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Rules of iptables: those that setup wants, and those that stand.
 
 use std::fmt::Write as _;

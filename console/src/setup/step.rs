@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What setup does, as steps that each can be looked at, taken and taken back.
 //!
 //! Taking a step that is taken already changes nothing, and so does taking it back twice: a setup

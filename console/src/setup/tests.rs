@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Setup on a fake host: a folder for its files, and programs that do what the real ones do to
 //! a filter table, to units and to the module.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat show`: from options to a query, from its answer to the screen.
 
 mod rates;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Averages a second.
 
 use trafstat_store::query::{Answer, Covered, Field};

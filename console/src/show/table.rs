@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The answer as a table for people.
 
 use std::io::{self, IsTerminal, Write};

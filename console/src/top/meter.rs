@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! From readings of open epochs to rates.
 
 use std::cmp::Reverse;

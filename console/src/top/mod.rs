@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat top`: what uses the network now, from the open epochs.
 
 mod meter;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What the screen shows, and what keys do to it.
 
 use std::time::Duration;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Readings of live files as the kernel serves them, and what becomes of them.
 
 use std::process::{Command, Stdio};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Any bytes as a capture, read and counted: no frame is lost on the way.
 
 use std::time::Duration;

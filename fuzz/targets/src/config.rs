@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Text as a configuration: what is wrong is said in one line that names the file.
 
 use std::path::Path;

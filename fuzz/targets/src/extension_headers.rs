@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Chains of IPv6 extension headers, built while the protocol and the ports behind them
 //! are known.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An account driven by a program of bytes, against a map: nothing is lost, and until
 //! records are folded every flow is exact.
 

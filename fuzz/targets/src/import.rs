@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Any bytes as a file of the original's, compressed or not: a row has what can be stored,
 //! and a wrong line is named.
 

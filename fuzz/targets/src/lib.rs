@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What the fuzz targets do with an input, without a fuzzer.
 //!
 //! `cargo xtask fuzz` drives them by libFuzzer, under AddressSanitizer; `tests/inputs.rs` by

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Any bytes as the start of a packet of any length: parse keeps its bounds, asks for
 //! more only where there is more, and never again with `HEADER_BYTES`; more bytes do not
 //! change what it says.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Any bytes as a rule, through what the kernel does with one: check, count, read, drop.
 //!
 //! An input starts with the fields of `struct xt_trafstat_tginfo` in their order. Of the port

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Lines as the options of a rule: what is taken is written back as options that make
 //! the same rule.
 

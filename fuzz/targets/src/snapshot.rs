@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Any bytes as a snapshot, in reads of any length: one that is taken to its end adds up,
 //! and is the same however it is read.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Every fuzz target over its committed inputs, and over the same thousands of inputs that are
 //! made of them each time.
 

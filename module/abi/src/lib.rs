@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: (GPL-2.0-only WITH Linux-syscall-note) OR MIT
 //! The binary interface of xt_TRAFSTAT: rule info, snapshot header and record.
 //!
 //! Layouts, units and byte order are stated once, in `module/uapi/xt_TRAFSTAT.h`;

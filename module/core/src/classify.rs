@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! From a packet's [`Tuple`] to the flow that it belongs to: which side is local, which
 //! ports keep their number.
 

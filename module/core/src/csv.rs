@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An epoch as the original module's CSV: protocol, local address, remote address,
 //! local port, remote port, sent packets, received packets, sent bytes, received bytes,
 //! SYN packets. IPv4 addresses are decimal numbers, IPv6 ones text (RFC 5952).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The keyed hash of flows.
 //!
 //! Words are XORed with random key words and multiplied in pairs, upper half XORed onto

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Traffic accounting from packet to snapshot.
 //!
 //! The same code runs in the kernel module, under criterion and proptest, and on

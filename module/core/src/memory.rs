@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What core asks of the place it runs in: memory that packets can read while it is
 //! being replaced.
 //!

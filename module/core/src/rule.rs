@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A rule: which ports keep their number, and at which rates packets are sampled.
 
 use trafstat_abi::{NAME_LEN, OLDEST_REVISION, POLICY_DROP, PortList, PortRange, RuleInfo};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Sampling: a rule may count one packet in N, N times.
 //!
 //! Each packet is taken or not by an independent decision of probability 1/N (RFC 5475,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An epoch as bytes: a header and records, or lines of text, served from any
 //! offset and always the same.
 

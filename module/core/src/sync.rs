@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The atomics that core counts with: the processor's or, where a model of the epochs is
 //! checked (`tests/epochs.rs`), loom's, which try every order that the memory model allows.
 

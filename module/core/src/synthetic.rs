@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Packets and accounts in user space, for tests and benches.
 
 use std::vec::Vec;

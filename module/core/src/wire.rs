@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! From socket buffers to the packets that the wire carries.
 //!
 //! Segmentation offload (GSO) and its inverse (GRO) hand many wire packets through the

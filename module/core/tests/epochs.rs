@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A model of an account's epochs, checked by loom in every order of the CPUs' steps that
 //! the memory model allows and that interrupts no more than two of them.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Parsing against packets that an independent crate builds, and against anything.
 
 use etherparse::{

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 //! What C calls: pointers become references, and core does the rest.
 //!
 //! Common to all functions here: C passes pointers that are aligned and valid for the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 //! The boundary between the kernel module's C and trafstat-core: `module/glue/ffi.h` in Rust.
 //!
 //! All unsafe Rust of the kernel side is here: `memory` turns the kernel's allocator

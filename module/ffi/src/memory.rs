@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 //! Core's slots over the kernel's allocator and RCU.
 
 use core::hint::assert_unchecked;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask abi`: the Rust side of the module's C headers.
 //!
 //! The generated files are committed, so that whoever reads or builds the crates needs no

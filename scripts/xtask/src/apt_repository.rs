@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An apt repository of a release's packages, signed with OpenPGP.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask budget`: the instructions that the kernel's object takes for a packet, against what
 //! is committed.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask build`: programs, iptables plugin and kernel module.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! CHANGELOG.md: its headings by version and date.
 
 use anyhow::{Context, Result, ensure};

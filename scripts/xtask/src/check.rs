@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask check`: format, lints and the unit tests that a change can have broken.
 
 use std::fs;

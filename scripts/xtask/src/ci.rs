@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask ci`: all that must hold before a change goes in.
 
 use std::process::Command;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Running other programs: what they print is kept, and shown when they fail.
 
 use std::io::{BufRead, BufReader, Read};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The kernel of platform `debug`: Debian's own source, built once with every checker on.
 //!
 //! It is built inside the folder that boots it. What stays there is what a kernel's packages would

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask demo`: from rule to report, in a guest or on this host.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask deny`: advisories, licences and duplicates among all libraries, by cargo-deny and
 //! `deny.toml`.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What an installation consists of: one list, which packages and `cargo xtask install` share.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask fuzz`: the fuzz targets under AddressSanitizer, long or for a fixed number
 //! of inputs.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask hosttest`: tests of hosts in virtual machines with their own init, from the packages'
 //! installation to their purge, each on a copy of one disk.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask install` and `uninstall`: on this host, what the packages would install, built for
 //! the kernel that runs.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The module, built by a kernel's own build system from the glue's C and the Rust object.
 
 use std::collections::BTreeMap;

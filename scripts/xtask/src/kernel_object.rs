@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The module's Rust half: one object that serves every kernel.
 //!
 //! It is compiled as the kernel compiles its own Rust, libcore included, from a source tree that

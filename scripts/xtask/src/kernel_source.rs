@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The source of the module's Rust object: a workspace of its own that needs no network.
 //!
 //! The object is built from it and the DKMS package carries it. It has the crates that the object

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Guests side by side, as many at a time as this host has processors and memory for.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask licences`: the SPDX line of each file.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The libraries of others that the programs and the plugin contain, with their licences as
 //! cargo-about finds them.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The project's own commands: `cargo xtask build`, `demo`, `test`, `vmtest`, `vmbench`, `ci`, `abi`,
 //! `package`, `release`, `install`, `uninstall`.
 

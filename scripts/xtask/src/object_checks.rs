@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Proofs about the module's Rust object and the C objects that call it.
 //!
 //! They read what the compiler made: no path of the object ends in a panic, no function has a large

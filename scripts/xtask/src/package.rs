@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask package`: Debian packages of the programs and of the module.
 //!
 //! The programs come from this host's compiler, so they need no newer C library than Debian 12

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The Debian packages that a command needs on this host.
 
 use std::fs::OpenOptions;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Where things lie: the repository, what is built, what is kept between builds.
 
 use std::path::{Path, PathBuf};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The platforms: kernels, releases and processors, and in one table what differs between them.
 
 use anyhow::{Context, Result};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What is being done, on standard error: a moving line on a terminal, plain lines elsewhere.
 
 use std::io::{IsTerminal, stderr};

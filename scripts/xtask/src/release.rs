@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask release`: a version, its packages and an apt repository that serves them.
 
 use std::fs;

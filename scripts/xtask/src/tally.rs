@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! How many tests passed, failed and were skipped.
 
 use std::fmt;

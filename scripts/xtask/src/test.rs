@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask test`: every test there is, in user space and in guests.
 
 use std::process::Command;

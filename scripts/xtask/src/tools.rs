@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Programs of others that commands run: each is installed once into the cache, in a folder that
 //! names its version.
 

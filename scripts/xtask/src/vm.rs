@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A guest: the kernel of a Debian folder, booted with virtme-ng on that folder, read-only.
 //!
 //! The guest's own programs speak on its second serial line, which is this side's stdout pipe; the

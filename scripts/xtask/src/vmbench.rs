@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask vmbench`: what a packet costs in the kernel, in instructions, under different rules,
 //! and with what else counts traffic; and what memory a flow takes.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `cargo xtask vmtest`: the scenarios of `vmtests/`, on each kernel one boot for all of them, and
 //! one with a single CPU for those that count instructions; boots run side by side.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat-store collect --source ...`: counts without the kernel module.
 
 use std::process::ExitCode;

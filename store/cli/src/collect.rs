@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat-store collect`: once, or as a service.
 
 use std::path::PathBuf;

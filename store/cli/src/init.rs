@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat-store init` and `trafstat-store migrate`.
 
 use std::process::ExitCode;

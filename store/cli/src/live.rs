@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat-store --source live:IFACE`: counts an interface without the kernel module, and
 //! stores its epochs by the wall clock, until SIGTERM or SIGINT.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Collects what xt_TRAFSTAT counted into a database; a file a subcommand.
 
 mod backup;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat-store prune`.
 
 use std::process::ExitCode;

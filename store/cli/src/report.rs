@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Tells what became of each account: as a table, CSV or JSON.
 
 use std::io::{self, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What every subcommand needs: which store, and a line that says what was done.
 
 use std::process::ExitCode;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat-store create-user` and `trafstat-store drop-user`.
 
 use std::path::PathBuf;

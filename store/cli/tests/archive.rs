@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `rotate` and `restore`: whatever happens in between, no record is lost or doubled.
 
 #[path = "../../tests/common/mod.rs"]

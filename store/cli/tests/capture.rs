@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Captures collected by the program `trafstat-store`, as users do.
 
 use std::io::Write;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The program `trafstat-store`, run as users run it.
 
 #[path = "../../tests/common/mod.rs"]

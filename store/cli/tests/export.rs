@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat-store export`: what is stored comes out, and goes in again elsewhere.
 
 #[path = "../../tests/common/mod.rs"]

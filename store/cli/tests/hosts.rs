@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Many hosts in one store: who they are, those that pass for one, and their clocks.
 
 #[path = "../../tests/common/mod.rs"]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat-store import`: what the original's users have is stored, whole and once.
 
 #[path = "../../tests/common/mod.rs"]

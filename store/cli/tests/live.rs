@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Live interfaces, counted by the program `trafstat-store` in network namespaces of their
 //! own, against the counters of the kernel: those of iptables' rules and of the link.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat-store import --from-url`: the original's tables on a MariaDB server are
 //! taken over, whole and once, and stay as they are.
 

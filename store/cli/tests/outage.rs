@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Outages: the database away, the spool full, the collector killed between the two.
 //! Nothing is lost, nothing counted twice.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat-store --every`, as systemd runs it.
 
 #[path = "../../tests/common/mod.rs"]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat-store create-user`: a database and a user with rights on it alone, on a real server.
 
 #[path = "../../tests/common/mod.rs"]

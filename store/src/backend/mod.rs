@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The databases: one file each, and what all SQL databases do alike.
 //!
 //! Statements stand here, in the spool's file and in that of the original's tables, and

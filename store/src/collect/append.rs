@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Takes one snapshot into a store, all or nothing.
 
 use thiserror::Error;

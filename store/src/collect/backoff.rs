@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! How long to wait before the same is tried again.
 
 use std::time::{Duration, Instant};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Takes the epochs of a capture into a store, or into a query's answer.
 
 use trafstat_capture::engine::Served;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Takes every account's snapshot into the store, exactly once.
 //!
 //! Commit first, acknowledge after: a collector killed before the commit has stored

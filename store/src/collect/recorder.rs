@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Reads a source, and remembers what was read for the spool.
 
 use std::io::{self, Read};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A collector as a service: signals, systemd, and the clock.
 
 use std::cell::Cell;

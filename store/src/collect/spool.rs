@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Keeps snapshots on this host while the database is away.
 //!
 //! A SQLite file of snapshots as the kernel served them, compressed. A snapshot is

@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: GPL-2.0-or-later
 -- Snapshots that wait for the database, in the order in which they came.
 
 CREATE TABLE epoch (

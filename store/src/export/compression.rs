@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Files that are compressed as they are written.
 
 use std::io::{self, BufWriter, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The columns of lines, and their fields as text.
 
 use std::fmt;

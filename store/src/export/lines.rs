@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! One line for each record or sum, as CSV or as JSON.
 
 use std::io::{self, Write};

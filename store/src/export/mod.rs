@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Writes out what a store has: lines for other programs, and files that can be restored.
 //!
 //! - [`Form::Csv`] and [`Form::Json`] have one line for each record or sum.

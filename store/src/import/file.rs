@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The original's files: what it served, and what its rotation wrote.
 //!
 //! - `/proc/trafstat/A.B.C.D_X` as a file: ten numbers a line, separated by commas:

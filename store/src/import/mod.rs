@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Takes over what the original xt_TRAFSTAT's users have: its CSV files and its tables.
 //!
 //! The original kept no epochs. Rows that one reading of its counters stored have one

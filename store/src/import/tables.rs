@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The tables of the original xt_TRAFSTAT: read, never written.
 //!
 //! A table is read page by page along its primary key, so that the original's collector

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The configuration file, `/etc/trafstat/trafstat.toml`.
 //!
 //! Everything in it may be left out. What it says stands behind the command line and

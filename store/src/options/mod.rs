@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The configuration, and where it says that the store is.
 //!
 //! Precedence: command line, environment, configuration file, option files of MySQL's

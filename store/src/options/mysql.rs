@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! How to reach a MySQL server: from URLs, the configuration and option files.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Section `[quota]` of the configuration: how much traffic may go over.
 
 use std::ops::RangeInclusive;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Answers a query from epochs that are read once and kept nowhere.
 
 use std::cmp::{Ordering, Reverse};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! How exact an answer is: the standard errors that sampling brings, and packets that lost even
 //! their local address.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A question to the store and its answer: traffic by some fields, largest first.
 
 mod accumulator;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! From a snapshot's bytes to header and records.
 
 use std::net::IpAddr;

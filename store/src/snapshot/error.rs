@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Why a snapshot is refused.
 
 use std::fmt;

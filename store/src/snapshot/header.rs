@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A snapshot's header: all that it says besides its records.
 
 use ipnet::IpNet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Decodes a snapshot as it streams by, and refuses one that does not add up.
 //!
 //! A snapshot is one header and its records (`uapi/xt_TRAFSTAT.h`). It may hold

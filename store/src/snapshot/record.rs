@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A record: what was counted for one flow.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Captures: the module's core in this process, over recorded frames.
 
 use std::cell::Cell;

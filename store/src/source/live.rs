@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A live interface: the module's core in this process, over frames as they come.
 
 use std::io::{self, Read};

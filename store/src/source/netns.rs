@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Named network namespaces, as ip-netns(8) makes them.
 
 use std::collections::HashSet;

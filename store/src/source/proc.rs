@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The kernel module's files under `/proc/net/trafstat`.
 
 use std::fs::{File, OpenOptions};

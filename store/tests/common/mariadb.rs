@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A MariaDB server of the test program's own, which ends with it.
 
 // Every test program uses its own part of this.

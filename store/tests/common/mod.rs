@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Snapshots as the kernel would serve them, and a folder that serves them.
 
 // Every test program uses its own part of this.

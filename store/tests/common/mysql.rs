@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A server of MySQL itself, of the test program's own, which ends with it.
 
 use std::os::unix::fs::MetadataExt;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Epochs and queries as property tests make them up.
 
 use ipnet::IpNet;

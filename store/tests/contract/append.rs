@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What appending promises: all or nothing, once, and kept apart.
 
 use std::io::{BufRead, BufReader, Read, Write};

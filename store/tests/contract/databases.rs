@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The databases that the contract is held over.
 
 use std::path::{Path, PathBuf};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What checks, plans and views show, whatever names are.
 
 use std::path::Path;

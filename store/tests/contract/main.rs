@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What every store must do, over every backend.
 //!
 //! A backend enters with a [`Database`](databases::Database) and a `contract!` of its own.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A model of a store: records in memory, summed up by a map.
 
 use std::cmp::Reverse;

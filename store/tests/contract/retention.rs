@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What pruning, rotating and archiving delete, and what stays.
 
 use std::path::PathBuf;

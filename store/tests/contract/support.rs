@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Snapshots to store, and questions that many tests ask.
 
 use jiff::Timestamp;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What goes out and comes in again: exports and backups.
 
 use std::path::PathBuf;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Everything that `trafstat doctor` finds, brought about for real and then put right.
 
 use std::fs;

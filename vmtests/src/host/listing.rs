@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What there is on the host, so that before and after can be compared.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Host tests: hosts with the packages installed, with systemd or without it, each in a virtual
 //! machine with a disk of its own.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A host that counts with the original xt_TRAFSTAT, installed and set up as its README says, and
 //! changes to this one.
 

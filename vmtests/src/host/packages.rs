@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! From the packages' installation over setup, traffic, a reboot and an upgrade to their purge,
 //! after which the host is as it was.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat setup` killed on its way, with very many ports, and beside everything else that sets
 //! rules on a Debian host.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Who may read, and how often: one privileged reader at a time, and every epoch until it is acknowledged.
 
 use std::io;

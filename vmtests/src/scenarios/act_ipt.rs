@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! tc cannot use the target: act_ipt would show users all of it, the kernel's own pointer included.
 
 use std::process::Command;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A rule loads the module by itself, from either family.
 
 use std::fs;

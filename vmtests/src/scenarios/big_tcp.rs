@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Buffers beyond 65,535 bytes (BIG TCP) count as the packets that the link carries.
 //!
 //! The local side builds such buffers; its device does not take them whole, so the kernel cuts

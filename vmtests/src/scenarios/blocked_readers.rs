@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A user whose readers never come back holds up nobody, not even itself.
 //!
 //! The readers wait for memory that never comes. Meanwhile rules are added and deleted, by the user,

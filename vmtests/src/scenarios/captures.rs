@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Recorded traffic, malformed on purpose for the most part, is counted but for what the kernel's own
 //! receive path refused; the kernel lives on and has nothing to say.
 //!

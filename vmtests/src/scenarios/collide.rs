@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Flows chosen to collide cost what random ones do while the hash's key is not known; whoever knew
 //! it would have all but a few folded, at a cost that does not rise with their number.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Under any rules and traffic no packet and no byte is lost or invented, from the link to the records.
 //!
 //! Rules and traffic are drawn at random, from a seed that a failure names:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What the module recorded is, to the packet and the byte, what the rules counted.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What a CPU counts is exact whatever else happens on it: the process's own packets with bottom
 //! halves enabled while others arrive, and its going offline and coming back.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A user whose rules are refused all the time does not keep the log from telling of the host's.
 
 use anyhow::{Result, ensure};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Programs written for the original module find its CSV at its path, and reading it clears it.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Where `csv_mode` lets others read csv files, none of them keeps the collector out.
 
 use std::io::{BufRead, BufReader, Write};

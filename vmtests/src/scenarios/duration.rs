@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An epoch's duration is that of a clock which nobody sets, whatever becomes of the wall clock.
 
 use std::process::Command;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A hundred namespaces, each with a reader that never comes back and whose rules are deleted: they
 //! end with their readers, and nobody else notices.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Each allocation fails in turn: the first one, the second, until what is done needs no more.
 //!
 //! Whatever does not come about for it leaves nothing behind, and no packet uncounted.

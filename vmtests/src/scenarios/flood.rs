@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A million random sources reach an account's limit: nothing is left out, memory stays in bounds,
 //! and its packets cost at most twice the instructions that one of a known flow costs.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Other users learn no account's name: a namespace's folders are its root's alone, except for the
 //! csv files where `csv_mode` lets others read.
 

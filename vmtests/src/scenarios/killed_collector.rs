@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A collector killed anywhere loses nothing and counts nothing twice.
 
 use anyhow::{Context, Result, ensure};

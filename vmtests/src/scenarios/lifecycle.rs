@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The lifecycle of accounts: rules come and go, the module too, and no epoch is lost or taken for another.
 
 use anyhow::{Context, Result, ensure};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An account's limits are those of the rules that exist, the last one checked first; a rule that
 //! never came to be leaves none.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The open epoch is readable while it counts, by several at once, and none the worse for it.
 
 use std::collections::BTreeMap;

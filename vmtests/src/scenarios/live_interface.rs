@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An interface that the collector counts by itself has the module's records, through VLAN tags, too.
 //!
 //! The collector sees the frames of the link; the rules, which see what is in them, have the kernel's

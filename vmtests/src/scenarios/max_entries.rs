@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A million random sources, ten times what the account has room for: memory stays within what the
 //! limit allows, every packet is counted, and every packet passes.
 

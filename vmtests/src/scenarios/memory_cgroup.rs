@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An account's memory is charged to the cgroup of whoever made it, whoever's packets fill it; at the
 //! cgroup's limit packets are folded and nothing else happens.
 

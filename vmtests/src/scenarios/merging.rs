@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Eight CPUs count the same flows: the snapshot has each flow once, with what all of them counted.
 //!
 //! Opening it merges what the CPUs have. Whoever is killed meanwhile is gone at once, and the next

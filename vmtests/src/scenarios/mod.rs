@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The scenarios, one a module; each is a function that returns an error when it fails.
 
 mod access;

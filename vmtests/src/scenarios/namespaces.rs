@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! One collector, outside of them, collects from network namespaces: one, several, all.
 
 use std::collections::BTreeMap;

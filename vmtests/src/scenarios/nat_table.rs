@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A rule in the nat table, which sees the first packet of each connection only, is taken with a
 //! warning, once.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Rules of the original module's users restore from their saved files, are saved as they were, and
 //! their files below /proc/trafstat give their CSV once.
 //!

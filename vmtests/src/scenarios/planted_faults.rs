@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The checkers see both halves of the module: an access out of bounds in either is reported.
 //!
 //! The last scenario: after such a report a kernel no longer trusts its own lockdep.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Where something is called /proc/trafstat already, the module leaves it alone and says so.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Whatever a reader does short of acknowledging, the same epoch is served to the next one, byte for byte.
 
 use std::fs::{File, OpenOptions};

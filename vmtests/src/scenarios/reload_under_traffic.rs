@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Rules and module come and go while packets pass.
 
 use std::thread;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A rule takes the name of an account that is over at once, for whatever network.
 
 use anyhow::{Context, Result, ensure};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Every option survives being saved and restored, and what is wrong is refused in one clear line.
 //!
 //! The rules are those of `xt-plugin/libxt_TRAFSTAT.t` and, for ip6tables, `libxt_TRAFSTAT.ip6.t`,

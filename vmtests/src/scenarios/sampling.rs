@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What sampling estimates is right for whatever pattern packets come in, and its errors are as
 //! large as the snapshot says.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Everything at once: packets, epochs, rules, namespaces, CPUs and the module come and go.
 //!
 //! On a kernel with checkers this goes on for ten minutes, and some of the module's allocations

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A user takes no more kernel memory than the cap says, however it goes about it: ten thousand open
 //! files, and epochs that are filled, closed and acknowledged faster than the kernel frees.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A user that takes all memory it can get, by whatever namespaces, leaves another user its share and
 //! the host everything.
 

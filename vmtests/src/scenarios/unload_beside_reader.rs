@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Unloading the module beside a reader that never comes back is refused, and the log says who it is.
 //!
 //! Otherwise whoever unloads would wait with the namespaces' lock held, and everybody for it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A cap of 0 refuses users accounts, and one of -1 is the default.
 
 use anyhow::{Result, ensure};

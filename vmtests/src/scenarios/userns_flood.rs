@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An unprivileged user with namespaces of its own makes accounts and flows without end: it meets the
 //! cap, and the host's own accounts go on as if it were not there.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! No packet costs much more than others: not while an account grows to a million flows, nor while
 //! an epoch of so many closes and is read; and reading a record is cheaper than printing it.
 

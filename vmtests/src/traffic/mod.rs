@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Traffic of known size between the two namespaces, started by the remote side.
 
 pub mod packet;

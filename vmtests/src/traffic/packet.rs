@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Packets made by hand: any protocol, IPv4 options, and IPv6 extension headers in any order.
 //!
 //! ```text

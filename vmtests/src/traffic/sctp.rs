@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! SCTP (RFC 9260) between the kernel's own sockets, where it has them.
 
 use std::io::{Read, Write};

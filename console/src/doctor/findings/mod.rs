@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! From facts about the host to what is wrong with them, and what to do.
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What is found on hosts that a test makes up.
 
 use super::*;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! One of an account's two banks of flow tables, which its epochs use in turn.
 
 use super::merge::{GaveUp, Scratch, merge};

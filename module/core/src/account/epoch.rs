@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An epoch as it is served: closed to its reader, or still open to whoever looks.
 
 use super::bank::{Bank, Next, RecordPosition};

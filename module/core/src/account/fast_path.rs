@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The outcomes of the fast path.
 //!
 //! What the slow path needs is passed in registers and in tail position, so that the fast path

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Merges what several CPUs counted for one flow into one record, once the epoch is closed.
 //!
 //! The hashes of all flows are cut into parts of equal width, by their uppermost bits, so

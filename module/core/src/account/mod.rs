@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An account: what rules of one name count into, epoch by epoch.
 //!
 //! An account has two banks, each with a flow table for every CPU. Epochs use them in turn, and

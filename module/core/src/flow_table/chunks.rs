@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Records in chunks that never move, so that a reader needs no lock and growth no copy.
 //!
 //! Chunks grow with the table from 32 records to 131,072: each power of two of records is

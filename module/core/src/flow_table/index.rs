@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Finds a flow's record: open addressing over buckets of two small entries, growing a
 //! little at each insertion.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The flows that one CPU has seen in one epoch, with their counters.
 //!
 //! One CPU writes, never two at once; others may read at any time. Records lie in

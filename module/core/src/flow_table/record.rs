@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! One flow's counters, in one cache line for IPv4.
 
 use crate::classify::{Direction, FOLDED, FlowKey, rest_word};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What sampling took, by class: from this come the standard errors of what it counted.
 
 use crate::memory::Blank;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What one CPU's rules saw in an epoch, by what became of it.
 
 use super::record::add;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! IPv4 (RFC 791).
 
 use super::transport::{self, TransportHeader};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! IPv6 (RFC 8200) and the extension headers between it and the transport protocol.
 //!
 //! At most [`MAX_EXTENSIONS`] headers of together at most [`MAX_EXTENSION_BYTES`] are

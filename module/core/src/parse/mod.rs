@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! From the bytes of a packet to its [`Tuple`].
 //!
 //! Not looked into: IP in IP and other tunnels (the outermost header counts), and what

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Ports of the transport protocols that have them: two 16-bit numbers, source first,
 //! at the start of the header.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! CPUs whose ids have holes between them.
 
 use trafstat_core::account::Limits;

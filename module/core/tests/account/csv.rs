@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The original's CSV.
 
 use trafstat_core::account::Limits;

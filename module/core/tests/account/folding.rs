@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Flows without room keep their local addresses, as long as there is room for those.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An index whose next level is there late grows by packets that add no flow.
 
 use std::ops::Range;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Flows that are chosen to collide.
 
 use trafstat_core::account::Limits;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Accounts in user space, from packets to snapshots.
 
 mod cpus;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What memory flows take that several CPUs see.
 
 use trafstat_core::account::Limits;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Records of several CPUs become one for each flow, however many CPUs there are and
 //! however often the work is given up and begun again.
 

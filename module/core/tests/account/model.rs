@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An account against a `BTreeMap`: through growth, folding, epochs and several CPUs,
 //! whether the worker keeps up or not.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Sampled figures are estimates without bias, with the standard errors that the snapshot
 //! reports, whatever the traffic and the rules.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! An account whose payer has little memory, and none, and some again.
 
 use std::sync::OnceLock;

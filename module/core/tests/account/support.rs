@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Snapshots, read and decoded.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Debian's archive: which kernels it has, and what comes from it.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Folders with a root file system: made, copied, and worked in.
 
 use std::fs;

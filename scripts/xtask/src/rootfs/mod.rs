@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A folder with a whole Debian release: its kernel, headers, compiler and iptables belong together.
 //!
 //! The module is built inside the folder and the folder is booted; nothing of one release is ever

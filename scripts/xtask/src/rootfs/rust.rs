@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A folder with the Rust compiler of a Debian release.
 
 use std::fs;

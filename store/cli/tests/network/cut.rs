@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Connections that are cut while a transaction is committed.
 
 use std::io::{Read, Write};

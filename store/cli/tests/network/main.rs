@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat-store` and a MariaDB server over the network: the way to it, TLS, what the
 //! server refuses, and what becomes of a commit whose connection is cut.
 

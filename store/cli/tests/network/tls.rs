@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What TLS has to check of a server.
 
 use std::fs;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The program `trafstat-store`, and what it needs around it.
 
 // Every test program uses its own part of this.

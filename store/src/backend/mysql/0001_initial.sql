@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: GPL-2.0-or-later
 CREATE TABLE IF NOT EXISTS host (
     id          INT NOT NULL AUTO_INCREMENT PRIMARY KEY,
     machine_id  VARCHAR(255) NOT NULL UNIQUE,

@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: GPL-2.0-or-later
 CREATE TABLE IF NOT EXISTS host_boot (
     host_id         INT NOT NULL,
     boot_id         VARCHAR(64) NOT NULL,

@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: GPL-2.0-or-later
 ALTER TABLE snapshot
     ADD COLUMN duration_ns              BIGINT,
     ADD COLUMN unattributed_packets     BIGINT,

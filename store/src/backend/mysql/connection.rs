@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Connects to a server, again where the connection was lost.
 
 use std::collections::HashSet;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The server's database as a store's.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What a server's or the network's error means for the store, in a sentence.
 
 use std::error::Error as StdError;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Sends records by `LOAD DATA LOCAL`: as lines of a file that the server asks for.
 
 use std::io::Write;

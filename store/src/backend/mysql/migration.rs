@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Brings the schema to this program's version.
 
 use mysql::Conn;

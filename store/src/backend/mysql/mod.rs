@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The store in a database of a MySQL or MariaDB server.
 //!
 //! Inserting: `LOAD DATA LOCAL` from this process's memory where the server allows it,

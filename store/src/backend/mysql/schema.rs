@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The schema in MySQL's words.
 
 use crate::backend::sql::schema;

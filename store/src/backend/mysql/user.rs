@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A database and the user that stores into it, made and taken away by the server's
 //! administrator.
 

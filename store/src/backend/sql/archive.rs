@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Writes snapshots to the files of an archive, and reads them back before they count.
 
 use std::fs::File;

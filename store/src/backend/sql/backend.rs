@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What a database brings to be a store, besides its connection and its words.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Whether a database holds what it says.
 
 use std::collections::BTreeMap;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Conditions of a statement, and the parameters that go with them.
 
 use std::ops::RangeInclusive;

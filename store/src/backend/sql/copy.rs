@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Copies a whole database into an empty one.
 
 use std::path::Path;

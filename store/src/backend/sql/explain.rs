@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A database that tells how it runs what it is asked.
 
 use super::{Access, Database, Dialect, SnapshotKey, Value};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Shows what is stored, account by account.
 
 use std::iter::Peekable;

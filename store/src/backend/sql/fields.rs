@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The fields that groups and sums are made by, as columns have them.
 
 use jiff::tz::TimeZone;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The later fields of a header as columns of its snapshot: all NULL where they are unknown.
 
 use super::{Value, signed};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Notes which hosts collect, and finds those that pass for one, or whose clocks are wrong.
 
 use jiff::{SignedDuration, Timestamp};

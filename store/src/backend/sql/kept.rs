@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! From when on the rows of each level are there.
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What every SQL database does alike: append, query, rotate, check, copy, export.
 //!
 //! The schema is one (`docs/SCHEMA.md`), and so is nearly every statement. A backend

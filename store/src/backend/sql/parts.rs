@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Sums by remote address, packed, until they are added to their table.
 //!
 //! A part is a sequence of sums in ascending order of their addresses, IPv4 before IPv6:

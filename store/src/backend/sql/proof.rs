@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The proof that records are those of their header.
 
 use std::hash::{DefaultHasher, Hash, Hasher};

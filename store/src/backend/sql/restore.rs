@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Adds what backups, archives and restorable exports have.
 
 use std::fs::File;

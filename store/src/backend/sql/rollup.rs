@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The sums that a snapshot adds to the rollups.
 //!
 //! Sums by local address and by service are few, and are added to their tables. Sums by

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Deletes what is older than it is to be kept.
 
 use super::rollup::{

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The schema: what is the same of it in every database.
 //!
 //! Tables come by versioned migrations, which each backend has in files of its own.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Any SQL database as a store.
 
 use std::path::Path;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Snapshots as the database has them: their rows and their records.
 
 use ipnet::IpNet;

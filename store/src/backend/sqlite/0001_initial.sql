@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: GPL-2.0-or-later
 -- A host that snapshots were counted on.
 CREATE TABLE host (
     id          INTEGER PRIMARY KEY,

@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: GPL-2.0-or-later
 -- The boots in which a host was lately seen. The turn counts up whenever the host is
 -- seen in another boot than before: one that has two turns came back after another, so
 -- two hosts have this machine id. clock_ahead_ns is the host's clock before the

@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: GPL-2.0-or-later
 -- What modules report since 0.2.0. All of a row's are NULL where the module is older: unknown,
 -- which is not 0. duration_ns is how long the epoch was open by a clock that cannot be set.
 -- unattributed is the part of folded that lost its local address too. Of each class of packets

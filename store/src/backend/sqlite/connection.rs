@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Opens, copies and closes the file.
 
 use std::fs::File;

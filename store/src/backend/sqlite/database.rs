@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The file as a database, and as a store.
 
 use std::net::IpAddr;

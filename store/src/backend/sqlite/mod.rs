@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The store in one SQLite file.
 //!
 //! Durability: the database is in WAL mode with `synchronous=FULL`, so that every

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What is SQLite's alone; the contract suite has what is every store's.
 
 use std::fs;

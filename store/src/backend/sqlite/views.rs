@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The words of the views.
 
 use crate::backend::sql::schema;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The columns, which are those of the epochs and those of the records.
 
 use crate::export::fields::{EPOCH_COLUMNS, RECORD_COLUMNS};

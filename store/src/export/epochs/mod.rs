@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! CSV that can be restored: each epoch's own line, and after it those of its records.
 //!
 //! Every line says first what it belongs to ([`EPOCH_COLUMNS`]). An epoch's line leaves the

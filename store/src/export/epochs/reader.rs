@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Reads what was written so that it can be restored.
 
 use std::io::Read;

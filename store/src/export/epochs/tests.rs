@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What is written is read back, and what is damaged is refused.
 
 use std::net::IpAddr;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Writes epochs so that they can be restored.
 
 use std::io::{self, Write};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! A line of an option file, and how its value is quoted.
 
 /// A line of an option file.

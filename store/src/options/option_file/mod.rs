@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The option files of the MySQL and MariaDB clients: `my.cnf` and its like.
 //!
 //! Read as the clients document it (MySQL Reference Manual, "Using Option Files"):

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What is read of option files, and what is refused.
 
 use std::fs;

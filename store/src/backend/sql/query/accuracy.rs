@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Sums up how exact the epochs are that an answer comes from, by their snapshots' rows.
 
 use super::plan::Span;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Answers queries: from rollups where grouping, filter and time allow it, else from
 //! records.
 //!

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Cuts a query's time into spans, each of the coarsest table that has it.
 
 use jiff::tz::TimeZone;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Groups by remote address, which are too many for the database to sort.
 
 use std::cmp::Reverse;

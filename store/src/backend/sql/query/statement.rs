@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! The statement that sums up over the spans of a query.
 
 use super::plan::Span;
