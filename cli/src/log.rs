@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Where the programs' messages go: to systemd's journal, with priority and fields, where standard
 //! error leads there, and otherwise to standard error, a line each.
 

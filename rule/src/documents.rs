@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! What is written about the options elsewhere is what their table says.
 
 use crate::options::{Argument, OPTIONS, RuleOption};

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: (GPL-2.0-only WITH Linux-syscall-note) OR MIT
 //! A rule without options, and the room of a rule: what no option has taken yet, as
 //! `uapi/xt_TRAFSTAT.h` defines it.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
 //! Plugins and modules of different versions work together as `uapi/xt_TRAFSTAT.h` says.
 //!
 //! The older module and the older plugin have the target's oldest revision alone. The newer plugin
