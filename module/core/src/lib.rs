@@ -27,7 +27,7 @@
 //! use trafstat_core::rule::Rule;
 //! use trafstat_core::sampling::{Sampling, SamplingKey};
 //! use trafstat_core::snapshot::{self, Binary, Cursor};
-//! use trafstat_core::synthetic::Alone;
+//! use trafstat_core::synthetic::SingleThread;
 //! use zerocopy::FromBytes;
 //!
 //! let identity = Identity {
@@ -55,7 +55,7 @@
 //! let packet = Packet { bytes: &bytes, len: 28, gso: None };
 //! account.count(&rule, 0, packet, &memory).unwrap();
 //!
-//! let epoch = account.close(Timestamp::of_one_clock(2_000), &Alone, &memory).unwrap();
+//! let epoch = account.close(Timestamp::of_one_clock(2_000), &SingleThread, &memory).unwrap();
 //! let closed = account.closed(&memory).unwrap();
 //! let mut served = [0; 1024];
 //! let len = snapshot::read(&closed, &Binary, &mut Cursor::default(), 0, &mut served).unwrap();
