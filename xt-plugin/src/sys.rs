@@ -53,26 +53,37 @@ static REGISTER: extern "C" fn() = register;
 
 const NAME: &CStr = c"TRAFSTAT";
 
-/// Registers the target in every revision.
+/// Registers the target in every revision that the kernel has.
 ///
-/// libxtables makes usable only the highest one that the kernel has. iptables-legacy then prints
-/// a rule of a lower revision as `[unsupported revision]`, which does not restore. So where the
-/// kernel has the highest, the lower ones are made usable first: each is as soon as the target
-/// is looked up while no higher one is registered.
+/// libxtables makes usable only the highest one of those that are registered together.
+/// iptables-legacy then prints a rule of a lower revision as `[unsupported revision]`, which does
+/// not restore. So each is made usable before the next one is registered. Of one that the kernel
+/// lacks, libxtables would warn at every lookup but the first.
 extern "C" fn register() {
     let highest = if acts_as("older") {
         OLDEST_REVISION
     } else {
         REVISION
     };
-    let has_highest = kernel_has(highest);
-    for revision in OLDEST_REVISION..=highest {
-        register_target(target::<Ipv4>(NFPROTO_IPV4 as u16, revision));
-        register_target(target::<Ipv6>(NFPROTO_IPV6 as u16, revision));
-        if has_highest && revision < highest && kernel_has(revision) {
-            make_usable();
-        }
+    let known = OLDEST_REVISION..=highest;
+    let usable: Vec<_> = known
+        .clone()
+        .filter(|&revision| kernel_has(revision))
+        .collect();
+    let Some((highest, lower)) = usable.split_last() else {
+        // libxtables tells what is missing.
+        return known.for_each(register_revision);
+    };
+    for &revision in lower {
+        register_revision(revision);
+        make_usable();
     }
+    register_revision(*highest);
+}
+
+fn register_revision(revision: u32) {
+    register_target(target::<Ipv4>(NFPROTO_IPV4 as u16, revision));
+    register_target(target::<Ipv6>(NFPROTO_IPV6 as u16, revision));
 }
 
 /// Whether a test has the plugin act as one of this version; never without feature
@@ -84,8 +95,8 @@ fn acts_as(version: &str) -> bool {
 
 /// Whether the kernel has the target in this revision, as far as the program can tell.
 fn kernel_has(revision: u32) -> bool {
-    // The symbol is not of the library's documented ones, so it is looked up: without it, the
-    // plugin does with one revision.
+    // The symbol is not of the library's documented ones, so it is looked up. Without it, only
+    // the highest revision is usable.
     // SAFETY: the name is a string; null looks in all libraries that are loaded.
     let afinfo = unsafe { bindings::dlsym(ptr::null_mut(), c"afinfo".as_ptr()) };
     // SAFETY: the symbol is a variable of this type, which nobody writes meanwhile.
