@@ -75,8 +75,9 @@ void trafstat_wait_for_writers(void *context)
 	(void)context;
 }
 
-bool trafstat_go_on(void)
+bool trafstat_go_on(const void *context)
 {
+	(void)context;
 	return true;
 }
 
