@@ -172,7 +172,7 @@ fn user_without_the_right_password_is_denied_and_told_so() {
     login.user = user.clone();
     login.password = Some(Password::from("tuna".to_owned()));
     let error = Mysql::open(&login).unwrap_err();
-    assert!(matches!(error, StoreError::Denied(_)), "{error}");
+    assert!(matches!(error, StoreError::LoginDenied(_)), "{error}");
     assert!(!error.is_transient());
     assert!(!error.to_string().contains("tuna"), "{error}");
 

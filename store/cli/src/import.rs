@@ -63,7 +63,8 @@ pub struct ImportOptions {
     account: Option<Name>,
 
     /// The account's local net [default: the one that the file or table is named after].
-    #[arg(long, value_name = "ADDRESS/PREFIX")]
+    // In place of the one that all subcommands have for captures.
+    #[arg(long, id = "local-net", value_name = "ADDRESS/PREFIX")]
     local_net: Option<String>,
 
     /// When rows without a time were read from the kernel [default: the file's own time].
