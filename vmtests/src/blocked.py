@@ -3,8 +3,8 @@
 
     blocked.py WAY NAMESPACES RULES FILE...
 
-WAY is `fuse`, a page of a file whose server never answers; `own-fuse`, the same where the readers
-themselves keep the server's connection up; or `userfaultfd`, a page whose fault nobody handles. A process of its own reads each FILE, a path below /proc/net/trafstat, into such a
+WAY is `fuse`, a page of a file whose server never answers, or `userfaultfd`, a page whose fault
+nobody handles. A process of its own reads each FILE, a path below /proc/net/trafstat, into such a
 page; where FILE begins with `+`, it writes from there instead. If NAMESPACES is not 0, as many
 network namespaces are made. RULES are restored in each, a process takes the next FILE, and all rules
 of FORWARD are deleted again, one after the other, which must be quick.
@@ -79,7 +79,7 @@ def serve(device):
         os.write(device, struct.pack("<IiQ", 16 + len(answer), error, unique) + answer)
 
 
-def fuse_page(keeps_connection):
+def fuse_page():
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0"
     check(libc.mount(b"x", MOUNT_POINT.encode(), b"fuse", MS_NOSUID | MS_NODEV, options.encode()), "mount")
@@ -87,9 +87,8 @@ def fuse_page(keeps_connection):
     if server == 0:
         serve(device)
     print("server", server, flush=True)
-    if not keeps_connection:
-        # Only the server keeps the connection up.
-        os.close(device)
+    # Only the server keeps the connection up.
+    os.close(device)
     file = os.open(f"{MOUNT_POINT}/page", os.O_RDWR)
     return mmap.mmap(file, PAGE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
@@ -163,7 +162,7 @@ def read_in_namespace(file, page, rules):
 def main():
     way, namespaces, rules, *files = sys.argv[1:]
     namespaces = int(namespaces)
-    page = None if way == "userfaultfd" else fuse_page(way == "own-fuse")
+    page = fuse_page() if way == "fuse" else None
     for number in range(namespaces):
         file = files[number % len(files)]
         maker = fork(lambda: read_in_namespace(file, page, rules), file)

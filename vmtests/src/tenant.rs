@@ -37,9 +37,6 @@ const BLOCKED: &str = include_str!("blocked.py");
 
 const USERFAULTFD_FOR_USERS: &str = "/proc/sys/vm/unprivileged_userfaultfd";
 
-/// Where fusectl is mounted, with a folder for each connection.
-pub const FUSE_CONNECTIONS: &str = "/sys/fs/fuse/connections";
-
 /// User, network and mount namespaces of one user, for as long as this lives.
 pub struct Tenant {
     // Before the process that holds it: namespaces end when nothing is left in them.
@@ -200,9 +197,6 @@ impl Drop for Holder {
 pub enum Way {
     /// A page of a file that a server of its own never answers for.
     Fuse,
-    /// The same, of a connection that the readers keep up themselves: killing them does not end
-    /// them, since the kernel waits for an answer as long as somebody could give it.
-    OwnFuse,
     /// A page whose fault it asked to handle and does not.
     Userfaultfd,
 }
@@ -236,7 +230,6 @@ impl Way {
     fn name(self) -> &'static str {
         match self {
             Self::Fuse => "fuse",
-            Self::OwnFuse => "own-fuse",
             Self::Userfaultfd => "userfaultfd",
         }
     }
@@ -340,20 +333,6 @@ impl Blocked {
         self.wait_until_gone()
     }
 
-    /// Kills what [`Way::OwnFuse`] blocks, and has the kernel give up its connection; all must be
-    /// gone within [`LIMIT`] then. Between the two calls `beside`.
-    ///
-    /// # Errors
-    ///
-    /// `beside` fails, no connection can be given up, or a reader is not gone.
-    pub fn kill_and_abort(mut self, beside: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.signal();
-        let failed = beside().err();
-        abort_fuse_connections()?;
-        self.wait_until_gone()?;
-        failed.map_or(Ok(()), Err)
-    }
-
     fn wait_until_gone(&mut self) -> Result<()> {
         let readers = self.readers.iter().map(|(pid, _)| *pid);
         let pids: Vec<_> = readers.chain(self.servers.drain(..)).collect();
@@ -376,19 +355,6 @@ impl Drop for Blocked {
             self.signal();
         }
     }
-}
-
-/// Aborts the connection of each FUSE file system.
-fn abort_fuse_connections() -> Result<()> {
-    let folder = Path::new(FUSE_CONNECTIONS);
-    if fs::read_dir(folder)?.next().is_none() {
-        let mut mount = Command::new("mount");
-        process::succeed(mount.args(["-t", "fusectl", "none", FUSE_CONNECTIONS]))?;
-    }
-    for connection in fs::read_dir(folder)? {
-        fs::write(connection?.path().join("abort"), "1")?;
-    }
-    Ok(())
 }
 
 /// This program's root folder, as the first process sees it: a guest's programs live in a chroot.

@@ -41,7 +41,7 @@ pub fn run(guest: &Guest) -> Result<()> {
     let mut tenants = Vec::new();
     for way in ways {
         let name = match way {
-            Way::Fuse | Way::OwnFuse => "trafstat-tenant",
+            Way::Fuse => "trafstat-tenant",
             Way::Userfaultfd => "trafstat-tenant2",
         };
         let tenant = Tenant::new(guest, name, NOBODY)?;

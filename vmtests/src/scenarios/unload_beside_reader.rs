@@ -13,7 +13,7 @@ use crate::guest::Guest;
 use crate::kernel_log::KernelLog;
 use crate::module;
 use crate::process;
-use crate::tenant::{Blocked, FUSE_CONNECTIONS, LIMIT, NOBODY, Tenant, Way};
+use crate::tenant::{Blocked, LIMIT, NOBODY, Tenant, Way};
 
 /// The account that is read; its file and what the log calls that.
 const FILES: [(&str, &str); 3] = [
@@ -37,31 +37,7 @@ pub fn run(guest: &Guest) -> Result<()> {
         unload_is_refused(guest, &bystander, way, file, name)
             .with_context(|| format!("{file} is read, by {way:?}"))?;
     }
-    if ways.contains(&Way::Fuse) {
-        module::load(guest)?;
-        unload_waits_for_a_connection(guest).context("a reader keeps its own server up")?;
-    }
     Ok(())
-}
-
-/// A killed reader whose own open files keep its FUSE connection up stays where it is. The log says
-/// what ends it.
-fn unload_waits_for_a_connection(guest: &Guest) -> Result<()> {
-    let rule = "FORWARD -j TRAFSTAT --local-net 10.0.0.0/8 --name busy";
-    let tenant = Tenant::new(guest, "trafstat-tenant", NOBODY)?;
-    tenant.restore(&format!("*filter\n-A {rule}\nCOMMIT\n"))?;
-    let log = KernelLog::from_now()?;
-    let blocked = Blocked::new(&tenant, tenant.netns(), Way::OwnFuse, &["live/ipv4/busy"])?;
-    tenant.restore(&format!("*filter\n-D {rule}\nCOMMIT\n"))?;
-    wait_for_line(log, &["busy", FUSE_CONNECTIONS].map(str::to_owned))?;
-    blocked.kill_and_abort(|| {
-        thread::sleep(Duration::from_secs(1));
-        let refused = process::end_within(&mut module::rmmod(), LIMIT)?;
-        ensure!(refused.code != Some(0), "unloaded beside a killed reader");
-        Ok(())
-    })?;
-    bystander::succeed_in_time(&mut module::rmmod()).context("once the connection is aborted")?;
-    bystander::nobody_waits()
 }
 
 fn unload_is_refused(
