@@ -67,7 +67,7 @@ pub struct Tally {
     pub repeats: u64,
 }
 
-/// What to count of a capture of several interfaces.
+/// The interfaces of a capture that count, and how often.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interfaces {
     /// One interface; none counts all.
@@ -118,7 +118,7 @@ enum AnyAccount {
     Ipv6(Arc<Account<StdMemory, Ipv6, 5>>),
 }
 
-/// Interfaces that are told of where the one that is asked for is not there.
+/// The most interfaces that the error names when the one that is asked for is missing.
 const MAX_LEFT_OUT: usize = 16;
 
 /// The caller counts and closes, one after the other.
@@ -157,8 +157,8 @@ impl Engine {
         Self { interfaces, ..self }
     }
 
-    /// An engine whose accounts are there from `now` on, before any frame is; their owner closes their epochs. Their ids are drawn at random, as in
-    /// the kernel: no other engine sees these frames.
+    /// An engine whose accounts begin at `now`, before the first frame; their owner closes their
+    /// epochs. Their ids are drawn at random, as in the kernel: no other engine sees these frames.
     pub fn started(rules: Rules<'_>, now: Timestamp) -> Self {
         let mut engine = Self::new(rules, None);
         engine.is_of_first = false;

@@ -10,17 +10,17 @@ use trafstat_core::parse::transport;
 use crate::interface::InterfaceId;
 use crate::link::Network;
 
-/// A packet is the same one for so long after it was first seen.
+/// The longest time between two sightings of one packet: a millisecond.
 const WINDOW_NS: u64 = 1_000_000;
 
-/// Of a packet, so many bytes at most tell it from others.
+/// The bytes of a packet, from its IP header on, that tell it from others.
 const COMPARED_BYTES: usize = 256;
 
 /// Packets that are remembered at most, whatever their timestamps say.
 const MAX_REMEMBERED: usize = 1 << 16;
 
-/// What a packet's bytes are without in the comparison, because it changes on the way: type of
-/// service, time to live and checksum of IPv4; traffic class, flow label and hop limit of IPv6.
+/// Offsets of bytes that routers change, which the comparison leaves out: type of service, time to
+/// live and checksum of IPv4; traffic class, flow label and hop limit of IPv6.
 const IPV4_CHANGES: &[usize] = &[1, 8, 10, 11];
 const IPV6_CHANGES: &[usize] = &[0, 1, 2, 3, 7];
 /// Offloading leaves these checksums to the network card, which fills them in on the wire alone.

@@ -49,7 +49,7 @@ pub fn unpacked<'a>(stream: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     })
 }
 
-/// What unpacks one member of a compressed stream, and gives the stream back behind it.
+/// A decoder of one member, which gives the stream back at the member's end.
 trait Member: Read + Sized {
     type Stream: BufRead;
 

@@ -131,7 +131,7 @@ impl<'a> CaptureFile<'a> {
         }
     }
 
-    /// What the capture calls an interface.
+    /// The name of an interface in the capture, or its index.
     pub fn interface_name(&mut self, interface: InterfaceId) -> Option<String> {
         match (&mut self.format, interface) {
             (_, InterfaceId::Index(index)) => Some(index.to_string()),

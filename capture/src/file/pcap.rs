@@ -25,12 +25,12 @@ const PACKET_HEADER_BYTES: usize = 16;
 /// Longer packet headers that patched libpcaps wrote under one magic: with interface, protocol
 /// and type, and with two bytes about the CPU besides.
 const MODIFIED_PACKET_HEADER_BYTES: [usize; 2] = [24, 28];
-/// Packets that tell which of them a file has.
+/// Packets that are followed to find out which of them a file has.
 const PACKETS_TO_TELL: usize = 4;
-/// What is read ahead for that.
+/// Bytes that are read ahead to find that out.
 const BYTES_TO_TELL: usize = 1 << 16;
 
-/// What a variant of the format has of its own.
+/// A variant of the format.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Variant {
     Microseconds,
@@ -50,7 +50,7 @@ const VARIANTS: [(u32, Variant); 5] = [
 ];
 const IXIA_SIZE_BYTES: usize = 4;
 
-/// What the header says of the packets.
+/// The properties of all packets, from the file's header.
 pub(super) struct Pcap {
     link: LinkType,
     big_endian: bool,

@@ -184,7 +184,7 @@ impl PcapNg {
                 .get(OPTION_HEADER_BYTES..OPTION_HEADER_BYTES + usize::from(len))
                 .ok_or("an interface description with an option that is longer than it")?;
             match (code, value) {
-                // What follows it are no options.
+                // Bytes behind it are no options.
                 (END_OF_OPTIONS, _) => break,
                 (IF_NAME, text) => name = Some(String::from_utf8_lossy(text).into_owned()),
                 (IF_TSRESOL, [exponent, ..]) => interface.resolution = Resolution::new(*exponent),
