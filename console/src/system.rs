@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The host that is looked at and changed: its programs and its files.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
+
+/// The most bytes that the kernel lets a file's attribute have, or all their names (limits.h).
+const MAX_ATTRIBUTES: usize = 65_536;
 
 /// The exit status and the output of a program.
 #[derive(Debug, Clone, Default)]
@@ -57,8 +63,9 @@ pub trait System {
         }
     }
 
-    /// Writes a file as a whole: whoever looks sees the old one or the new one, also after a loss
-    /// of power.
+    /// Writes a file as a whole: a reader sees the old one or the new one, also after a loss of
+    /// power. A file that is replaced keeps its owner, mode and extended attributes, and stays where
+    /// a link leads; `mode` is a new one's.
     ///
     /// # Errors
     /// The system's.
@@ -168,31 +175,114 @@ impl System for ThisHost {
 }
 
 fn write_whole(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(folder)?;
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&new)?;
-    file.set_permissions(fs::Permissions::from_mode(mode))?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    fs::File::open(folder)?.sync_all()
+    // A link stays, and leads to the new file.
+    let path = match fs::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+        found => found?,
+    };
+    let file = new_file(&path, text, mode)?;
+    match fs::File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        old => keep_attributes(&old?, file.as_file())?,
+    }
+    file.as_file().sync_all()?;
+    file.persist(&path)?;
+    sync_folder(&path)
 }
 
 fn write_new_whole(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
+    let file = new_file(path, text, mode)?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path)?;
+    sync_folder(path)
+}
+
+/// A nameless file beside the path, whose folder is made if there is none.
+fn new_file(path: &Path, text: &str, mode: u32) -> io::Result<NamedTempFile> {
+    let folder = folder_of(path);
     fs::create_dir_all(folder)?;
     let mut file = NamedTempFile::new_in(folder)?;
     file.as_file()
         .set_permissions(fs::Permissions::from_mode(mode))?;
     file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist_noclobber(path)?;
-    fs::File::open(folder)?.sync_all()
+    Ok(file)
+}
+
+/// Gives a file the owner, mode and extended attributes, access lists among them, of another.
+fn keep_attributes(old: &fs::File, new: &fs::File) -> io::Result<()> {
+    let metadata = old.metadata()?;
+    fchown(new, Some(metadata.uid()), Some(metadata.gid()))?;
+    // Behind the owner, whose change takes bits of the mode away.
+    new.set_permissions(metadata.permissions())?;
+    let mut names = vec![0; MAX_ATTRIBUTES];
+    let length = match rustix::fs::flistxattr(old, &mut names[..]) {
+        // The file system has none.
+        Err(Errno::OPNOTSUPP) => 0,
+        length => length?,
+    };
+    let mut value = vec![0; MAX_ATTRIBUTES];
+    for name in names[..length].split_inclusive(|&byte| byte == 0) {
+        let name = CStr::from_bytes_with_nul(name).map_err(io::Error::other)?;
+        let length = rustix::fs::fgetxattr(old, name, &mut value[..])?;
+        rustix::fs::fsetxattr(new, name, &value[..length], XattrFlags::empty())?;
+    }
+    Ok(())
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    fs::File::open(folder_of(path))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A minimal access list (acl(5)) as Linux keeps it: version 2, then entries of tag, rights and
+    /// id, each little-endian: the owner rw-, user 1 r--, the group ---, the mask r--, others ---.
+    const ACCESS_LIST: [u8; 44] = [
+        2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 2, 0, 4, 0, 1, 0, 0, 0, 4, 0, 0, 0, 255, 255,
+        255, 255, 16, 0, 4, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255,
+    ];
+
+    #[test]
+    fn file_that_is_edited_keeps_mode_owner_link_and_access_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("real"), folder.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        symlink("real", &link).unwrap();
+        // Only root may give a file away; some file systems keep no access lists.
+        let is_given = fchown(fs::File::open(&file).unwrap(), Some(1), Some(2)).is_ok();
+        let name = c"system.posix_acl_access";
+        let has_list = rustix::fs::setxattr(&file, name, &ACCESS_LIST, XattrFlags::empty()).is_ok();
+        let before = fs::metadata(&file).unwrap();
+        write_whole(&link, "new", 0o644).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        let after = fs::metadata(&file).unwrap();
+        assert_ne!(after.ino(), before.ino());
+        assert_eq!(after.mode(), before.mode());
+        assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
+        assert!(!is_given || (after.uid(), after.gid()) == (1, 2));
+        if has_list {
+            let mut list = [0; 64];
+            let length = rustix::fs::getxattr(&file, name, &mut list[..]).unwrap();
+            assert_eq!(list[..length], ACCESS_LIST);
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn file_that_is_new_has_the_mode_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("made/secret");
+        write_whole(&path, "text", 0o600).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
 }

@@ -40,6 +40,8 @@ pub struct Facts {
     pub saved_rules: Vec<(String, String)>,
     /// The same of the programs that are not in use: rules of both variants are in force.
     pub other_saved_rules: Vec<(String, String)>,
+    /// Files that a firewall loads at boot and that name the module's target.
+    pub firewall_files: Vec<String>,
     /// What `nft list ruleset` prints, if there is nft.
     pub nft_ruleset: String,
     /// TCP ports that listen.
@@ -64,9 +66,24 @@ pub struct Facts {
     pub warn_at: Vec<u32>,
 }
 
+/// Files from which netfilter-persistent, ufw and nftables set a firewall at boot.
+const FIREWALL_FILES: [&str; 9] = [
+    "/etc/iptables/rules.v4",
+    "/etc/iptables/rules.v6",
+    "/etc/ufw/before.rules",
+    "/etc/ufw/before6.rules",
+    "/etc/ufw/after.rules",
+    "/etc/ufw/after6.rules",
+    "/etc/ufw/user.rules",
+    "/etc/ufw/user6.rules",
+    "/etc/nftables.conf",
+];
+
 /// Why the module does not load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadFailure {
+    /// It was not tried.
+    NotTried,
     /// There is none for this kernel.
     NotBuilt,
     /// The kernel takes signed modules only, and does not know this signature.
@@ -86,6 +103,7 @@ impl Default for Facts {
             nft_compat_missing: false,
             saved_rules: Vec::new(),
             other_saved_rules: Vec::new(),
+            firewall_files: Vec::new(),
             nft_ruleset: String::new(),
             tcp_ports: BTreeSet::new(),
             udp_ports: BTreeSet::new(),
@@ -102,19 +120,22 @@ impl Default for Facts {
 }
 
 impl Facts {
-    /// Gathers them. A module that is not loaded is tried to be: there is no other way to learn
-    /// what the kernel thinks of it.
+    /// Gathers them. With `tries_module`, a module that is not loaded is tried to be: there is no
+    /// other way to learn what the kernel thinks of it.
     ///
     /// # Errors
     /// A file of the system cannot be read.
-    pub fn of(system: &dyn System, options: &StoreOptions) -> Result<Self> {
+    pub fn of(system: &dyn System, options: &StoreOptions, tries_module: bool) -> Result<Self> {
         let host = Host::of(system)?;
         let kernel = system
             .read("/proc/sys/kernel/osrelease")?
             .unwrap_or_default()
             .trim()
             .to_owned();
-        let load_failure = load_failure(system)?;
+        let load_failure = match tries_module || is_loaded(system) {
+            true => load_failure(system)?,
+            false => Some(LoadFailure::NotTried),
+        };
         let (mut saved_rules, mut other_saved_rules) = (Vec::new(), Vec::new());
         for program in [&host.iptables, &host.ip6tables].into_iter().flatten() {
             saved_rules.push(saved(system, program)?);
@@ -135,6 +156,7 @@ impl Facts {
             nft_compat_missing: nft_compat_missing(system, &host)?,
             saved_rules,
             other_saved_rules,
+            firewall_files: firewall_files(system)?,
             nft_ruleset,
             tcp_ports: host.tcp_ports,
             udp_ports: host.udp_ports,
@@ -177,6 +199,20 @@ impl Facts {
         let future = now + SignedDuration::from_mins(1);
         self.future_epochs = epochs_since(store.as_mut(), future).unwrap_or_default();
     }
+}
+
+/// Those of the firewalls' files that name the target.
+fn firewall_files(system: &dyn System) -> Result<Vec<String>> {
+    let names_target =
+        |line: &str| !line.trim_start().starts_with('#') && line.contains("TRAFSTAT");
+    let mut found = Vec::new();
+    for path in FIREWALL_FILES {
+        let text = system.read(path)?.unwrap_or_default();
+        if text.lines().any(names_target) {
+            found.push(path.to_owned());
+        }
+    }
+    Ok(found)
 }
 
 /// A program of iptables, and what its rules are saved as.
@@ -296,7 +332,7 @@ mod tests {
         host.says("iptables-save -c", "*filter\nCOMMIT\n");
         host.says("iptables-legacy-save -c", nat);
         host.says("ip -o -4 address show scope global", "");
-        let facts = Facts::of(&host, &StoreOptions::default()).unwrap();
+        let facts = Facts::of(&host, &StoreOptions::default(), true).unwrap();
         let programs = |rules: &[(String, String)]| {
             let mut programs = rules.iter().map(|(program, _)| program.clone());
             (programs.next(), programs.next())
@@ -311,8 +347,29 @@ mod tests {
         );
         // Asking for them would make the tables of a variant that has none.
         host.file("/proc/net/ip_tables_names", "");
-        let facts = Facts::of(&host, &StoreOptions::default()).unwrap();
+        let facts = Facts::of(&host, &StoreOptions::default(), true).unwrap();
         assert_eq!(facts.other_saved_rules, []);
+    }
+
+    #[test]
+    fn firewalls_files_that_name_the_target_are_found() {
+        let host = FakeHost::new();
+        host.file(
+            "/etc/iptables/rules.v4",
+            "-A INPUT -j TRAFSTAT --local-net 192.0.2.1\n",
+        );
+        host.file(
+            "/etc/iptables/rules.v6",
+            "# no -j TRAFSTAT here\n-A INPUT -j DROP\n",
+        );
+        host.file(
+            "/etc/ufw/before.rules",
+            "[1:2] -A ufw-before -j TRAFSTAT --local-net 192.0.2.1\n",
+        );
+        assert_eq!(
+            firewall_files(&host).unwrap(),
+            ["/etc/iptables/rules.v4", "/etc/ufw/before.rules"]
+        );
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct DoctorOptions {
   trafstat status                   module, rules, accounts and collector in one look
   trafstat status >/dev/null || mail -s 'trafstat' root
 
+Status changes nothing; a module that is not loaded stays so.
+
 Exit status: 0 all is well or may be, 1 figures are wrong or missing, 2 wrong usage.")]
 pub struct StatusOptions {
     #[command(flatten)]
@@ -54,7 +56,7 @@ impl DoctorOptions {
     /// # Errors
     /// Not root, or something cannot be looked at.
     pub fn run(self) -> Result<ExitCode> {
-        let findings = examine(&gather(&self.store)?);
+        let findings = examine(&gather(&self.store, true)?);
         to_stdout(|writer| match self.format {
             Format::Table if findings.is_empty() => {
                 writeln!(writer, "All is counted and collected.")
@@ -77,7 +79,7 @@ impl StatusOptions {
     /// # Errors
     /// Not root, or something cannot be looked at.
     pub fn run(self) -> Result<ExitCode> {
-        let facts = gather(&self.doctor.store)?;
+        let facts = gather(&self.doctor.store, false)?;
         let findings = examine(&facts);
         to_stdout(|writer| match self.doctor.format {
             Format::Table => write_status(&facts, &findings, writer),
@@ -113,11 +115,11 @@ impl StatusOptions {
     }
 }
 
-fn gather(store: &StoreOptions) -> Result<Facts> {
+fn gather(store: &StoreOptions, tries_module: bool) -> Result<Facts> {
     if !rustix::process::geteuid().is_root() {
         bail!("rules and accounts are root's to look at: run this with sudo");
     }
-    Facts::of(&ThisHost, store)
+    Facts::of(&ThisHost, store, tries_module)
 }
 
 fn write_findings(findings: &[Finding], writer: &mut dyn Write) -> std::io::Result<()> {

@@ -39,6 +39,15 @@ pub struct QuotaOptions {
     #[arg(long, conflicts_with = "format")]
     warn: bool,
 
+    /// Run the commands of warnings in units of their own.
+    #[arg(long, hide = true, requires = "warn")]
+    by_unit: bool,
+
+    /// Run the command for this percentage of this quota.
+    #[arg(long, hide = true, conflicts_with_all = ["warn", "format"], value_name = "PERCENT:QUOTA",
+        value_parser = warnings::parse_instance)]
+    act: Option<(u32, String)>,
+
     /// How to write it.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -56,7 +65,7 @@ impl QuotaOptions {
         let config = self.store.config()?;
         let now = ZonedDateTime::now();
         if config.quota.limit.is_empty() {
-            if !self.warn {
+            if !self.warn && self.act.is_none() {
                 info!("the configuration limits nothing under [quota]");
             }
             if self.warn || self.format == Format::Table {
@@ -64,17 +73,21 @@ impl QuotaOptions {
             }
         }
         let usages = used(&config, &self.store, &now)?;
+        if let Some((percent, name)) = &self.act {
+            let usage = usages.iter().find(|usage| usage.name == *name);
+            let usage = usage.with_context(|| format!("there is no quota {name:?}"))?;
+            return warnings::run(&config.quota.command, usage, *percent);
+        }
         if self.warn {
             let state = match &config.quota.state {
                 Some(path) => path.clone(),
                 None => PathBuf::from(warnings::DEFAULT_STATE),
             };
-            return warnings::give(
-                &usages,
-                &config.quota.warn_at,
-                &config.quota.command,
-                Path::new(&state),
-            );
+            let act = |usage: &Usage, percent| match self.by_unit {
+                true => warnings::run_by_unit(usage, percent),
+                false => warnings::run(&config.quota.command, usage, percent),
+            };
+            return warnings::give(&usages, &config.quota.warn_at, Path::new(&state), &act);
         }
         let names = Names::new(now.time_zone().clone(), false);
         to_stdout(|writer| match self.format {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -17,6 +18,10 @@ use crate::system::{System, ThisHost};
 
 /// Where it is kept which warnings were given.
 pub const DEFAULT_STATE: &str = "/var/lib/trafstat/quota.json";
+/// The lock of root's runs, in a folder that only root may enter.
+const ROOTS_LOCK: &str = "/run/trafstat/quota.lock";
+/// The template of the unit that runs the command.
+const ACTION_UNIT: &str = "--template=trafstat-quota-action@.service";
 
 /// Which warnings were given, by the quota's name.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +42,12 @@ struct PeriodWarnings {
 ///
 /// # Errors
 /// What failed, when all were tried.
-pub fn give(usages: &[Usage], warn_at: &[u32], command: &[String], state: &Path) -> Result<()> {
+pub fn give(
+    usages: &[Usage],
+    warn_at: &[u32],
+    state: &Path,
+    act: &dyn Fn(&Usage, u32) -> Result<()>,
+) -> Result<()> {
     let _only_one = lock(state)?;
     let mut given = read(state)?;
     // What is no longer limited is forgotten.
@@ -58,7 +68,7 @@ pub fn give(usages: &[Usage], warn_at: &[u32], command: &[String], state: &Path)
             if given.has(usage, percent) {
                 continue;
             }
-            match run(command, usage, percent) {
+            match act(usage, percent) {
                 // Kept at once: what comes after may fail or be killed.
                 Ok(()) => {
                     given.insert(usage, percent);
@@ -91,7 +101,11 @@ impl GivenWarnings {
     }
 }
 
-fn run(command: &[String], usage: &Usage, percent: u32) -> Result<()> {
+/// Runs the command of the configuration for a percentage of a quota, and waits for its end.
+///
+/// # Errors
+/// There is none, or it fails.
+pub fn run(command: &[String], usage: &Usage, percent: u32) -> Result<()> {
     let [program, arguments @ ..] = command else {
         bail!("the configuration names no command for warnings under [quota]");
     };
@@ -115,16 +129,63 @@ fn run(command: &[String], usage: &Usage, percent: u32) -> Result<()> {
     Ok(())
 }
 
-/// Two runs at once would both find a warning not given.
+/// Has systemd run the command, in a unit of its own, and waits for its end: the command is the
+/// administrator's, and may need what the unit of this process has not.
+///
+/// # Errors
+/// The unit fails.
+pub fn run_by_unit(usage: &Usage, percent: u32) -> Result<()> {
+    let instance = format!("{percent}:{}", usage.name);
+    let unit = ThisHost.succeed(&["systemd-escape", ACTION_UNIT, &instance], "")?;
+    let unit = unit.trim();
+    ThisHost
+        .succeed(&["systemctl", "start", unit], "")
+        .map(drop)
+        .with_context(|| {
+            format!(
+                "the command for {percent} % of {:?} failed; see journalctl -u \"{unit}\"",
+                usage.name
+            )
+        })
+}
+
+/// The percentage and the quota that [`run_by_unit`] names to its unit.
+///
+/// # Errors
+/// The text is neither.
+pub fn parse_instance(text: &str) -> Result<(u32, String), String> {
+    let parsed = text.split_once(':').and_then(|(percent, name)| {
+        let percent = percent.parse().ok()?;
+        Some((percent, name.to_owned()))
+    });
+    parsed.ok_or_else(|| "expected a percentage and a quota, such as 80:office".to_owned())
+}
+
+/// Two runs at once would both find a warning not given. The lock is out of others' reach: one who
+/// may open a file may hold its lock.
 fn lock(state: &Path) -> Result<File> {
-    let mut path = state.as_os_str().to_owned();
-    path.push(".lock");
-    let path = PathBuf::from(path);
+    let path = match rustix::process::geteuid().is_root() {
+        true => PathBuf::from(ROOTS_LOCK),
+        false => {
+            let mut path = state.as_os_str().to_owned();
+            path.push(".lock");
+            PathBuf::from(path)
+        }
+    };
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
     flock(&file, FlockOperation::LockExclusive)
         .with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
@@ -145,4 +206,19 @@ fn read(state: &Path) -> Result<GivenWarnings> {
 fn write(state: &Path, given: &GivenWarnings) -> Result<()> {
     let text = serde_json::to_string_pretty(given)? + "\n";
     ThisHost.write(&state.to_string_lossy(), &text, 0o640)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_instance;
+
+    #[test]
+    fn quota_of_any_name_is_told_to_its_unit() {
+        assert_eq!(
+            parse_instance("80:a:b c").unwrap(),
+            (80, "a:b c".to_owned())
+        );
+        assert!(parse_instance("office").is_err());
+        assert!(parse_instance("x:office").is_err());
+    }
 }

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::plan::RuleSet;
 use super::step::{Before, Server, Step};
 use crate::system::System;
 
@@ -57,6 +58,29 @@ impl Journal {
         })
     }
 
+    /// Setup's rules, if some of them stand in a file that a firewall loads: a version before 0.3 put
+    /// them there, or they were saved with the firewall's own.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn rules_in_firewall_files(&self, system: &dyn System) -> Result<Vec<RuleSet>> {
+        let mut are_saved = false;
+        for Entry { step, .. } in &self.entries {
+            are_saved |= matches!(step, Step::SavedRules { .. }) && !step.is_taken(system)?;
+        }
+        if !are_saved {
+            return Ok(Vec::new());
+        }
+        let sets = self.entries.iter().filter_map(|entry| match &entry.step {
+            Step::Rules { program, rules } => Some(RuleSet {
+                program: program.clone(),
+                rules: rules.clone(),
+            }),
+            _ => None,
+        });
+        Ok(sets.collect())
+    }
+
     /// Whether setup put this module under the original's rules.
     pub fn is_from_original(&self) -> bool {
         let is_original = |entry: &Entry| matches!(entry.step, Step::Original { .. });
@@ -72,12 +96,25 @@ impl Journal {
         &mut self,
         steps: &[Step],
         system: &dyn System,
-        mut said: impl FnMut(&Step, bool),
+        said: impl FnMut(&Step, bool),
     ) -> Result<()> {
         let unwanted = |entry: &Entry| !steps.iter().any(|step| step.key() == entry.step.key());
         while let Some(index) = self.entries.iter().rposition(unwanted) {
             self.take_back(index, system)?;
         }
+        self.take_all(steps, system, said)
+    }
+
+    /// Takes the steps in their order, those that are not taken; others stay as they are.
+    ///
+    /// # Errors
+    /// A step's. The next run goes on from there.
+    pub fn take_all(
+        &mut self,
+        steps: &[Step],
+        system: &dyn System,
+        mut said: impl FnMut(&Step, bool),
+    ) -> Result<()> {
         for step in steps {
             let known = self
                 .entries

@@ -42,9 +42,12 @@ const DEFAULT_URL: &str = "mysql://trafstat@localhost/trafstat";
   trafstat setup --from-original                 take the place of the original xt_TRAFSTAT
   trafstat setup --undo                          take all of it away again
 
-Setup loads the module, sets rules at the beginning of their chains, sees to it that they come
-back after a reboot, and starts the collector. Run again it changes what has to be changed;
-interrupted, it is simply run again. The database stays whatever it does.
+Setup loads the module, sets rules at the beginning of their chains, has a unit of its own set
+them again at boot, after the firewall, and starts the collector. It puts no rule into a file that
+a firewall loads: without the module, nothing of such a file would be loaded. Rules that were saved
+with the firewall (netfilter-persistent save) are taken out by the next setup; trafstat doctor
+reports them. Run again it changes what has to be changed; interrupted, it is simply run again. The
+database stays whatever it does.
 
 With --backend mysql, the administrator whom ~/.my.cnf names, or root of a server on this host,
 makes the database and a user with rights on it alone; its password is in /etc/trafstat/my.cnf.
@@ -103,6 +106,10 @@ pub struct SetupOptions {
     /// Set the rules that setup wrote down, as at boot.
     #[arg(long, hide = true)]
     restore: bool,
+
+    /// Bring what an earlier version set up to where this one would, after an upgrade.
+    #[arg(long, hide = true)]
+    upgrade: bool,
 }
 
 impl SetupOptions {
@@ -120,6 +127,9 @@ impl SetupOptions {
             return restore(&system);
         }
         let _lock = lock()?;
+        if self.upgrade {
+            return upgrade(&system, &Host::of(&system)?);
+        }
         if self.undo {
             return undo(&system, self.dry_run);
         }
@@ -210,6 +220,26 @@ fn restore(system: &dyn System) -> Result<()> {
         step::replace(system, &program, &rules)?;
     }
     Ok(())
+}
+
+/// Takes the rules out of files that a firewall loads, and has the unit of their own set them.
+fn upgrade(system: &dyn System, host: &Host) -> Result<()> {
+    let mut journal = Journal::read(system)?;
+    let sets = journal.rules_in_firewall_files(system)?;
+    if sets.is_empty() {
+        return Ok(());
+    }
+    // The files may be there though what loads them is not.
+    let host = Host {
+        netfilter_persistent: true,
+        ..host.clone()
+    };
+    let steps = plan::persistence(&host, &sets)?;
+    journal.take_all(&steps, system, |step, did| {
+        if did {
+            say(format_args!("done: {step}"));
+        }
+    })
 }
 
 /// One setup at a time.

@@ -14,6 +14,8 @@ use super::step::{Server, Step};
 
 /// What `--restore` sets, where nothing else restores the rules.
 pub const RULES_PATH: &str = "/etc/trafstat/rules.json";
+/// The files that netfilter-persistent loads.
+pub const FIREWALL_FILES: [&str; 2] = ["/etc/iptables/rules.v4", "/etc/iptables/rules.v6"];
 /// The collector's file where cron runs it.
 pub const CRON_PATH: &str = "/etc/cron.d/trafstat";
 
@@ -22,7 +24,15 @@ const CRON: &str = include_str!("../../../scripts/dist/trafstat.cron");
 const LAST_COLLECT: &str = "trafstat-last-collect";
 const LAST_COLLECT_SCRIPT: &str = include_str!("../../../scripts/dist/trafstat-last-collect.init");
 
-const COLLECT_TIMER: &str = "trafstat-collect.timer";
+const RULES_UNIT: &str = "trafstat-rules.service";
+
+/// What collects, deletes what is old, and warns, where systemd runs.
+const COLLECTION_UNITS: [&str; 4] = [
+    "trafstat-collect.timer",
+    "trafstat-last-collect.service",
+    "trafstat-prune.timer",
+    "trafstat-quota.timer",
+];
 
 /// What the user asks setup for.
 #[derive(Debug, Clone, Default)]
@@ -82,8 +92,9 @@ pub fn steps(host: &Host, request: &SetupRequest) -> Result<Vec<Step>> {
     if host.firewalld {
         bail!(
             "firewalld runs here and would take the rules away at its next reload. Have it set \
-             them itself:\n\n{}    firewall-cmd --reload\n    systemctl enable --now {COLLECT_TIMER}\n",
-            firewalld_commands(&sets)
+             them itself:\n\n{}    firewall-cmd --reload\n    systemctl enable --now {}\n",
+            firewalld_commands(&sets),
+            COLLECTION_UNITS.join(" ")
         );
     }
     if host.ufw_manages_builtins {
@@ -234,28 +245,22 @@ fn ports(host: &Host, request: &SetupRequest) -> LocalPorts {
     }
 }
 
-/// How the rules come back after a reboot.
-fn persistence(host: &Host, sets: &[RuleSet]) -> Result<Vec<Step>> {
-    // It restores with the alternative that is chosen, and knows nothing of another one.
-    let is_chosen = |set: &RuleSet| !set.program.contains('-');
-    if host.netfilter_persistent && sets.iter().all(is_chosen) {
-        return Ok(sets
-            .iter()
-            .map(|set| Step::SavedRules {
-                path: match set.program.starts_with("ip6") {
-                    true => "/etc/iptables/rules.v6".to_owned(),
-                    false => "/etc/iptables/rules.v4".to_owned(),
-                },
-                rules: set.rules.clone(),
-            })
-            .collect());
-    }
+/// How the rules come back after a reboot: by a unit of their own, after whatever sets a firewall.
+///
+/// A file that a firewall loads never names the module: where that is missing, none of the file's
+/// rules would be loaded.
+pub fn persistence(host: &Host, sets: &[RuleSet]) -> Result<Vec<Step>> {
     let mut steps = vec![Step::File {
         path: RULES_PATH.to_owned(),
         text: serde_json::to_string_pretty(sets)? + "\n",
     }];
     if host.systemd {
-        steps.push(unit("trafstat-rules.service"));
+        steps.push(unit(RULES_UNIT));
+    }
+    if host.netfilter_persistent {
+        steps.extend(FIREWALL_FILES.map(|path| Step::SavedRules {
+            path: path.to_owned(),
+        }));
     }
     Ok(steps)
 }
@@ -263,12 +268,7 @@ fn persistence(host: &Host, sets: &[RuleSet]) -> Result<Vec<Step>> {
 /// What collects, deletes what is old, and warns.
 fn collection(host: &Host) -> Result<Vec<Step>> {
     if host.systemd {
-        return Ok(vec![
-            unit(COLLECT_TIMER),
-            unit("trafstat-last-collect.service"),
-            unit("trafstat-prune.timer"),
-            unit("trafstat-quota.timer"),
-        ]);
+        return Ok(COLLECTION_UNITS.map(unit).to_vec());
     }
     if !host.cron {
         bail!("neither systemd nor cron is here to run the collector: install cron");
@@ -396,19 +396,18 @@ mod tests {
     }
 
     #[test]
-    fn netfilter_persistent_keeps_the_rules_where_it_is() {
-        let mut host = Host {
+    fn no_file_that_a_firewall_loads_gets_a_rule() {
+        let host = Host {
             netfilter_persistent: true,
             ..host()
         };
-        let planned = keys(&steps(&host, &SetupRequest::default()).unwrap());
-        assert!(planned.contains(&"file /etc/iptables/rules.v4".to_owned()));
-        assert!(planned.contains(&"file /etc/iptables/rules.v6".to_owned()));
-        assert!(!planned.contains(&"unit trafstat-rules.service".to_owned()));
-        // It does not restore rules of the alternative that is not chosen.
-        host.iptables = Some("iptables-legacy".to_owned());
-        let planned = keys(&steps(&host, &SetupRequest::default()).unwrap());
-        assert!(planned.contains(&"unit trafstat-rules.service".to_owned()));
+        let planned = steps(&host, &SetupRequest::default()).unwrap();
+        assert!(keys(&planned).contains(&"unit trafstat-rules.service".to_owned()));
+        for path in FIREWALL_FILES {
+            assert!(planned.contains(&Step::SavedRules {
+                path: path.to_owned()
+            }));
+        }
     }
 
     #[test]
@@ -446,6 +445,9 @@ mod tests {
             .to_string();
         assert!(error.contains("--direct --add-rule ipv4 filter INPUT 0 -d 192.0.2.1/32"));
         assert!(error.contains("--direct --add-rule ipv6 filter OUTPUT 0"));
+        for unit in COLLECTION_UNITS {
+            assert!(error.contains(unit), "no {unit} in {error}");
+        }
         let ufw = Host {
             ufw_manages_builtins: true,
             ..host()

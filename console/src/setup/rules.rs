@@ -146,39 +146,11 @@ pub fn transaction(standing: &[Rule], wanted: &[Rule]) -> Option<String> {
     (!lines.is_empty()).then(|| format!("*filter\n{lines}COMMIT\n"))
 }
 
-/// A file of iptables-save with setup's rules replaced by `wanted`, each at the beginning of its
-/// chain; every other line stays as it is.
-pub fn edit_saved(text: &str, wanted: &[Rule]) -> String {
-    let mut edited = String::new();
-    let mut in_filter = false;
-    let mut written = wanted.is_empty();
-    let write_wanted = |edited: &mut String| {
-        for rule in wanted {
-            let _ = writeln!(edited, "-A {} {}", rule.chain, rule.words);
-        }
-    };
-    for line in text.lines() {
-        if line.starts_with("-A ") && mark(line).is_some() {
-            continue;
-        }
-        if in_filter && !written && (line.starts_with("-A ") || line == "COMMIT") {
-            write_wanted(&mut edited);
-            written = true;
-        }
-        if let Some(table) = line.strip_prefix('*') {
-            in_filter = table == "filter";
-        }
-        edited.push_str(line);
-        edited.push('\n');
-    }
-    if !written {
-        edited.push_str(
-            "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n",
-        );
-        write_wanted(&mut edited);
-        edited.push_str("COMMIT\n");
-    }
-    edited
+/// A file of iptables-save without the rules that setup made; every other line stays as it is.
+pub fn without_made(text: &str) -> String {
+    text.split_inclusive('\n')
+        .filter(|line| !(line.contains("-A ") && mark(line).is_some()))
+        .collect()
 }
 
 /// Whether a file of iptables-save holds no rule and no chain of anybody's.
@@ -275,24 +247,22 @@ mod tests {
     }
 
     #[test]
-    fn saved_file_is_edited_in_place_and_back() {
-        let before = "# Generated\n*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n*filter\n\
-                      :INPUT DROP [1:2]\n[3:4] -A INPUT -i lo -j ACCEPT\n\
-                      -A INPUT -p tcp -m comment --comment \"web site\" -j ACCEPT\nCOMMIT\n";
-        let edited = edit_saved(before, &[rule(80)]);
-        let position = edited.find(&saved(&rule(80))).unwrap();
-        assert!(position > edited.find("*filter").unwrap());
-        assert!(position < edited.find("web site").unwrap());
-        assert_eq!(edit_saved(&edited, &[rule(80)]), edited);
-        assert_eq!(edit_saved(&edited, &[]), before);
+    fn only_the_rules_that_setup_made_are_taken_out_of_a_file() {
+        let others = "# Generated\n*filter\n:INPUT DROP [1:2]\n[3:4] -A INPUT -i lo -j ACCEPT\n\
+                      -A INPUT -p tcp -m comment --comment \"web site\" -j ACCEPT\n\
+                      -A INPUT -j TRAFSTAT --local-net 192.0.2.9\nCOMMIT";
+        let (begin, end) = others.split_at(others.find("[3:4]").unwrap());
+        let counted = format!("[5:6] {}", saved(&rule(81)));
+        let text = format!("{begin}{}{counted}{end}", saved(&rule(80)));
+        assert_eq!(without_made(&text), others);
+        assert_eq!(without_made(others), others);
     }
 
     #[test]
-    fn saved_file_without_the_table_gets_it() {
-        let edited = edit_saved("", &[rule(80)]);
-        assert!(edited.starts_with("*filter\n") && edited.ends_with("COMMIT\n"));
-        assert!(is_empty(&edit_saved(&edited, &[])));
-        assert!(!is_empty(&edited));
+    fn file_of_nothing_but_setups_rules_is_empty_without_them() {
+        let text = format!("*filter\n:INPUT ACCEPT [0:0]\n{}COMMIT\n", saved(&rule(80)));
+        assert!(is_empty(&without_made(&text)));
+        assert!(!is_empty(&text));
     }
 
     #[test]

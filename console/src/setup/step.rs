@@ -15,7 +15,7 @@ use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 
 use super::configuration::{self, PASSWORD_PATH};
 use super::original;
-use super::rules::{self, Rule};
+use super::rules::{self, Rule, is_empty};
 use crate::kernel_module::is_loaded;
 use crate::system::System;
 
@@ -35,12 +35,11 @@ pub enum Step {
         /// All that setup wants of this program.
         rules: Vec<Rule>,
     },
-    /// A file that netfilter-persistent restores has the rules.
+    /// A file that a firewall loads has none of setup's rules: without the module it would not be
+    /// loaded at all. Versions before 0.3 put them there, and saving the standing rules still does.
     SavedRules {
         /// The file.
         path: String,
-        /// All that setup wants in it.
-        rules: Vec<Rule>,
     },
     /// A file of setup's own has this text.
     File {
@@ -109,7 +108,7 @@ impl Step {
         match self {
             Self::Module => "module".to_owned(),
             Self::Rules { program, .. } => format!("rules {program}"),
-            Self::SavedRules { path, .. } | Self::File { path, .. } => format!("file {path}"),
+            Self::SavedRules { path } | Self::File { path, .. } => format!("file {path}"),
             Self::Unit { name } => format!("unit {name}"),
             Self::InitScript { name, .. } => format!("init script {name}"),
             Self::Password => "password".to_owned(),
@@ -131,9 +130,9 @@ impl Step {
             Self::Rules { program, rules } => {
                 rules::transaction(&standing(system, program)?, rules).is_none()
             }
-            Self::SavedRules { path, rules } => {
+            Self::SavedRules { path } => {
                 let text = system.read(path)?.unwrap_or_default();
-                rules::edit_saved(&text, rules) == text
+                rules::without_made(&text) == text
             }
             Self::File { path, text } => system.read(path)?.as_ref() == Some(text),
             Self::Unit { name } => {
@@ -164,11 +163,13 @@ impl Step {
     /// The system's.
     pub fn before(&self, system: &dyn System) -> Result<Before> {
         match self {
-            Self::File { path, .. } | Self::SavedRules { path, .. } => back_up(system, path),
+            Self::File { path, .. } => back_up(system, path),
             Self::InitScript { name, .. } => back_up(system, &init_script(name)),
             Self::Configuration { .. } => back_up(system, DEFAULT_CONFIG_PATH),
             // Rules with setup's mark are setup's.
             Self::Rules { .. } | Self::Original { .. } | Self::Import { .. } => Ok(Before::Nothing),
+            // The file is its owner's, whatever was in it.
+            Self::SavedRules { .. } => Ok(Before::Everything),
             Self::Module | Self::Unit { .. } | Self::Password | Self::Database(_) => {
                 Ok(match self.is_taken(system)? {
                     true => Before::Everything,
@@ -195,10 +196,7 @@ impl Step {
                 Ok(())
             }
             Self::Rules { program, rules } => replace(system, program, rules),
-            Self::SavedRules { path, rules } => {
-                let text = system.read(path)?.unwrap_or_default();
-                system.write(path, &rules::edit_saved(&text, rules), 0o640)
-            }
+            Self::SavedRules { path } => take_out(system, path).map(drop),
             Self::File { path, text } => system.write(path, text, 0o644),
             Self::Unit { name } => system
                 .succeed(&["systemctl", "enable", "--now", name], "")
@@ -238,23 +236,21 @@ impl Step {
     /// # Errors
     /// The system's.
     pub fn take_back(&self, before: &Before, system: &dyn System) -> Result<()> {
+        if let Self::SavedRules { path } = self {
+            let rest = take_out(system, path)?;
+            // A version before 0.3 made the file.
+            return match *before == Before::Nothing && rest.is_some_and(|rest| is_empty(&rest)) {
+                true => system.remove(path),
+                false => Ok(()),
+            };
+        }
         if *before == Before::Everything {
             return Ok(());
         }
         match self {
             Self::Module => unload(system),
             Self::Rules { program, .. } => replace(system, program, &[]),
-            Self::SavedRules { path, .. } => {
-                // What others have changed in it meanwhile stays.
-                let Some(text) = system.read(path)? else {
-                    return Ok(());
-                };
-                let text = rules::edit_saved(&text, &[]);
-                if *before == Before::Nothing && rules::is_empty(&text) {
-                    return system.remove(path);
-                }
-                system.write(path, &text, 0o640)
-            }
+            Self::SavedRules { .. } => Ok(()),
             Self::File { path, .. } => restore(system, path, before, 0o644),
             Self::Unit { name } => system
                 .succeed(&["systemctl", "disable", "--now", name], "")
@@ -299,7 +295,7 @@ impl fmt::Display for Step {
                 }
                 Ok(())
             }
-            Self::SavedRules { path, .. } => write!(f, "put the rules into {path}"),
+            Self::SavedRules { path } => write!(f, "keep the rules out of {path}"),
             Self::File { path, .. } => write!(f, "write {path}"),
             Self::Unit { name } => write!(f, "enable and start {name}"),
             Self::InitScript { name, .. } => {
@@ -358,6 +354,23 @@ fn back_up(system: &dyn System, path: &str) -> Result<Before> {
         copy = format!("{BACKUPS}/{name}.{time}.{number}");
     }
     Ok(Before::Copied(copy))
+}
+
+/// Takes setup's rules out of a file that a firewall loads, once that is copied away; gives what is
+/// left of it, none if there is no such file.
+///
+/// # Errors
+/// The system's; the file is then as it was.
+pub fn take_out(system: &dyn System, path: &str) -> Result<Option<String>> {
+    let Some(text) = system.read(path)? else {
+        return Ok(None);
+    };
+    let rest = rules::without_made(&text);
+    if rest != text {
+        back_up(system, path)?;
+        system.write(path, &rest, 0o640)?;
+    }
+    Ok(Some(rest))
 }
 
 /// Puts the file back that was there before, or removes setup's own.

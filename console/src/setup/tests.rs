@@ -14,11 +14,13 @@ use super::journal::{self, Journal};
 use super::original;
 use super::plan::{self, Original, PortChoice, SetupRequest};
 use super::step::{Before, Server, Step};
+use super::upgrade;
 use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 
 use super::configuration::PASSWORD_PATH;
 use crate::system::{ProgramOutput, System};
 
+const FIREWALL_FILE: &str = "/etc/iptables/rules.v4";
 const OTHERS: &str = "-A INPUT -i lo -j ACCEPT";
 
 const CRONTAB: &str = "SHELL=/bin/sh\n\
@@ -53,12 +55,8 @@ impl FakeHost {
             changes_left: Cell::new(usize::MAX),
             changes: Cell::new(0),
         };
-        fake.write(
-            "/etc/iptables/rules.v4",
-            &saved(&[OTHERS.to_owned()]),
-            0o640,
-        )
-        .unwrap();
+        fake.write(FIREWALL_FILE, &saved(&[OTHERS.to_owned()]), 0o640)
+            .unwrap();
         let uuid = "8d7b2c0e-2f6f-4d8a-9a57-3a1f5d5c0b11\n";
         fake.write("/proc/sys/kernel/random/uuid", uuid, 0o444)
             .unwrap();
@@ -464,11 +462,13 @@ fn other_ports_replace_the_rules_and_undo_still_takes_all() {
 #[test]
 fn step_that_is_no_longer_wanted_is_taken_back() {
     let fake = FakeHost::new();
-    let [with_units, with_files, _] = hosts();
+    let [with_units, _, with_cron] = hosts();
     fake.set_up(&SetupRequest::default(), &with_units).unwrap();
-    fake.set_up(&SetupRequest::default(), &with_files).unwrap();
-    assert!(!fake.units.borrow().contains("trafstat-rules.service"));
-    assert!(!fake.path(plan::RULES_PATH).exists());
+    fake.set_up(&SetupRequest::default(), &with_cron).unwrap();
+    assert!(fake.units.borrow().is_empty());
+    assert!(fake.path(plan::CRON_PATH).exists());
+    fake.set_up(&SetupRequest::default(), &with_units).unwrap();
+    assert!(!fake.path(plan::CRON_PATH).exists());
 }
 
 #[test]
@@ -483,22 +483,93 @@ fn file_that_was_there_is_copied_away_and_comes_back() {
     assert_eq!(fake.read(plan::CRON_PATH).unwrap().unwrap(), "# mine\n");
 }
 
+/// The file as it is after the standing rules were saved into it.
+fn save_rules(fake: &FakeHost) {
+    let text = saved(&fake.tables.borrow()["iptables"]);
+    assert!(text.contains("-j TRAFSTAT"));
+    fake.write(FIREWALL_FILE, &text, 0o640).unwrap();
+}
+
 #[test]
-fn others_edits_of_the_saved_rules_survive_undo() {
+fn rules_that_were_saved_with_a_firewall_are_taken_out_again() {
     let fake = FakeHost::new();
-    fake.set_up(&SetupRequest::default(), &hosts()[1]).unwrap();
-    let path = "/etc/iptables/rules.v4";
-    let edited = fake
-        .read(path)
-        .unwrap()
-        .unwrap()
-        .replace(OTHERS, "-A INPUT -j DROP");
-    fake.write(path, &edited, 0o640).unwrap();
+    let host = &hosts()[1];
+    let before = fake.read(FIREWALL_FILE).unwrap().unwrap();
+    fake.set_up(&SetupRequest::default(), host).unwrap();
+    assert_eq!(fake.read(FIREWALL_FILE).unwrap().unwrap(), before);
+
+    save_rules(&fake);
+    fake.set_up(&SetupRequest::default(), host).unwrap();
+    assert_eq!(fake.read(FIREWALL_FILE).unwrap().unwrap(), before);
+    let copies = fs::read_dir(fake.path("/var/lib/trafstat/backups")).unwrap();
+    let copy = copies.map(|copy| fs::read_to_string(copy.unwrap().path()).unwrap());
+    assert!(copy.into_iter().any(|text| text.contains("-j TRAFSTAT")));
+
+    save_rules(&fake);
     fake.undo().unwrap();
-    assert_eq!(
-        fake.read(path).unwrap().unwrap(),
-        saved(&["-A INPUT -j DROP".to_owned()])
-    );
+    assert_eq!(fake.read(FIREWALL_FILE).unwrap().unwrap(), before);
+}
+
+/// What version 0.2.0 leaves on a host with netfilter-persistent.
+fn set_up_by_an_earlier_version(fake: &FakeHost) {
+    let host = &hosts()[1];
+    fake.set_up(&SetupRequest::default(), host).unwrap();
+    let rules = fake.read(plan::RULES_PATH).unwrap().unwrap();
+    let journal = fake.read(journal::PATH).unwrap().unwrap();
+    let mut journal: serde_json::Value = serde_json::from_str(&journal).unwrap();
+    let entries = journal["entries"].as_array_mut().unwrap();
+    entries.retain(|entry| {
+        let text = entry.to_string();
+        !text.contains(plan::RULES_PATH) && !text.contains("trafstat-rules.service")
+    });
+    let sets: serde_json::Value = serde_json::from_str(&rules).unwrap();
+    for entry in entries {
+        let set = match entry["step"]["saved-rules"]["path"].as_str() {
+            Some(FIREWALL_FILE) => 0,
+            Some(_) => 1,
+            None => continue,
+        };
+        entry["step"]["saved-rules"]["rules"] = sets[set]["rules"].clone();
+        entry["before"] = match set {
+            0 => serde_json::json!({ "copied": "/var/lib/trafstat/backups/x" }),
+            _ => "nothing".into(),
+        };
+    }
+    fake.write(journal::PATH, &journal.to_string(), 0o600)
+        .unwrap();
+    fake.remove(plan::RULES_PATH).unwrap();
+    fake.units.borrow_mut().remove("trafstat-rules.service");
+    save_rules(fake);
+    let made = saved(&fake.tables.borrow()["ip6tables"]).replace(&format!("{OTHERS}\n"), "");
+    fake.write("/etc/iptables/rules.v6", &made, 0o640).unwrap();
+}
+
+#[test]
+fn upgrade_takes_the_rules_out_of_a_firewalls_files() {
+    for limit in 0.. {
+        let fake = FakeHost::new();
+        let before = fake.read(FIREWALL_FILE).unwrap().unwrap();
+        set_up_by_an_earlier_version(&fake);
+        let tables = fake.chains();
+        fake.changes_left.set(limit);
+        let whole = upgrade(&fake, &host()).is_ok();
+        fake.changes_left.set(usize::MAX);
+        // It was cut off, and is run again.
+        upgrade(&fake, &host()).unwrap();
+        assert_eq!(fake.read(FIREWALL_FILE).unwrap().unwrap(), before);
+        let ipv6 = fake.read("/etc/iptables/rules.v6").unwrap().unwrap();
+        assert!(!ipv6.contains("TRAFSTAT"), "{ipv6}");
+        assert!(fake.read(plan::RULES_PATH).unwrap().is_some());
+        assert!(fake.units.borrow().contains("trafstat-rules.service"));
+        assert_eq!(fake.chains(), tables);
+        fake.undo().unwrap();
+        assert_eq!(fake.read(FIREWALL_FILE).unwrap().unwrap(), before);
+        // Setup had made this one.
+        assert_eq!(fake.read("/etc/iptables/rules.v6").unwrap(), None);
+        if whole {
+            break;
+        }
+    }
 }
 
 #[test]

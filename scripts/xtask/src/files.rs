@@ -56,6 +56,11 @@ pub fn user_space(built: &Built, plugin: &Path) -> Result<Vec<Installed>> {
             "usr/lib/modprobe.d/trafstat.conf",
             fs::read(dist.join("trafstat.modprobe"))?,
         ),
+        Installed {
+            path: "usr/share/netfilter-persistent/plugins.d/50-trafstat".to_owned(),
+            mode: 0o755,
+            content: fs::read(dist.join("trafstat.netfilter-persistent"))?,
+        },
     ];
     for unit in units()? {
         let content = fs::read(dist.join(&unit))?;
@@ -278,14 +283,16 @@ fn units() -> Result<Vec<String>> {
     Ok(units)
 }
 
-/// A script of `scripts/dist/debian`, for this version, with the names of units where it has
+/// A script of `scripts/dist/debian`, for this version, with the names of units, templates left out, where it has
 /// `@UNITS@`, of those that can be enabled for `@ENABLEABLE_UNITS@`, of timers for `@TIMERS@`.
 ///
 /// # Errors
 ///
 /// It cannot be read.
 pub fn maintainer_script(name: &str) -> Result<Vec<u8>> {
-    let units = units()?;
+    let mut units = units()?;
+    // A template is neither stopped nor enabled; what runs of one ends by itself.
+    units.retain(|unit| !unit.contains('@'));
     let mut enableable = Vec::new();
     for unit in &units {
         let path = format!("scripts/dist/{unit}");

@@ -21,7 +21,7 @@ use trafstat_store::host::{HostCheck, RunningHost};
 use trafstat_store::options::config::{CollectConfig, parse_duration};
 use trafstat_store::origin::Origin;
 use trafstat_store::source::capture::OwnedRules;
-use trafstat_store::source::{Namespace, PROC_ROOT, Proc, Source};
+use trafstat_store::source::{Namespace, PROC_ROOT, Proc, Source, SourceError};
 use trafstat_store::watch::Watch;
 
 use crate::report::Report;
@@ -147,7 +147,11 @@ fn serve(
     let service = Service::start().context("cannot take the signals over")?;
     // What is wrong from the start is said at once, and ends the service.
     for (_, mut source) in options.sources(&settings.config.collect)? {
-        source.accounts()?;
+        match source.accounts() {
+            // Rules load it, at boot maybe later than this.
+            Err(error @ SourceError::NoModule(_)) => warn!("{error}; collecting once it is"),
+            accounts => drop(accounts?),
+        }
     }
     let rounds = Rounds {
         options,

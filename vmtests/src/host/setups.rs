@@ -23,6 +23,8 @@ const FIRST_PORT: u16 = 10_001;
 /// Moments at which setup is killed.
 const KILLS: u32 = 6;
 const SAVED_RULES: &str = "/etc/iptables/rules.v4";
+/// Keeps modprobe from loading the module.
+const NO_MODULE: &str = "/etc/modprobe.d/no-trafstat.conf";
 
 pub fn run() -> Result<()> {
     set_other_rules()?;
@@ -113,18 +115,56 @@ fn beside_nftables() -> Result<()> {
     set_other_rules()
 }
 
+/// The firewall stands though its file names the target and the module is missing.
 fn with_netfilter_persistent() -> Result<()> {
     step("netfilter-persistent")?;
     install_debian(&["iptables-persistent"])?;
     succeed("netfilter-persistent save")?;
     let before = without_comments(&fs::read_to_string(SAVED_RULES)?);
+    let firewall = others()?;
     succeed("trafstat setup")?;
+    let saved = || fs::read_to_string(SAVED_RULES);
+    ensure!(
+        without_comments(&saved()?) == before,
+        "setup writes into the firewall's file:\n{}",
+        saved()?
+    );
+    succeed("netfilter-persistent save")?;
+    let doctor = process::end(Command::new("trafstat").args(["doctor", "--format", "csv"]))?;
+    ensure!(
+        doctor.stdout.contains("rules-in-firewall"),
+        "doctor finds {doctor:?}"
+    );
+
+    succeed("systemctl stop trafstat-collect.timer trafstat-rules.service")?;
+    succeed("iptables -F")?;
+    succeed("modprobe -r xt_TRAFSTAT")?;
+    fs::write(NO_MODULE, "install xt_TRAFSTAT /bin/false\n")?;
     succeed("systemctl restart netfilter-persistent.service")?;
-    ensure!(rules()?.len() == 2, "{:?}", rules()?);
+    ensure!(
+        others()? == firewall && rules()?.is_empty(),
+        "without the module the firewall is {:?} instead of {firewall:?}",
+        others()?
+    );
+    fs::remove_file(NO_MODULE)?;
+    succeed("systemctl restart netfilter-persistent.service")?;
+    ensure!(
+        others()? == firewall && rules()?.len() == 2,
+        "with the module the firewall is {:?} instead of {firewall:?}",
+        others()?
+    );
+
+    succeed("trafstat setup")?;
     let backups = succeed("ls /var/lib/trafstat/backups")?;
     ensure!(backups.contains("etc-iptables-rules.v4."), "{backups:?}");
+    ensure!(
+        without_comments(&saved()?) == before,
+        "setup leaves its rules in the firewall's file:\n{}",
+        saved()?
+    );
+    succeed("netfilter-persistent save")?;
     undone()?;
-    let after = without_comments(&fs::read_to_string(SAVED_RULES)?);
+    let after = without_comments(&saved()?);
     ensure!(after == before, "saved are\n{after}instead of\n{before}");
     succeed("dpkg --purge iptables-persistent netfilter-persistent").map(drop)
 }

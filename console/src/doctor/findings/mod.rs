@@ -43,6 +43,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     for (program, saved) in facts.saved_rules.iter().chain(&facts.other_saved_rules) {
         findings.extend(nat(program, saved));
     }
+    findings.extend(firewall_files(facts));
     findings.extend(no_rules(facts));
     findings.extend(offloaded(facts));
     findings.extend(ports(facts));
@@ -75,6 +76,11 @@ fn warning(kind: &'static str, what: String, remedy: impl Into<String>) -> Findi
 fn module(facts: &Facts) -> Option<Finding> {
     let kernel = &facts.kernel;
     Some(match facts.load_failure.as_ref()? {
+        LoadFailure::NotTried => error(
+            "module-not-loaded",
+            "the module xt_TRAFSTAT is not loaded: nothing is counted".to_owned(),
+            "trafstat doctor tries to load it and tells why it fails; trafstat setup sets it up",
+        ),
         LoadFailure::NotBuilt => error(
             "module-missing",
             format!("there is no module xt_TRAFSTAT for this kernel, {kernel}"),
@@ -152,6 +158,24 @@ fn nft_compat(facts: &Facts) -> Option<Finding> {
              /usr/sbin/iptables-legacy\"",
         )
     })
+}
+
+/// Files that a firewall does not load where the module is missing.
+fn firewall_files(facts: &Facts) -> Vec<Finding> {
+    let files = facts.firewall_files.iter();
+    files
+        .map(|path| {
+            error(
+                "rules-in-firewall",
+                format!(
+                    "{path} names TRAFSTAT: if the module is missing at boot, nothing of the file \
+                     is loaded, and the host stands without its firewall"
+                ),
+                "trafstat setup takes its own rules out and has a unit set them after the firewall; \
+                 take others out by hand, and set them in a unit that is ordered after the firewall's",
+            )
+        })
+        .collect()
 }
 
 fn no_rules(facts: &Facts) -> Option<Finding> {

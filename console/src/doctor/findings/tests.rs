@@ -67,8 +67,22 @@ fn host_that_is_well_has_no_findings() {
 }
 
 #[test]
+fn rule_in_a_file_that_a_firewall_loads_is_an_error() {
+    let facts = Facts {
+        firewall_files: vec!["/etc/iptables/rules.v4".to_owned()],
+        ..well()
+    };
+    let [finding] = &examine(&facts)[..] else {
+        panic!("not one finding");
+    };
+    assert_eq!(finding.kind, "rules-in-firewall");
+    assert!(finding.is_error);
+}
+
+#[test]
 fn module_that_does_not_load_is_found_with_its_reason() {
     for (failure, kind) in [
+        (LoadFailure::NotTried, "module-not-loaded"),
         (LoadFailure::NotBuilt, "module-missing"),
         (LoadFailure::SignatureRefused, "signature-refused"),
         (LoadFailure::Other("no memory".to_owned()), "module-refused"),

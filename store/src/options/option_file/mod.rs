@@ -129,7 +129,8 @@ impl ClientOptions {
     /// # Errors
     /// Every way in which a file can be wrong.
     pub fn read(files: &OptionFiles) -> Result<Self, OptionFileError> {
-        let home = std::env::var_os("HOME").map(PathBuf::from);
+        // Units of systemd have no HOME; the user database knows it.
+        let home = std::env::home_dir();
         Self::read_from(files, &GLOBAL.map(PathBuf::from), home.as_deref())
     }
 
