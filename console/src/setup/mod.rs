@@ -107,6 +107,10 @@ pub struct SetupOptions {
     #[arg(long, hide = true)]
     restore: bool,
 
+    /// Delete the rules that setup set, until they are restored.
+    #[arg(long, hide = true)]
+    drop_rules: bool,
+
     /// Bring what an earlier version set up to where this one would, after an upgrade.
     #[arg(long, hide = true)]
     upgrade: bool,
@@ -125,6 +129,9 @@ impl SetupOptions {
         // The unit that does this is started by setup, which holds the lock.
         if self.restore {
             return restore(&system);
+        }
+        if self.drop_rules {
+            return drop_rules(&system);
         }
         let _lock = lock()?;
         if self.upgrade {
@@ -210,16 +217,32 @@ fn undo(system: &dyn System, dry_run: bool) -> Result<()> {
 
 /// Sets the rules again, after whatever else sets rules at boot.
 fn restore(system: &dyn System) -> Result<()> {
-    let Some(text) = system.read(RULES_PATH)? else {
-        return Ok(());
-    };
-    let sets: Vec<RuleSet> =
-        serde_json::from_str(&text).with_context(|| format!("{RULES_PATH} is damaged"))?;
-    Step::Module.take(system)?;
+    let sets = rules_to_restore(system)?;
+    if !sets.is_empty() {
+        Step::Module.take(system)?;
+    }
     for RuleSet { program, rules } in sets {
         step::replace(system, &program, &rules)?;
     }
     Ok(())
+}
+
+/// Deletes the rules that stand, and keeps what restores them.
+fn drop_rules(system: &dyn System) -> Result<()> {
+    for RuleSet { program, .. } in rules_to_restore(system)? {
+        step::replace(system, &program, &[])?;
+    }
+    Ok(())
+}
+
+/// The rules that setup wrote down.
+fn rules_to_restore(system: &dyn System) -> Result<Vec<RuleSet>> {
+    match system.read(RULES_PATH)? {
+        Some(text) => {
+            serde_json::from_str(&text).with_context(|| format!("{RULES_PATH} is damaged"))
+        }
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Takes the rules out of files that a firewall loads, and has the unit of their own set them.

@@ -14,7 +14,7 @@ use super::journal::{self, Journal};
 use super::original;
 use super::plan::{self, Original, PortChoice, SetupRequest};
 use super::step::{Before, Server, Step};
-use super::upgrade;
+use super::{drop_rules, restore, upgrade};
 use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 
 use super::configuration::PASSWORD_PATH;
@@ -481,6 +481,18 @@ fn file_that_was_there_is_copied_away_and_comes_back() {
     assert!(journal.contains("/var/lib/trafstat/backups/etc-cron.d-trafstat."));
     fake.undo().unwrap();
     assert_eq!(fake.read(plan::CRON_PATH).unwrap().unwrap(), "# mine\n");
+}
+
+#[test]
+fn rules_that_are_dropped_are_restored_as_they_were() {
+    let fake = FakeHost::new();
+    fake.set_up(&SetupRequest::default(), &host()).unwrap();
+    let set = fake.chains();
+    drop_rules(&fake).unwrap();
+    assert!(!format!("{:?}", fake.chains()).contains("TRAFSTAT"));
+    restore(&fake).unwrap();
+    assert_eq!(fake.chains(), set);
+    fake.undo().unwrap();
 }
 
 /// The file as it is after the standing rules were saved into it.

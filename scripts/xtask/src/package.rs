@@ -36,6 +36,8 @@ struct Package {
     relations: String,
     description: &'static str,
     scripts: &'static [&'static str],
+    /// Whether it asks by debconf.
+    has_questions: bool,
 }
 
 /// Builds everything and makes the packages; `revision` tells packages of one version apart, and
@@ -85,7 +87,7 @@ pub fn make(
         name: "trafstat",
         architecture: X86_64.debian,
         relations: format!(
-            "Depends: {libraries}, iptables, kmod, passwd\n\
+            "Depends: {libraries}, debconf (>= 0.5) | debconf-2.0, iptables, kmod, passwd\n\
              Recommends: trafstat-dkms\n\
              Suggests: systemd | cron, mariadb-server\n"
         ),
@@ -95,6 +97,7 @@ pub fn make(
              port. trafstat-store collects what was counted into SQLite or MySQL, exactly\n \
              once, and trafstat sets it all up and shows it.\n",
         scripts: &["preinst", "postinst", "prerm", "postrm"],
+        has_questions: true,
     };
     let dkms = Package {
         name: "trafstat-dkms",
@@ -108,6 +111,7 @@ pub fn make(
              and the kernel's headers only. The source of the Rust part is included, with\n \
              a script that builds the same object from it.\n",
         scripts: &["postinst", "prerm"],
+        has_questions: false,
     };
     let made = vec![
         trafstat.make(&folder, &version, user_space, linked)?,
@@ -198,6 +202,13 @@ impl Package {
                 files::maintainer_script(&format!("{}.{script}", self.name))?,
             )?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        }
+        if self.has_questions {
+            let templates = format!("scripts/dist/debian/{}.templates", self.name);
+            fs::copy(
+                paths::repository().join(templates),
+                debian.join("templates"),
+            )?;
         }
         let deb = folder.join(format!("{}_{version}_{}.deb", self.name, self.architecture));
         command::read(

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -187,6 +188,27 @@ fn of_quotas() -> Result<()> {
         put_back()?;
         gone(kind)?;
     }
+
+    let (command, log) = ("/usr/local/sbin/quota-warning", "/run/quota-warnings");
+    fs::write(
+        command,
+        format!("#!/bin/sh\necho $TRAFSTAT_QUOTA_PERCENT $TRAFSTAT_QUOTA_NAME >>{log}\n"),
+    )?;
+    fs::set_permissions(command, fs::Permissions::from_mode(0o755))?;
+    fs::write(
+        CONFIG,
+        "[quota]\nwarn-at = [50]\ncommand = [\"/usr/local/sbin/quota-warning\"]\n\
+         [[quota.limit]]\nname = \"the: whole-office\"\nbytes = \"1 B\"\nper = \"month\"\n",
+    )?;
+    for _ in 0..2 {
+        succeed("systemctl start trafstat-quota.service")?;
+    }
+    ensure!(
+        fs::read_to_string(log)? == "50 the: whole-office\n",
+        "the command of the quota ran for {:?}",
+        fs::read_to_string(log)?
+    );
+    put_back()?;
 
     // A month's sums are read from a table of days, once days of it have passed.
     let today: u32 = succeed("date +%-d")?.trim().parse()?;

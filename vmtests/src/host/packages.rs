@@ -199,8 +199,7 @@ fn second_boot(kind: Kind) -> Result<()> {
     if kind == Kind::Systemd {
         remove_and_install()?;
     }
-    step("purge")?;
-    succeed("dpkg --purge trafstat trafstat-dkms")?;
+    purge(kind)?;
     if kind == Kind::Systemd {
         // The administrator's own.
         succeed(&format!("systemctl unmask {MASKED}"))?;
@@ -217,6 +216,62 @@ fn second_boot(kind: Kind) -> Result<()> {
         now == before,
         "MariaDB's users were\n{before}and are\n{now}"
     );
+    Ok(())
+}
+
+/// Purges the packages. Nobody is there to answer, so what was counted stays at first; a mount does
+/// not keep the purge from its end.
+fn purge(kind: Kind) -> Result<()> {
+    let folder = Path::new("/var/lib/trafstat");
+    if kind == Kind::Systemd {
+        step("purge without an answer")?;
+        let names = |path: &Path| -> Result<Vec<_>> {
+            let entries = fs::read_dir(path)?.map(|entry| Ok(entry?.file_name()));
+            let mut names: Vec<_> = entries.collect::<Result<_>>()?;
+            names.sort();
+            Ok(names)
+        };
+        let kept = names(folder)?;
+        succeed("dpkg --purge trafstat")?;
+        ensure!(
+            names(folder)? == kept && !Path::new("/etc/trafstat").exists(),
+            "{kept:?} became {:?}",
+            names(folder)?
+        );
+        install_programs()?;
+
+        step("purge with a mount")?;
+        fs::rename(folder, "/var/lib/aside")?;
+        fs::create_dir(folder)?;
+        succeed("mount -t tmpfs none /var/lib/trafstat")?;
+        fs::write(folder.join("counted"), "")?;
+        answer_purge()?;
+        succeed("dpkg --purge trafstat")?;
+        ensure!(names(folder)?.is_empty(), "{:?}", names(folder)?);
+        succeed("umount /var/lib/trafstat")?;
+        fs::remove_dir(folder)?;
+        fs::rename("/var/lib/aside", folder)?;
+        install_programs()?;
+    }
+    step("purge")?;
+    answer_purge()?;
+    succeed("dpkg --purge trafstat trafstat-dkms").map(drop)
+}
+
+fn answer_purge() -> Result<()> {
+    let answer = "echo trafstat trafstat/purge-data boolean true | debconf-set-selections";
+    process::succeed(Command::new("sh").args(["-c", answer])).map(drop)
+}
+
+/// Installs the programs' package of the upgrade.
+fn install_programs() -> Result<()> {
+    for entry in fs::read_dir(Path::new(FOLDER).join("packages-2"))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("trafstat_") {
+            process::succeed(Command::new("dpkg").arg("--install").arg(&path))?;
+        }
+    }
     Ok(())
 }
 
@@ -259,14 +314,7 @@ fn remove_and_install() -> Result<()> {
         !left.contains("static"),
         "the removal leaves units:\n{left}"
     );
-    let listed = fs::read_dir(Path::new(FOLDER).join("packages-2"))?;
-    for entry in listed {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("trafstat_") {
-            process::succeed(Command::new("dpkg").arg("--install").arg(&path))?;
-        }
-    }
+    install_programs()?;
     let now = units()?;
     ensure!(now == chosen, "units were\n{chosen}and are\n{now}");
     Ok(())
