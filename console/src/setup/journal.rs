@@ -53,7 +53,7 @@ impl Journal {
     /// The server that setup made the store on.
     pub fn server(&self) -> Option<Server> {
         self.entries.iter().find_map(|entry| match &entry.step {
-            Step::Database(server) => Some(server.clone()),
+            Step::Database(server) | Step::Schema(server) => Some(server.clone()),
             _ => None,
         })
     }

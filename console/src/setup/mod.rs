@@ -5,8 +5,10 @@
 mod configuration;
 mod host;
 mod journal;
+mod login;
 mod original;
 mod plan;
+mod report;
 mod rules;
 mod step;
 
@@ -18,14 +20,16 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use ipnet::IpNet;
 use rustix::fs::FlockOperation;
-use trafstat_cli::output::say;
+use trafstat_cli::output::{Format, say};
 use trafstat_store::options::mysql::{MysqlUrl, MysqlUrlError};
 
 pub use host::{Host, other_program};
 
 use crate::system::{System, ThisHost};
 use journal::Journal;
+use login::{Login, SslMode};
 use plan::{Original, PortChoice, RULES_PATH, RuleSet, SetupRequest};
+use report::{Report, State};
 use step::{Server, Step};
 
 const DEFAULT_URL: &str = "mysql://trafstat@localhost/trafstat";
@@ -39,6 +43,9 @@ const DEFAULT_URL: &str = "mysql://trafstat@localhost/trafstat";
   trafstat setup --router --local-net 10.0.0.0/24
                                                  count what is forwarded for a net
   trafstat setup --backend mysql                 store on this host's MySQL or MariaDB
+  trafstat setup --backend mysql --url mysql://collector@db.example.net/trafstat \\
+      --password-file /root/password --ssl-mode verify_identity
+                                                 store as a user that is there
   trafstat setup --from-original                 take the place of the original xt_TRAFSTAT
   trafstat setup --undo                          take all of it away again
 
@@ -103,6 +110,24 @@ pub struct SetupOptions {
     #[arg(long, value_name = "FILE", requires = "backend")]
     admin_defaults_file: Option<PathBuf>,
 
+    /// Take a user and a database of the server that are there, with the password in this file;
+    /// setup then makes neither, and needs no administrator.
+    #[arg(long, value_name = "FILE", requires = "url", conflicts_with = "admin_defaults_file",
+        value_parser = login::parse_file)]
+    password_file: Option<PathBuf>,
+
+    /// How that user's connections use TLS [default: as the server and the client agree].
+    #[arg(long, value_name = "MODE", requires = "password_file", value_enum)]
+    ssl_mode: Option<SslMode>,
+
+    /// The certificates of the authorities that the server's certificate is checked by.
+    #[arg(long, value_name = "FILE", requires = "password_file", value_parser = login::parse_file)]
+    ssl_ca: Option<PathBuf>,
+
+    /// How to write what is done, or would be.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+
     /// Set the rules that setup wrote down, as at boot.
     #[arg(long, hide = true)]
     restore: bool,
@@ -137,13 +162,23 @@ impl SetupOptions {
         if self.upgrade {
             return upgrade(&system, &Host::of(&system)?);
         }
+        let mut report = Report::new(self.format);
         if self.undo {
-            return undo(&system, self.dry_run);
+            let undone = undo(&system, self.dry_run, &mut report);
+            report.finish(self.dry_run, undone.as_ref().err())?;
+            return undone;
         }
-        let host = Host::of(&system)?;
-        let mut journal = Journal::read(&system)?;
+        let dry_run = self.dry_run;
+        let done = self.set_up(&system, &mut report);
+        report.finish(dry_run, done.as_ref().err())?;
+        done
+    }
+
+    fn set_up(self, system: &dyn System, report: &mut Report) -> Result<()> {
+        let host = Host::of(system)?;
+        let mut journal = Journal::read(system)?;
         let original = match self.from_original || journal.is_from_original() {
-            true => Some(self.original(&system, &journal)?),
+            true => Some(self.original(system, &journal)?),
             false => None,
         };
         let server = match self.backend.as_deref() {
@@ -151,6 +186,11 @@ impl SetupOptions {
             Some("mysql") => Some(Server {
                 url: self.url.unwrap_or_else(|| DEFAULT_URL.to_owned()),
                 administrator: self.admin_defaults_file,
+                login: self.password_file.map(|password_file| Login {
+                    password_file,
+                    ssl_mode: self.ssl_mode,
+                    ssl_ca: self.ssl_ca,
+                }),
             }),
             Some(_) => None,
         };
@@ -164,20 +204,27 @@ impl SetupOptions {
         let steps = plan::steps(&host, &request)?;
         if self.dry_run {
             for step in &steps {
-                match step.is_taken(&system)? {
-                    true => say(format_args!("done already: {step}")),
-                    false => say(format_args!("would {step}")),
-                }
+                report.add(
+                    step,
+                    match step.is_taken(system)? {
+                        true => State::DoneAlready,
+                        false => State::WouldDo,
+                    },
+                );
             }
             return Ok(());
         }
-        journal.bring_about(&steps, &system, |step, did| match did {
-            true => say(format_args!("done: {step}")),
-            false => say(format_args!("done already: {step}")),
+        journal.bring_about(&steps, system, |step, did| {
+            report.add(
+                step,
+                match did {
+                    true => State::Done,
+                    false => State::DoneAlready,
+                },
+            );
         })?;
-        say(format_args!(
-            "Traffic is counted. In five minutes, trafstat show tells what used the network."
-        ));
+        report
+            .say("Traffic is counted. In five minutes, trafstat show tells what used the network.");
         Ok(())
     }
 
@@ -198,21 +245,19 @@ impl SetupOptions {
     }
 }
 
-fn undo(system: &dyn System, dry_run: bool) -> Result<()> {
+fn undo(system: &dyn System, dry_run: bool, report: &mut Report) -> Result<()> {
     let mut journal = Journal::read(system)?;
     if journal.is_empty() {
-        say(format_args!(
-            "Setup has done nothing here that could be undone."
-        ));
+        report.say("Setup has done nothing here that could be undone.");
         return Ok(());
     }
     if dry_run {
         for step in journal.steps() {
-            say(format_args!("would undo: {step}"));
+            report.add(step, State::WouldUndo);
         }
         return Ok(());
     }
-    journal.undo(system, |step| say(format_args!("undone: {step}")))
+    journal.undo(system, |step| report.add(step, State::Undone))
 }
 
 /// Sets the rules again, after whatever else sets rules at boot.

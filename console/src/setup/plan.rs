@@ -121,13 +121,12 @@ fn store(host: &Host, request: &SetupRequest) -> Result<Vec<Step>> {
         return Ok(Vec::new());
     };
     configuration::check(&host.configuration, &server.url)?;
-    Ok(vec![
-        Step::Password,
-        Step::Configuration {
-            url: server.url.clone(),
-        },
-        Step::Database(server.clone()),
-    ])
+    let (login, database) = match &server.login {
+        Some(login) => (Step::Login(login.clone()), Step::Schema(server.clone())),
+        None => (Step::Password, Step::Database(server.clone())),
+    };
+    let url = server.url.clone();
+    Ok(vec![login, Step::Configuration { url }, database])
 }
 
 /// The steps where the original's rules stay: whatever restored them at boot goes on to do so.

@@ -14,6 +14,7 @@ use tracing::warn;
 use trafstat_store::options::config::DEFAULT_CONFIG_PATH;
 
 use super::configuration::{self, PASSWORD_PATH};
+use super::login::Login;
 use super::original;
 use super::rules::{self, Rule, is_empty};
 use crate::kernel_module::is_loaded;
@@ -67,6 +68,10 @@ pub enum Step {
         /// Server, user and database.
         url: String,
     },
+    /// The login of a user that is there is where the collector looks for it.
+    Login(Login),
+    /// The server has the schema, in a database of a user that is there.
+    Schema(Server),
     /// The server has the database, its schema and its user.
     Database(Server),
     /// This module counts for the rules of the original, which is laid aside.
@@ -88,6 +93,9 @@ pub struct Server {
     pub url: String,
     /// Option file with the administrator's login, if not the usual ones.
     pub administrator: Option<PathBuf>,
+    /// The login of a user that is there; without one, setup makes database and user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<Login>,
 }
 
 /// What there was before a step was taken for the first time: what taking it back restores.
@@ -113,6 +121,8 @@ impl Step {
             Self::InitScript { name, .. } => format!("init script {name}"),
             Self::Password => "password".to_owned(),
             Self::Configuration { .. } => "configuration".to_owned(),
+            Self::Login(_) => "login".to_owned(),
+            Self::Schema(server) => format!("schema {}", server.url),
             // Another user of another server is to be taken away, not to be forgotten.
             Self::Database(server) => format!("database {}", server.url),
             Self::Original { .. } => "original".to_owned(),
@@ -147,8 +157,12 @@ impl Step {
                 let text = system.read(DEFAULT_CONFIG_PATH)?.unwrap_or_default();
                 configuration::with_server(&text, url)? == text
             }
+            Self::Login(login) => match login.option_file()? {
+                Some(text) => system.read(PASSWORD_PATH)?.as_ref() == Some(&text),
+                None => system.path(PASSWORD_PATH).exists(),
+            },
             // Asks as the user, of every table.
-            Self::Database(server) => {
+            Self::Database(server) | Self::Schema(server) => {
                 let asked = system.run(&server.store(&["hosts", "--format", "csv"]), "")?;
                 asked.code == Some(0)
             }
@@ -166,6 +180,9 @@ impl Step {
             Self::File { path, .. } => back_up(system, path),
             Self::InitScript { name, .. } => back_up(system, &init_script(name)),
             Self::Configuration { .. } => back_up(system, DEFAULT_CONFIG_PATH),
+            Self::Login(_) => back_up(system, PASSWORD_PATH),
+            // The database stays whatever setup does.
+            Self::Schema(_) => Ok(Before::Everything),
             // Rules with setup's mark are setup's.
             Self::Rules { .. } | Self::Original { .. } | Self::Import { .. } => Ok(Before::Nothing),
             // The file is its owner's, whatever was in it.
@@ -219,6 +236,24 @@ impl Step {
                 let text = configuration::with_server(&text, url)?;
                 system.write(DEFAULT_CONFIG_PATH, &text, 0o644)
             }
+            Self::Login(login) => {
+                let text = login
+                    .option_file()?
+                    .with_context(|| format!("{} is gone", login.password_file.display()))?;
+                // A file that is there may be open to others.
+                system.remove(PASSWORD_PATH)?;
+                match system.write_new(PASSWORD_PATH, &text, 0o600)? {
+                    true => Ok(()),
+                    false => bail!("somebody else made {PASSWORD_PATH} meanwhile; run setup again"),
+                }
+            }
+            Self::Schema(server) => {
+                let ended = system.run(&server.store(&["init"]), "")?;
+                match ended.code {
+                    Some(0) => Ok(()),
+                    _ => bail!("{}", ended.stderr.trim()),
+                }
+            }
             Self::Database(server) => {
                 let ended = system.run(&server.administer("create-user"), "")?;
                 match ended.code {
@@ -260,6 +295,8 @@ impl Step {
                 restore(system, &init_script(name), before, 0o755)
             }
             Self::Password => system.remove(PASSWORD_PATH),
+            Self::Login(_) => restore(system, PASSWORD_PATH, before, 0o600),
+            Self::Schema(_) => Ok(()),
             Self::Configuration { .. } => {
                 // What others have changed in it meanwhile stays.
                 let text = system.read(DEFAULT_CONFIG_PATH)?.unwrap_or_default();
@@ -305,6 +342,8 @@ impl fmt::Display for Step {
             Self::Configuration { url } => {
                 write!(f, "name {url} as the store in {DEFAULT_CONFIG_PATH}")
             }
+            Self::Login(_) => write!(f, "put the given password into {PASSWORD_PATH}"),
+            Self::Schema(server) => write!(f, "make the schema in {}", server.url),
             Self::Database(server) => {
                 write!(f, "make the database and the user of {}", server.url)
             }

@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 
 use super::host::Host;
 use super::journal::{self, Journal};
+use super::login::Login;
 use super::original;
 use super::plan::{self, Original, PortChoice, SetupRequest};
 use super::step::{Before, Server, Step};
@@ -233,7 +234,7 @@ impl System for FakeHost {
                 code: Some(i32::from(!self.users.borrow().contains(*url))),
                 ..ProgramOutput::default()
             }),
-            ["trafstat-store", "create-user", "--url", url, ..] => {
+            ["trafstat-store", "init" | "create-user", "--url", url, ..] => {
                 assert!(self.path(PASSWORD_PATH).exists());
                 self.change()?;
                 self.users.borrow_mut().insert((*url).to_owned());
@@ -351,6 +352,7 @@ fn with_server(administrator: Option<&str>) -> SetupRequest {
         server: Some(Server {
             url: "mysql://trafstat@localhost/trafstat".to_owned(),
             administrator: administrator.map(Into::into),
+            login: None,
         }),
         ..SetupRequest::default()
     }
@@ -606,6 +608,39 @@ fn server_stays_until_another_store_is_wanted() {
     assert!(!fake.path(PASSWORD_PATH).exists());
     assert!(!fake.path(DEFAULT_CONFIG_PATH).exists());
     assert_eq!(Journal::read(&fake).unwrap().server(), None);
+}
+
+#[test]
+fn user_that_is_there_needs_no_administrator_and_stays() {
+    let fake = FakeHost::new();
+    let before = fake.state();
+    let password_file = fake.root.path().join("password");
+    fs::write(&password_file, "se#cret\n").unwrap();
+    let mut request = with_server(None);
+    let server = request.server.as_mut().unwrap();
+    server.login = Some(Login {
+        password_file: password_file.clone(),
+        ssl_mode: None,
+        ssl_ca: None,
+    });
+    let url = server.url.clone();
+    let others = "[client]\npassword=old\n";
+    fake.write(PASSWORD_PATH, others, 0o644).unwrap();
+    fake.set_up(&request, &host()).unwrap();
+    let written = fake.read(PASSWORD_PATH).unwrap().unwrap();
+    assert_eq!(written, "[client]\npassword=\"se#cret\"\n");
+    assert!(fake.users.borrow().contains(&url));
+    assert_eq!(Journal::read(&fake).unwrap().server(), request.server);
+
+    // The file with the password may go once setup has read it.
+    fs::remove_file(&password_file).unwrap();
+    fake.set_up(&request, &host()).unwrap();
+    fake.undo().unwrap();
+    assert_eq!(fake.read(PASSWORD_PATH).unwrap().unwrap(), others);
+    assert!(fake.users.borrow().contains(&url));
+    fake.remove(PASSWORD_PATH).unwrap();
+    fake.users.borrow_mut().clear();
+    assert_eq!(fake.state(), before);
 }
 
 #[test]
