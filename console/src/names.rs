@@ -1,27 +1,55 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The names of what groups are made by.
 
+use std::net::IpAddr;
+use std::path::Path;
+
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use trafstat_cli::store::StoreOptions;
 use trafstat_cli::text::printable;
 use trafstat_store::protocol;
 use trafstat_store::query::{Field, Value};
 use trafstat_store::services::Services;
 
+use crate::host_names::HostNames;
+
 /// How values are named for people.
 pub struct Names {
-    /// None: numbers only.
-    services: Option<Services>,
+    services: Services,
+    hosts: HostNames,
+    /// Numbers and addresses only.
+    numeric: bool,
     zone: TimeZone,
 }
 
 impl Names {
-    /// Names of this host, times in this zone; `numeric` leaves ports and protocols numbers.
+    /// Names of services, times in this zone; `numeric` leaves numbers and addresses as they are.
     pub fn new(zone: TimeZone, numeric: bool) -> Self {
         Self {
-            services: (!numeric).then(Services::read),
+            services: Services::read(),
+            hosts: HostNames::default(),
+            numeric,
             zone,
         }
+    }
+
+    /// Names of hosts, too: those of the configuration, if it can be read, and those that this host
+    /// knows.
+    pub fn with_hosts(mut self, store: &StoreOptions) -> Self {
+        let given = store.config().map(|config| config.name);
+        self.hosts = HostNames::read(Path::new("/"), &given.unwrap_or_default());
+        self
+    }
+
+    /// Turns names on or off.
+    pub fn set_numeric(&mut self, numeric: bool) {
+        self.numeric = numeric;
+    }
+
+    /// The name of an address.
+    pub fn host(&self, ip: IpAddr) -> Option<&str> {
+        self.hosts.get(ip).filter(|_| !self.numeric)
     }
 
     /// The values of a key; its ports have names of its protocol.
@@ -37,20 +65,18 @@ impl Names {
 
     /// A port as `443 https`, of the protocol where one is known.
     pub fn port(&self, port: u16, protocol: Option<u8>) -> String {
-        let services = self.services.as_ref();
-        match services.and_then(|services| services.name(port, protocol)) {
-            Some(name) => format!("{port} {name}"),
-            None => port.to_string(),
+        match self.services.name(port, protocol) {
+            Some(name) if !self.numeric => format!("{port} {name}"),
+            _ => port.to_string(),
         }
     }
 
     /// A protocol by its keyword.
     pub fn protocol(&self, number: u8) -> String {
-        let keyword = match self.services {
-            Some(_) => protocol::name(number),
-            None => None,
-        };
-        keyword.map_or_else(|| number.to_string(), str::to_owned)
+        match protocol::name(number) {
+            Some(keyword) if !self.numeric => keyword.to_owned(),
+            _ => number.to_string(),
+        }
     }
 
     /// A point in time, to the minute.
@@ -72,6 +98,10 @@ impl Names {
             Value::Protocol(number) => self.protocol(*number),
             Value::Port(port) => self.port(*port, protocol),
             Value::Time(time) => self.time(*time),
+            Value::Ip(ip) => match self.host(*ip) {
+                Some(name) => format!("{ip} {}", printable(name)),
+                None => ip.to_string(),
+            },
             _ => printable(&value.to_string()).into_owned(),
         }
     }

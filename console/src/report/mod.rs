@@ -127,7 +127,7 @@ impl ReportOptions {
                 info!("{remark}");
             }
         }
-        let names = Names::new(now.time_zone().clone(), self.numeric);
+        let names = Names::new(now.time_zone().clone(), self.numeric).with_hosts(&self.store);
         let write = |writer: &mut dyn Write| match self.format {
             ReportFormat::Text => text::write(&figures, &names, writer),
             ReportFormat::Csv => machine::write_csv(&figures, writer),

@@ -24,7 +24,7 @@ use trafstat_store::account::Name;
 use trafstat_store::collect::sum_up;
 use trafstat_store::origin::Origin;
 use trafstat_store::protocol;
-use trafstat_store::query::{Accumulator, Answer, Field, Filter, Order, Query};
+use trafstat_store::query::{Accumulator, Answer, Field, Filter, Order, Query, Value};
 use trafstat_store::services::Services;
 use trafstat_store::snapshot::Counters;
 
@@ -86,7 +86,7 @@ pub struct ShowOptions {
     #[arg(long)]
     rates: bool,
 
-    /// Protocols and ports without their names.
+    /// Protocols, ports and hosts without their names.
     #[arg(long, short)]
     numeric: bool,
 
@@ -235,7 +235,7 @@ impl ShowOptions {
         let style = table::Style {
             rates: self.rates,
             order: query.order,
-            names: Names::new(query.zone.clone(), self.numeric),
+            names: Names::new(query.zone.clone(), self.numeric).with_hosts(&self.store),
         };
         to_stdout(|writer| write(answer, self.format, &style, writer))
             .context("cannot write to standard output")
@@ -276,7 +276,7 @@ fn write(
         Format::Table if answer.groups.is_empty() => Ok(()),
         Format::Table => table::write(answer, style, writer),
         Format::Csv => write_csv(answer, style.rates, writer),
-        Format::Json => write_json(answer, style.rates, writer),
+        Format::Json => write_json(answer, style, writer),
     }
 }
 
@@ -325,7 +325,8 @@ fn write_csv(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Result
     csv.flush()
 }
 
-fn write_json(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Result<()> {
+fn write_json(answer: &Answer, style: &table::Style, writer: &mut dyn Write) -> io::Result<()> {
+    let rates = style.rates;
     let with_rates = |mut object: Map<String, Json>, rates: Option<Rates>, error| {
         for (column, rate) in rates.iter().flat_map(Rates::columns) {
             object.insert(column.to_owned(), rate.into());
@@ -343,6 +344,9 @@ fn write_json(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Resul
             let mut record = Map::new();
             for (field, value) in answer.by.iter().zip(&group.key) {
                 record.insert(field.column().to_owned(), json!(value));
+                if let Some(name) = name_of(value, &style.names) {
+                    record.insert(format!("{}_name", field.column()), name.into());
+                }
             }
             record.extend(counters(&group.counters));
             let rates = rates_of(rates, &group.counters, seconds);
@@ -365,6 +369,14 @@ fn write_json(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Resul
     });
     accuracy::add_accuracy(&mut object, &answer.accuracy);
     writeln!(writer, "{object}")
+}
+
+/// The name of a host, where its address is the value.
+fn name_of<'a>(value: &Value, names: &'a Names) -> Option<&'a str> {
+    match value {
+        Value::Ip(ip) => names.host(*ip),
+        _ => None,
+    }
 }
 
 fn counters(counters: &Counters) -> impl Iterator<Item = (String, Json)> {

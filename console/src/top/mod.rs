@@ -18,6 +18,7 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
+use trafstat_cli::store::StoreOptions;
 use trafstat_store::options::config::parse_duration;
 use trafstat_store::query::Field;
 use trafstat_store::source::{OpenEpochSource, PROC_ROOT, Proc};
@@ -81,7 +82,7 @@ impl TopOptions {
         meter.read(first, Duration::ZERO);
         let mut screen = Screen::new(
             self.by,
-            Names::new(TimeZone::system(), self.numeric),
+            Names::new(TimeZone::system(), self.numeric).with_hosts(&StoreOptions::default()),
             self.numeric,
             self.every,
         );

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
 use ratatui::Frame;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::layout::{Alignment, Constraint, Layout};
@@ -111,7 +110,7 @@ impl Screen {
             KeyCode::Char(' ') => self.holds_still = !self.holds_still,
             KeyCode::Char('n') => {
                 self.numeric = !self.numeric;
-                self.names = Names::new(TimeZone::system(), self.numeric);
+                self.names.set_numeric(self.numeric);
             }
             KeyCode::Down => self.first += 1,
             KeyCode::Up => self.first = self.first.saturating_sub(1),

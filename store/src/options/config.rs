@@ -5,8 +5,10 @@
 //! the environment, and before the option files of MySQL's clients and the defaults.
 //! `scripts/dist/trafstat.toml` has every key with an explanation.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +41,8 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// How much traffic may go over.
     pub quota: QuotaConfig,
+    /// Names of hosts by their addresses.
+    pub name: BTreeMap<IpAddr, String>,
 }
 
 /// Section `[store]`.
