@@ -174,12 +174,17 @@ impl System for ThisHost {
     }
 }
 
-fn write_whole(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+/// As [`System::write`], of this host.
+///
+/// # Errors
+/// The system's.
+pub fn write_whole(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     // A link stays, and leads to the new file.
     let path = match fs::canonicalize(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
         found => found?,
     };
+    fs::create_dir_all(folder_of(&path))?;
     let file = new_file(&path, text, mode)?;
     match fs::File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -191,17 +196,39 @@ fn write_whole(path: &Path, text: &str, mode: u32) -> io::Result<()> {
 }
 
 fn write_new_whole(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    fs::create_dir_all(folder_of(path))?;
     let file = new_file(path, text, mode)?;
     file.as_file().sync_all()?;
     file.persist_noclobber(path)?;
     sync_folder(path)
 }
 
-/// A nameless file beside the path, whose folder is made if there is none.
+/// Writes a file in the place of what has the name, be that a link; a device or a pipe is written to.
+///
+/// # Errors
+/// The system's.
+pub fn write_in_place_of(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let is_replaced = match fs::symlink_metadata(path) {
+        // Links there lead to what the process has open.
+        Ok(found) => found.is_file() || found.is_symlink() && !path.starts_with("/dev"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        Err(error) => return Err(error),
+    };
+    if !is_replaced {
+        return fs::File::options()
+            .write(true)
+            .open(path)?
+            .write_all(text.as_bytes());
+    }
+    let file = new_file(path, text, mode)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    sync_folder(path)
+}
+
+/// A file of another name beside the path, with the text.
 fn new_file(path: &Path, text: &str, mode: u32) -> io::Result<NamedTempFile> {
-    let folder = folder_of(path);
-    fs::create_dir_all(folder)?;
-    let mut file = NamedTempFile::new_in(folder)?;
+    let mut file = NamedTempFile::new_in(folder_of(path))?;
     file.as_file()
         .set_permissions(fs::Permissions::from_mode(mode))?;
     file.write_all(text.as_bytes())?;
@@ -230,7 +257,11 @@ fn keep_attributes(old: &fs::File, new: &fs::File) -> io::Result<()> {
 }
 
 fn folder_of(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new("/"))
+    match path.parent() {
+        Some(folder) if folder == Path::new("") => Path::new("."),
+        Some(folder) => folder,
+        None => Path::new("/"),
+    }
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
@@ -276,6 +307,19 @@ mod tests {
             assert_eq!(list[..length], ACCESS_LIST);
         }
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn file_in_the_place_of_a_link_leaves_what_the_link_led_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("real"), folder.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        symlink("real", &link).unwrap();
+        write_in_place_of(&link, "new", 0o644).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "old");
+        assert_eq!(fs::read_to_string(&link).unwrap(), "new");
+        write_in_place_of(Path::new("/dev/null"), "new", 0o644).unwrap();
+        assert!(!Path::new("/dev/null").is_file());
     }
 
     #[test]

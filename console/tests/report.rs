@@ -4,6 +4,7 @@
 #[path = "../../store/tests/common/mod.rs"]
 mod common;
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -341,4 +342,54 @@ fn file_that_cannot_be_written_is_named() {
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("/no/such/folder/a"), "{error}");
+}
+
+#[test]
+fn report_is_delivered_to_the_folder_and_by_mail() {
+    let database = Database::new();
+    let path = |name: &str| database.folder.path().join(name);
+    let (reports, mailed, config) = (path("reports"), path("mail"), path("trafstat.toml"));
+    let deliver = |text: &str| {
+        fs::write(&config, text).unwrap();
+        let config = config.to_str().unwrap();
+        database.report(&["month", "2026-01", "--deliver", "--config", config])
+    };
+    let text = format!(
+        "[report]\nfolder = {reports:?}\nmail = [\"root\"]\nmail-command = [\"sh\", \"-c\", \
+         \"cat >{}\"]\n",
+        mailed.display()
+    );
+    for _ in 0..2 {
+        let output = deliver(&text);
+        assert!(output.status.success(), "{output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+    }
+    let page = fs::read_to_string(reports.join("trafstat-2026-01.html")).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>"), "{page}");
+    let mail = fs::read_to_string(&mailed).unwrap();
+    assert!(mail.starts_with("To: root\nSubject: Traffic of "), "{mail}");
+    assert!(mail.contains("192.0.2.1"), "{mail}");
+
+    let failing = text.replace("cat >", "exit 7; cat >");
+    fs::remove_dir_all(&reports).unwrap();
+    let output = deliver(&failing);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("cannot mail")
+    );
+    assert!(reports.join("trafstat-2026-01.html").exists());
+
+    let output = deliver("");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("neither a folder")
+    );
+    assert_eq!(
+        deliver("[report]\nmail = \"a\\nBcc: b\"\n").status.code(),
+        Some(1)
+    );
 }

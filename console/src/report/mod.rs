@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat report`: what a day or a month came to, compared with the one before.
 
+mod delivery;
 mod figures;
 mod html;
 mod machine;
 mod period;
 mod text;
 
-use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -22,8 +22,12 @@ use trafstat_store::query::Filter;
 
 use crate::accuracy;
 use crate::names::Names;
+use crate::system::write_in_place_of;
 use figures::{Figures, Question, SampleInterval};
 use period::{Length, Period, Which};
+
+/// The mode of a new file.
+const FILE_MODE: u32 = 0o644;
 
 /// Which report, and how.
 #[derive(Debug, Args)]
@@ -33,6 +37,7 @@ use period::{Length, Period, Which};
                                               the last one
   trafstat report month 2026-01 --format html --output january.html
                                               one file with charts, for a browser
+  trafstat report month --deliver             last month, to a folder and by mail
   trafstat report month --sample 5m --format csv
                                               95th percentiles of five minutes, as is billed
 
@@ -61,6 +66,10 @@ pub struct ReportOptions {
     /// File to write it to [default: standard output].
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+
+    /// Deliver it to the folder and the addresses that [report] of the configuration names.
+    #[arg(long, conflicts_with_all = ["format", "output"])]
+    deliver: bool,
 
     /// How many local addresses and services to tell of; 0 for all.
     #[arg(long, value_name = "N", default_value_t = 20)]
@@ -128,6 +137,12 @@ impl ReportOptions {
             }
         }
         let names = Names::new(now.time_zone().clone(), self.numeric).with_hosts(&self.store);
+        if self.deliver {
+            let hostname = rustix::system::uname();
+            let hostname = hostname.nodename().to_string_lossy();
+            let config = self.store.config()?.report;
+            return delivery::deliver(&config, &hostname, &figures, &names);
+        }
         let write = |writer: &mut dyn Write| match self.format {
             ReportFormat::Text => text::write(&figures, &names, writer),
             ReportFormat::Csv => machine::write_csv(&figures, writer),
@@ -139,8 +154,8 @@ impl ReportOptions {
             Some(path) => {
                 let mut bytes = Vec::new();
                 write(&mut bytes)?;
-                File::create(path)
-                    .and_then(|mut file| file.write_all(&bytes))
+                let text = String::from_utf8(bytes).context("a report is no UTF-8")?;
+                write_in_place_of(path, &text, FILE_MODE)
                     .with_context(|| format!("cannot write {}", path.display()))
             }
         }

@@ -41,6 +41,8 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// How much traffic may go over.
     pub quota: QuotaConfig,
+    /// Where reports are delivered to.
+    pub report: ReportConfig,
     /// Names of hosts by their addresses.
     pub name: BTreeMap<IpAddr, String>,
 }
@@ -100,6 +102,20 @@ pub struct CollectConfig {
     /// How large that file may become.
     #[serde(deserialize_with = "size")]
     pub spool_size: Option<ByteSize>,
+}
+
+/// Section `[report]`.
+#[derive(Debug, Clone, Default, PartialEq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ReportConfig {
+    /// Folder for reports in HTML.
+    pub folder: Option<PathBuf>,
+    /// Addresses that reports are mailed to.
+    #[serde(deserialize_with = "addresses")]
+    pub mail: Vec<String>,
+    /// The program that sends mail, and its arguments.
+    #[serde(deserialize_with = "one_or_many")]
+    pub mail_command: Vec<String>,
 }
 
 /// Section `[retention]`.
@@ -239,6 +255,22 @@ impl StoreConfig {
 
     fn has_password(&self) -> bool {
         self.mysql().password.is_some()
+    }
+}
+
+/// Mail addresses, none of which adds anything else to a message's header.
+fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let addresses: Vec<String> = one_or_many(deserializer)?;
+    let is_wrong = |address: &String| {
+        address.is_empty()
+            || address.contains([',', ' ', ';'])
+            || address.contains(char::is_control)
+    };
+    match addresses.iter().any(is_wrong) {
+        true => Err(de::Error::custom(
+            "expected mail addresses, such as \"root\"",
+        )),
+        false => Ok(addresses),
     }
 }
 
