@@ -49,11 +49,23 @@ impl<'a> Bystander<'a> {
     ///
     /// A command fails or takes longer than [`LIMIT`].
     pub fn goes_on(&self) -> Result<()> {
-        self.go_on_within(LIMIT)
+        self.go_on_within(LIMIT).map(drop)
     }
 
-    fn go_on_within(&self, limit: Duration) -> Result<()> {
+    /// As [`Self::goes_on`] within another limit; gives how long the slowest command took.
+    ///
+    /// # Errors
+    ///
+    /// A command fails or takes longer.
+    pub fn go_on_within(&self, limit: Duration) -> Result<Duration> {
         let began = Instant::now();
+        let mut slowest = Duration::ZERO;
+        let mut succeed = |command: &mut Command| -> Result<()> {
+            let began = Instant::now();
+            succeed_within(command, limit)?;
+            slowest = slowest.max(began.elapsed());
+            Ok(())
+        };
         for command in [
             "iptables-nft -w -A INPUT -m conntrack --ctstate NEW -j ACCEPT",
             "iptables-nft -w -D INPUT -m conntrack --ctstate NEW -j ACCEPT",
@@ -66,20 +78,20 @@ impl<'a> Bystander<'a> {
         ] {
             let (program, arguments) = command.split_once(' ').unwrap_or((command, ""));
             let mut command = Command::new(program);
-            succeed_within(command.args(arguments.split(' ')), limit).context("on the host")?;
+            succeed(command.args(arguments.split(' '))).context("on the host")?;
         }
         let iptables = Iptables::new(self.guest, &self.netns, Family::Ipv4);
         for end in ["-A INPUT", "-D INPUT"] {
             let mut command = iptables.command_to_count(Family::Ipv4.local(), end);
             self.netns
-                .enter(|| succeed_within(&mut command, limit))
+                .enter(|| succeed(&mut command))
                 .context("in another namespace")?;
         }
         println!(
             "the host went on for {:.1} s",
             began.elapsed().as_secs_f32()
         );
-        Ok(())
+        Ok(slowest)
     }
 }
 
