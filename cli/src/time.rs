@@ -16,7 +16,11 @@ pub fn parse(text: &str) -> Result<Timestamp, String> {
     parse_at(text, &ZonedDateTime::now())
 }
 
-fn parse_at(text: &str, now: &ZonedDateTime) -> Result<Timestamp, String> {
+/// The same, before another moment than now.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_at(text: &str, now: &ZonedDateTime) -> Result<Timestamp, String> {
     let text = text.trim();
     if text == "now" {
         return Ok(now.timestamp());

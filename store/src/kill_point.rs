@@ -24,6 +24,8 @@ pub(crate) enum KillPoint {
     BeforeDelete,
     /// The archived records are deleted, the transaction is open.
     BeforeDeleteCommit,
+    /// Some records of a large epoch are deleted, and that is committed.
+    WithinDeletion,
 }
 
 impl KillPoint {
@@ -45,6 +47,7 @@ impl KillPoint {
             Self::WithinArchive => "within-archive",
             Self::BeforeDelete => "before-delete",
             Self::BeforeDeleteCommit => "before-delete-commit",
+            Self::WithinDeletion => "within-deletion",
         };
         if std::env::var_os("TRAFSTAT_STORE_KILL_AT").is_some_and(|at| at == name) {
             // A process may always signal itself; should it live on, the test that

@@ -49,6 +49,14 @@ pub trait Store {
     /// The database's.
     fn explain(&mut self, query: &Query) -> Result<Vec<String>, StoreError>;
 
+    /// The time from which it counts how long something is kept: the newest epoch's closing,
+    /// or the database server's clock, or this host's where there is no server, if that is
+    /// earlier. None if no epoch is stored.
+    ///
+    /// # Errors
+    /// The database's.
+    fn retention_time(&mut self) -> Result<Option<Timestamp>, StoreError>;
+
     /// Deletes what is older than it is to be kept, level by level.
     ///
     /// With an archive, records are first written to files in it, which are read back
@@ -59,7 +67,9 @@ pub trait Store {
     /// counted twice.
     ///
     /// # Errors
-    /// The database's or the folder's. What was deleted until then is archived.
+    /// [`StoreError::CutOffInFuture`], [`StoreError::CutOffBeyondNewest`] and
+    /// [`StoreError::TooMuch`]; then nothing was deleted. The database's or the folder's; what
+    /// was deleted until then is archived, and the next time goes on.
     fn rotate(
         &mut self,
         retention: &Retention,
@@ -98,7 +108,7 @@ pub trait Store {
     /// Deletes the records of every epoch that closed before a time; sums stay.
     ///
     /// # Errors
-    /// The database's; then nothing was deleted.
+    /// As [`Self::rotate`].
     fn prune(&mut self, before: Timestamp) -> Result<Rotated, StoreError> {
         let retention = Retention {
             records_before: Some(before),
@@ -174,6 +184,8 @@ pub struct Retention {
     pub daily_before: Option<Timestamp>,
     /// Monthly sums by remote address.
     pub monthly_before: Option<Timestamp>,
+    /// Deletes even what is more than half of a level.
+    pub even_most: bool,
 }
 
 /// Where records are written before they are deleted.
@@ -386,6 +398,31 @@ pub enum StoreError {
         /// Its value.
         value: u64,
     },
+    /// What is to be deleted has not happened yet.
+    #[error(
+        "nothing is deleted: {before} is in the future, it is {now} by the clock that counts; \
+         set the clock, or name an earlier time"
+    )]
+    CutOffInFuture {
+        /// What is older was to be deleted.
+        before: Timestamp,
+        /// The database server's clock, or this host's.
+        now: Timestamp,
+    },
+    /// All that there is would be deleted.
+    #[error(
+        "nothing is deleted: the newest epoch closed at {newest}, and all that closed before \
+         {before} would be everything; is the clock right? Name a time that is no later"
+    )]
+    CutOffBeyondNewest {
+        /// What is older was to be deleted.
+        before: Timestamp,
+        /// When the newest epoch closed.
+        newest: Timestamp,
+    },
+    /// More than half of a level would be deleted; what it would be.
+    #[error("nothing is deleted: it would be {0}, more than half; if that is meant, add --force")]
+    TooMuch(String),
     /// Someone else writes and does not end.
     #[error("the database is locked by another program; try again when it is done")]
     Locked,

@@ -24,17 +24,19 @@ use trafstat_store::store::{Store, StoreError};
 const SENT_PACKETS: u64 = 30;
 
 /// What came with each version.
-const SQLITE: [&str; 3] = [
+const SQLITE: [&str; 4] = [
     include_str!("../src/backend/sqlite/0001_initial.sql"),
     include_str!("../src/backend/sqlite/0002_host_boot.sql"),
     include_str!("../src/backend/sqlite/0003_sampling.sql"),
+    include_str!("../src/backend/sqlite/0004_exact_history.sql"),
 ];
 
 /// The same of MySQL's.
-const MYSQL: [&str; 3] = [
+const MYSQL: [&str; 4] = [
     include_str!("../src/backend/mysql/0001_initial.sql"),
     include_str!("../src/backend/mysql/0002_host_boot.sql"),
     include_str!("../src/backend/mysql/0003_sampling.sql"),
+    include_str!("../src/backend/mysql/0004_exact_history.sql"),
 ];
 
 /// The tables of version 1 that rows can be in.
@@ -294,6 +296,114 @@ fn interrupted_creation_can_be_repeated(socket: &Path) {
         store_epoch(&mut store, 1);
         assert!(store.check().unwrap().is_empty());
     }
+}
+
+/// What a prune by a clock of the year 2098 did to a database of the version before, before its
+/// third epoch came.
+const SPOIL: [&str; 9] = [
+    "DELETE FROM record WHERE KEY_OF_RECORD",
+    "UPDATE snapshot SET first_record = NULL WHERE epoch < 3",
+    "DELETE FROM local_hourly WHERE hour < 1769871600",
+    "DELETE FROM service_hourly WHERE hour < 1769871600",
+    "DELETE FROM kept",
+    "INSERT INTO kept VALUES ('record', 4070908800000000000)",
+    "INSERT INTO kept VALUES ('hour', 4070908800000000000)",
+    "INSERT INTO kept VALUES ('day', 4070908800000000000)",
+    "INSERT INTO kept VALUES ('month', 4070908800000000000)",
+];
+
+/// What comes after the repair is answered for its time alone.
+fn assert_repaired(store: &mut dyn Store) {
+    assert_eq!(store.check().unwrap(), Vec::<String>::new());
+    let mut later = lan(3000);
+    later.header.opened_ns = later.header.closed_ns - 1_000_000_000;
+    store_epoch(store, 4);
+    store_snapshot(store, &later);
+    let query = Query {
+        by: vec![Field::LocalIp],
+        filter: Filter {
+            since: Some("2026-01-31T16:00:00Z".parse().unwrap()),
+            ..Filter::default()
+        },
+        ..Query::default()
+    };
+    let found = store.query(&query).unwrap().total.sent_packets;
+    assert_eq!(found, 2 * SENT_PACKETS);
+    assert_eq!(store.check().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_kept_is_known_again_after_a_wrong_clock() {
+    let version = SQLITE.len() - 1;
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _) = sqlite_of_version(version, &folder);
+    let connection = Connection::open(&path).unwrap();
+    for statement in SPOIL {
+        let statement = statement.replace("KEY_OF_RECORD", "id <= 4");
+        connection.execute_batch(&statement).unwrap();
+    }
+    drop(connection);
+    let mut store = Sqlite::open(&path).unwrap();
+    store.migrate().unwrap();
+    assert_repaired(&mut store);
+    drop(store);
+    let kept: Vec<i64> = Connection::open(&path)
+        .unwrap()
+        .prepare("SELECT since_ns FROM kept ORDER BY level")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(kept, KEPT);
+}
+
+/// Of days, hours, months and records.
+const KEPT: [i64; 4] = [
+    // 1 February, 16:00 on 31 January, and right after the second epoch.
+    1_769_904_000_000_000_000,
+    1_769_875_200_000_000_000,
+    1_769_904_000_000_000_000,
+    1_769_868_000_000_000_001,
+];
+
+fn what_is_kept_is_known_again(socket: &Path) {
+    let new = mariadb_server::create_database(socket);
+    let mut store = Mysql::open(&mariadb_server::login(socket, &new)).unwrap();
+    store.migrate().unwrap();
+    for epoch in 1..=3 {
+        store_old_epoch(&mut store, epoch);
+    }
+    let version = MYSQL.len() - 1;
+    let all: Vec<&str> = MYSQL[..version]
+        .iter()
+        .flat_map(|earlier| statements(earlier))
+        .collect();
+    let old = begun(socket, &all, Some(version as i64));
+    copy_tables(socket, &new, &old);
+    let mut connection = mariadb_server::connect(socket, Some(&old));
+    for statement in SPOIL {
+        let statement = statement.replace("KEY_OF_RECORD", "epoch < 3");
+        connection.query_drop(&statement).unwrap();
+    }
+    let mut store = Mysql::open(&mariadb_server::login(socket, &old)).unwrap();
+    store.migrate().unwrap();
+    let kept: Vec<i64> = connection
+        .query("SELECT since_ns FROM kept ORDER BY level")
+        .unwrap();
+    assert_eq!(kept, KEPT);
+    assert_repaired(&mut store);
+}
+
+#[test]
+fn what_is_kept_is_known_again_after_a_wrong_clock_on_mariadb() {
+    what_is_kept_is_known_again(mariadb_server::socket());
+}
+
+#[test]
+#[ignore = "needs MySQL's own server: cargo xtask test --all"]
+fn what_is_kept_is_known_again_after_a_wrong_clock_on_mysql() {
+    what_is_kept_is_known_again(mysql_server::socket());
 }
 
 #[test]

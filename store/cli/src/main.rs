@@ -13,6 +13,7 @@ mod live;
 mod prune;
 mod report;
 mod restore;
+mod retention;
 mod rotate;
 mod settings;
 mod user;

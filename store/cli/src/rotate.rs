@@ -6,10 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use jiff::{Timestamp, ZonedDateTime};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use trafstat_store::options::config::{KeepFor, parse_keep_for};
 use trafstat_store::store::{Archive, ArchiveForm, Retention};
 
+use crate::retention::even_most;
 use crate::settings::{Settings, say};
 use trafstat_cli::progress::Progress;
 use trafstat_cli::values;
@@ -17,7 +19,8 @@ use trafstat_cli::values;
 /// Archive and delete what is older than it is to be kept, level by level.
 ///
 /// Records are written to the archive and read back before they are deleted; sums are kept
-/// for as long as they are to be. A level of which nothing is said is kept.
+/// for as long as they are to be. A level of which nothing is said is kept. Times count back
+/// from the newest epoch, or from the database server's clock if that is earlier.
 #[derive(Debug, Args)]
 pub struct RotateOptions {
     /// How long records are kept, such as 90d.
@@ -47,20 +50,19 @@ pub struct RotateOptions {
     /// Delete records without writing them out.
     #[arg(long)]
     no_archive: bool,
+
+    /// Delete even more than half of a level.
+    #[arg(long)]
+    force: bool,
 }
 
 pub fn run(options: &RotateOptions, settings: &Settings) -> Result<ExitCode> {
     let config = &settings.config.retention;
-    let before = |said: Option<KeepFor>, configured: Option<KeepFor>| {
-        said.or(configured).map(time_before_now).transpose()
-    };
-    let retention = Retention {
-        records_before: before(options.keep_records, config.keep_records)?,
-        hourly_before: before(options.keep_hourly, config.keep_hourly)?,
-        daily_before: before(options.keep_daily, config.keep_daily)?,
-        monthly_before: before(options.keep_monthly, config.keep_monthly)?,
-    };
-    if retention == Retention::default() {
+    let records = options.keep_records.or(config.keep_records);
+    let hourly = options.keep_hourly.or(config.keep_hourly);
+    let daily = options.keep_daily.or(config.keep_daily);
+    let monthly = options.keep_monthly.or(config.keep_monthly);
+    if records.or(hourly).or(daily).or(monthly).is_none() {
         bail!(
             "nothing says how long to keep what: see --keep-records, or [retention] in the \
                configuration"
@@ -82,9 +84,23 @@ pub fn run(options: &RotateOptions, settings: &Settings) -> Result<ExitCode> {
     });
     // A database that is not there is a mistyped path, not one to create.
     settings.location.open_read_only()?;
-    let progress = Progress::new("rotating");
-    let rotated = settings.location.open()?.rotate(&retention, archive)?;
-    progress.finish();
+    let mut store = settings.location.open()?;
+    let Some(now) = store.retention_time()? else {
+        return say("there is no epoch to delete anything of");
+    };
+    let retention = Retention {
+        records_before: cut_off(now, records)?,
+        hourly_before: cut_off(now, hourly)?,
+        daily_before: cut_off(now, daily)?,
+        monthly_before: cut_off(now, monthly)?,
+        even_most: options.force,
+    };
+    let rotated = even_most(&retention, |retention| {
+        let progress = Progress::new("rotating");
+        let rotated = store.rotate(retention, archive);
+        progress.finish();
+        rotated
+    })?;
     for file in &rotated.archives {
         say(&format!("wrote {}", file.display()))?;
     }
@@ -96,9 +112,12 @@ pub fn run(options: &RotateOptions, settings: &Settings) -> Result<ExitCode> {
 
 const DEFAULT_ARCHIVE: &str = "/var/lib/trafstat/archive";
 
-fn time_before_now(keep: KeepFor) -> Result<Timestamp> {
-    ZonedDateTime::now()
+fn cut_off(now: Timestamp, keep: Option<KeepFor>) -> Result<Option<Timestamp>> {
+    let Some(keep) = keep else {
+        return Ok(None);
+    };
+    now.to_zoned_datetime(TimeZone::system())
         .checked_sub(keep.0)
-        .map(|time| time.timestamp())
+        .map(|time| Some(time.timestamp()))
         .context("a time to keep is longer than the calendar")
 }

@@ -22,10 +22,10 @@ const FORMS: [&str; 2] = ["sqlite", "csv"];
 /// How often a rotation is killed, at moments spread over the time that one takes.
 const LIVES: u32 = 20;
 
-/// A host that has collected these epochs of 30 packets each.
+/// A host that has collected these epochs of 30 packets each, and one more, which stays.
 fn host(epochs: u64) -> Host {
     let host = Host::new();
-    for epoch in 1..=epochs {
+    for epoch in 1..=epochs + 1 {
         host.proc.serve(&[("lan", &lan(epoch))]);
         assert_eq!(code(&host.run(&[])), Some(0));
     }
@@ -36,11 +36,12 @@ fn archive(host: &Host) -> PathBuf {
     host.folder.path().join("archive")
 }
 
-/// All epochs of the tests closed long ago.
+/// Deletes the records of all epochs but the newest.
 fn rotate(host: &Host, form: &str) -> Command {
     let mut command = host.command();
     command
-        .args(["rotate", "--keep-records", "1h", "--archive-form", form])
+        .args(["rotate", "--keep-records", "1s", "--force"])
+        .args(["--archive-form", form])
         .arg("--archive")
         .arg(archive(host));
     command
@@ -79,9 +80,9 @@ fn assert_whole(host: &Host) {
 fn killed_at_any_point_every_record_is_somewhere() {
     for form in FORMS {
         for (point, left) in [
-            ("within-archive", 90),
-            ("before-delete", 90),
-            ("before-delete-commit", 90),
+            ("within-archive", 120),
+            ("before-delete", 120),
+            ("before-delete-commit", 120),
         ] {
             let host = host(3);
             let output = rotate(&host, form)
@@ -95,18 +96,97 @@ fn killed_at_any_point_every_record_is_somewhere() {
             // The next one does it all; what was half-written does not stay.
             let output = rotate(&host, form).output().unwrap();
             assert_eq!(code(&output), Some(0), "{}", stderr(&output));
-            assert_eq!(host.sent_packets(), 0);
+            assert_eq!(host.sent_packets(), 30);
             let whole = if point == "within-archive" { 1 } else { 2 };
             assert_eq!(files(&host).len(), whole, "{:?}", files(&host));
             assert_whole(&host);
 
             for _ in 0..2 {
                 restore_all(&host);
-                assert_eq!(host.sent_packets(), 90);
+                assert_eq!(host.sent_packets(), 120);
                 assert_whole(&host);
             }
         }
     }
+}
+
+/// More records than one transaction deletes.
+fn large(epoch: u64) -> SnapshotBuilder {
+    let records =
+        (0..120_000_u32).map(|number| record(1, (number >> 16) as u8, 6, number as u16, 1));
+    SnapshotBuilder::new("lan", epoch, records.collect())
+}
+
+/// Deletes a large epoch's records, killed half way, then to the end; then they come back from
+/// the archive.
+fn kill_within_deletion(host: &Host, run: &dyn Fn(&[&str]) -> Command) {
+    let succeed = |arguments: &[&str]| {
+        let output = run(arguments).output().unwrap();
+        assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let records = || succeed(&["export"]).lines().count() - 1;
+    for snapshot in [large(1), lan(2), lan(3)] {
+        host.proc.serve(&[("lan", &snapshot)]);
+        succeed(&[]);
+    }
+    let folder = archive(host);
+    let rotate = [
+        "rotate",
+        "--keep-records",
+        "90m",
+        "--archive",
+        folder.to_str().unwrap(),
+    ];
+    let killed = run(&rotate)
+        .env("TRAFSTAT_STORE_KILL_AT", "within-deletion")
+        .output()
+        .unwrap();
+    assert_eq!(killed.status.signal(), Some(9), "{}", stderr(&killed));
+    // An epoch has all of its records or none.
+    assert_eq!(records(), 4);
+    succeed(&["check"]);
+    let files = files(host);
+    for file in &files {
+        succeed(&["restore", file.to_str().unwrap()]);
+    }
+    assert_eq!(records(), 120_004);
+    succeed(&["check"]);
+    succeed(&rotate);
+    assert_eq!(records(), 4);
+    succeed(&["check"]);
+}
+
+#[test]
+fn large_epoch_killed_within_its_deletion_has_no_record_and_comes_back() {
+    let host = Host::new();
+    kill_within_deletion(&host, &|arguments| {
+        let mut command = host.command();
+        command.args(arguments);
+        command
+    });
+    let connection = rusqlite::Connection::open(host.db()).unwrap();
+    let left: i64 = connection
+        .query_row("SELECT COUNT(*) FROM record", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(left, 4);
+}
+
+#[test]
+fn large_epoch_killed_within_its_deletion_comes_back_in_mariadb() {
+    let socket = mariadb_server::socket();
+    let host = Host::new();
+    let database = mariadb_server::create_database(socket);
+    kill_within_deletion(&host, &|arguments| {
+        let mut command = program();
+        command
+            .args(["--url", &mysql_url(socket, &database, "root"), "--spool"])
+            .arg(host.spool())
+            .arg("--proc-root")
+            .arg(host.proc.path())
+            .args(arguments);
+        command
+    });
 }
 
 #[test]
@@ -115,8 +195,10 @@ fn killed_at_any_moment_every_record_is_somewhere() {
         let host = Host::new();
         let records = (0..5_000).map(|port| record(1, 1, 6, port, 1)).collect();
         let large = SnapshotBuilder::new("lan", 1, records);
-        host.proc.serve(&[("lan", &large)]);
-        assert_eq!(code(&host.run(&[])), Some(0));
+        for snapshot in [&large, &lan(2)] {
+            host.proc.serve(&[("lan", snapshot)]);
+            assert_eq!(code(&host.run(&[])), Some(0));
+        }
         let begin = Instant::now();
         assert_eq!(code(&rotate(&host, form).output().unwrap()), Some(0));
         let whole_life = begin.elapsed();
@@ -130,14 +212,14 @@ fn killed_at_any_moment_every_record_is_somewhere() {
             kills += u32::from(rotating.wait().unwrap().signal() == Some(9));
             assert_whole(&host);
             // Deleted only where an archive has it.
-            if host.sent_packets() == 0 {
+            if host.sent_packets() == 30 {
                 restore_all(&host);
             }
-            assert_eq!(host.sent_packets(), 5_000);
+            assert_eq!(host.sent_packets(), 5_030);
         }
         assert!(kills > 3, "{kills} of {LIVES} were killed");
         restore_all(&host);
-        assert_eq!(host.sent_packets(), 5_000);
+        assert_eq!(host.sent_packets(), 5_030);
         assert_whole(&host);
     }
 }
@@ -159,15 +241,15 @@ fn full_disk_of_the_archive_deletes_nothing() {
             "{error}"
         );
         assert!(error.contains(archive(&host).to_str().unwrap()), "{error}");
-        assert_eq!(host.sent_packets(), 60);
+        assert_eq!(host.sent_packets(), 90);
         assert_eq!(files(&host), std::slice::from_ref(&filler));
 
         fs::remove_file(filler).unwrap();
         let output = rotate(&host, form).output().unwrap();
         assert_eq!(code(&output), Some(0), "{}", stderr(&output));
-        assert_eq!(host.sent_packets(), 0);
+        assert_eq!(host.sent_packets(), 30);
         restore_all(&host);
-        assert_eq!(host.sent_packets(), 60);
+        assert_eq!(host.sent_packets(), 90);
         assert_whole(&host);
     }
 }
@@ -183,7 +265,7 @@ fn configuration_says_what_archives_are() {
     fs::write(
         &config,
         format!(
-            "[retention]\nkeep-records = \"1h\"\narchive = {:?}\narchive-form = \"csv\"\n",
+            "[retention]\nkeep-records = \"1s\"\narchive = {:?}\narchive-form = \"csv\"\n",
             folder.to_str().unwrap()
         ),
     )
@@ -205,7 +287,7 @@ fn configuration_says_what_archives_are() {
     );
     let output = host.command().arg("restore").args(&files).output().unwrap();
     assert_eq!(code(&output), Some(0), "{}", stderr(&output));
-    assert_eq!(host.sent_packets(), 30);
+    assert_eq!(host.sent_packets(), 60);
 }
 
 #[test]
@@ -230,7 +312,7 @@ fn killed_at_any_point_mariadb_loses_no_record() {
                 stdout(&output)
             };
             let records = || run(&["export"]).lines().count() - 1;
-            for epoch in 1..=3 {
+            for epoch in 1..=4 {
                 host.proc.serve(&[("lan", &lan(epoch))]);
                 run(&[]);
             }
@@ -238,7 +320,8 @@ fn killed_at_any_point_mariadb_loses_no_record() {
             let rotate = [
                 "rotate",
                 "--keep-records",
-                "1h",
+                "1s",
+                "--force",
                 "--archive-form",
                 form,
                 "--archive",
@@ -251,14 +334,14 @@ fn killed_at_any_point_mariadb_loses_no_record() {
                 .unwrap();
             assert_eq!(killed.status.signal(), Some(9), "{}", stderr(&killed));
             // The server rolls back once it notices; the next one waits for its locks.
-            assert_eq!(records(), 6, "{point}");
+            assert_eq!(records(), 8, "{point}");
             run(&rotate);
-            assert_eq!(records(), 0);
+            assert_eq!(records(), 2);
             for _ in 0..2 {
                 for file in files(&host) {
                     run(&["restore", file.to_str().unwrap()]);
                 }
-                assert_eq!(records(), 6);
+                assert_eq!(records(), 8);
                 run(&["check"]);
             }
         }

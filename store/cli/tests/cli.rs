@@ -359,6 +359,46 @@ fn prune_deletes_what_closed_before() {
 }
 
 #[test]
+fn most_of_what_there_is_is_deleted_only_if_that_is_meant() {
+    let host = Host::new();
+    for epoch in 1..=3 {
+        host.proc.serve(&[("lan", &lan(epoch))]);
+        host.run(&[]);
+    }
+    let archive = host.folder.path().join("archive");
+    let rotate = [
+        "rotate",
+        "--keep-records",
+        "1s",
+        "--archive",
+        archive.to_str().unwrap(),
+    ];
+    for arguments in [&["prune", "--before", "1s"][..], &rotate] {
+        // Standard input is no terminal: nothing is asked.
+        let output = host.run(arguments);
+        assert_eq!(code(&output), Some(1));
+        let error = stderr(&output);
+        assert!(error.contains("the records of 2 of 3 epochs"), "{error}");
+        assert!(error.contains("--force"), "{error}");
+    }
+    assert!(!archive.exists());
+    let output = host.run(&["prune", "--before", "2099-01-01"]);
+    assert_eq!(code(&output), Some(1));
+    assert!(
+        stderr(&output).contains("is in the future"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(host.sent_packets(), 90);
+    // A length of time counts from the newest epoch, whatever this host's clock says.
+    let output = host.run(&["prune", "--before", "90m"]);
+    assert_eq!(stdout(&output), "deleted 2 records of 1 epochs\n");
+    let output = host.run(&["prune", "--before", "1s", "--force"]);
+    assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+    assert_eq!(host.sent_packets(), 30);
+}
+
+#[test]
 fn prune_creates_no_database() {
     let host = Host::new();
     let output = host.run(&["prune", "--before", "7d"]);
@@ -392,10 +432,12 @@ fn backup_is_a_database_of_its_own() {
 #[test]
 fn rotated_records_come_back_from_their_archive() {
     let host = Host::new();
-    host.proc.serve(&[("lan", &lan(1))]);
-    host.run(&[]);
+    for epoch in 1..=2 {
+        host.proc.serve(&[("lan", &lan(epoch))]);
+        host.run(&[]);
+    }
     let archive = host.folder.path().join("archive");
-    let rotate = ["rotate", "--keep-records", "1h", "--archive"];
+    let rotate = ["rotate", "--keep-records", "1s", "--archive"];
     let output = host.command().args(rotate).arg(&archive).output().unwrap();
     assert_eq!(code(&output), Some(0), "{}", stderr(&output));
     assert!(
@@ -483,8 +525,10 @@ fn hostile_file_name_is_only_a_name() {
         let output = command.args(arguments).output().unwrap();
         assert_eq!(code(&output), Some(0), "{}", stderr(&output));
     };
-    host.proc.serve(&[("lan", &lan(1))]);
-    run(&[]);
+    for epoch in 1..=2 {
+        host.proc.serve(&[("lan", &lan(epoch))]);
+        run(&[]);
+    }
     assert!(db.exists());
     let copy = host.folder.path().join("copy ' of").join(name);
     fs::create_dir(copy.parent().unwrap()).unwrap();
@@ -492,7 +536,7 @@ fn hostile_file_name_is_only_a_name() {
     run(&["prune", "--before", "now"]);
     run(&["restore", copy.to_str().unwrap()]);
     run(&["check"]);
-    assert_eq!((sent_packets(&db), sent_packets(&copy)), (30, 30));
+    assert_eq!((sent_packets(&db), sent_packets(&copy)), (60, 60));
 }
 
 #[test]

@@ -126,14 +126,14 @@ fn rights_are_enough_for_all_that_the_store_does() {
     wanted.succeed(&[
         "rotate",
         "--keep-records",
-        "1d",
+        "1s",
         "--keep-hourly",
-        "1d",
+        "1s",
         "--archive",
         archive.to_str().unwrap(),
     ]);
     wanted.succeed(&["restore", file.to_str().unwrap()]);
-    wanted.succeed(&["prune", "--before", "1d"]);
+    wanted.succeed(&["prune", "--before", "1s"]);
 }
 
 #[test]

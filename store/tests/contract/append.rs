@@ -106,7 +106,12 @@ pub fn later_fields_go_wherever_the_epoch_goes<D: Database>() {
     // Past what 64 bits and a double hold.
     wide.header.sample[0].byte_variance = [u64::MAX, 77];
     wide.header.unattributed_packets = 3;
-    for snapshot in [wide, lan(2).sampled(10), lan(3).with_header_size(240)] {
+    for snapshot in [
+        wide,
+        lan(2).sampled(10),
+        lan(3).with_header_size(240),
+        lan(4),
+    ] {
         stored(&mut *store, &snapshot).unwrap();
     }
     let text = exported(&mut *store, Form::Restorable);
@@ -132,6 +137,7 @@ pub fn later_fields_go_wherever_the_epoch_goes<D: Database>() {
     for form in [ArchiveForm::Sqlite, ArchiveForm::Csv] {
         let retention = Retention {
             records_before: Some(time(NOON_NS + 4 * HOUR_NS)),
+            even_most: true,
             ..Retention::default()
         };
         let archive = Archive {
@@ -141,6 +147,8 @@ pub fn later_fields_go_wherever_the_epoch_goes<D: Database>() {
         let rotated = store.rotate(&retention, Some(archive)).unwrap();
         let other = D::create();
         let mut other = other.open();
+        // The newest stays, and is in no archive.
+        stored(&mut *other, &lan(4)).unwrap();
         for file in &rotated.archives {
             store.restore(file).unwrap();
             other.restore(file).unwrap();

@@ -10,7 +10,7 @@ use trafstat_store::snapshot::Snapshot;
 
 use crate::common::{HOUR_NS, NOON_NS, SnapshotBuilder, record};
 use crate::databases::{Database, SqliteDatabase};
-use crate::support::{NOTHING_WRONG, by, lan, origin, recorded, stored, time};
+use crate::support::{NOTHING_WRONG, by, lan, origin, pruned, recorded, stored, time};
 
 pub fn check_finds_what_does_not_sum_up<D: Database>() {
     for damage in [
@@ -180,7 +180,9 @@ pub fn views_show_addresses_as_people_write_them<D: Database>() {
     );
     let pending = database.run("SELECT remote_ip, SUM(sent_packets) FROM remote_month GROUP BY 1");
     assert_eq!(pending, [["198.51.100.1", "30"]]);
-    store.prune(time(NOON_NS + 100 * HOUR_NS)).unwrap();
+    let nothing = SnapshotBuilder::new("lan", 2, Vec::new());
+    stored(&mut *store, &nothing).unwrap();
+    assert_eq!(pruned(&mut *store, NOON_NS + 2 * HOUR_NS), (1, 2));
     let added = database.run("SELECT remote_ip, SUM(sent_packets) FROM remote_month GROUP BY 1");
     assert_eq!(added, pending);
     for (view, keys) in [

@@ -15,7 +15,7 @@ use crate::any::{any_epochs, any_query};
 use crate::common::{HOUR_NS, NOON_NS, SnapshotBuilder, record};
 use crate::databases::Database;
 use crate::model::{expected, recorded_volume};
-use crate::support::{NOTHING_WRONG, by, lan, origin, stored, time};
+use crate::support::{NOTHING_WRONG, by, lan, many_addresses, origin, pruned, stored, time};
 
 /// What needs the records, and what the sums answer too.
 pub fn groups_and_filters_tell_hosts_and_accounts_apart<D: Database>() {
@@ -106,15 +106,7 @@ pub fn days_follow_summer_time<D: Database>() {
 pub fn snapshot_of_many_addresses_is_summed_in_parts<D: Database>() {
     let database = D::create();
     let mut store = database.open();
-    let records: Vec<_> = (0..140_000_u32)
-        .map(|number| {
-            let mut record = record(1, 1, 17, 53, 1);
-            record.local_ip = (number % 70_000).to_be_bytes();
-            record.remote_ip = (number / 2).to_be_bytes();
-            record
-        })
-        .collect();
-    stored(&mut *store, &SnapshotBuilder::new("lan", 1, records)).unwrap();
+    stored(&mut *store, &many_addresses(1)).unwrap();
     let parts = database.run("SELECT COUNT(*) FROM remote_part");
     assert_eq!(parts, [["2"]]);
     for field in [Field::LocalIp, Field::RemoteIp] {
@@ -147,7 +139,7 @@ pub fn standard_errors_stay_with_the_sums<D: Database>() {
     };
     // What an epoch has: 5 packets were taken, each with a variance of 90.
     assert_eq!(packets(&mut *store, &[Field::LocalIp]), (1350, 15));
-    store.prune(time(NOON_NS + 3 * HOUR_NS)).unwrap();
+    pruned(&mut *store, NOON_NS + 3 * HOUR_NS);
     for field in [Field::LocalIp, Field::LocalPort, Field::RemoteIp] {
         assert_eq!(packets(&mut *store, &[field]), (1350, 15));
     }
@@ -157,6 +149,7 @@ pub fn standard_errors_stay_with_the_sums<D: Database>() {
     );
     let retention = Retention {
         hourly_before: Some(time(NOON_NS + 3 * HOUR_NS)),
+        even_most: true,
         ..Retention::default()
     };
     store.rotate(&retention, None).unwrap();

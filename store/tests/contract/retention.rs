@@ -11,7 +11,10 @@ use trafstat_store::store::{Archive, ArchiveForm, Retention};
 
 use crate::common::{HOUR_NS, NOON_NS};
 use crate::databases::Database;
-use crate::support::{NOTHING_WRONG, answers, by, exported, lan, recorded, stored, summed, time};
+use crate::support::{
+    NOTHING_WRONG, answers, by, exported, lan, many_addresses, pruned, recorded, stored, summed,
+    time,
+};
 
 pub fn pruned_records_are_gone_and_their_sums_stay<D: Database>() {
     let database = D::create();
@@ -19,11 +22,9 @@ pub fn pruned_records_are_gone_and_their_sums_stay<D: Database>() {
     for epoch in 1..=3 {
         stored(&mut *store, &lan(epoch)).unwrap();
     }
-    let cut = time(NOON_NS + 3 * HOUR_NS);
-    let pruned = store.prune(cut).unwrap();
-    assert_eq!((pruned.epochs, pruned.records), (2, 4));
-    let pruned = store.prune(cut).unwrap();
-    assert_eq!((pruned.epochs, pruned.records), (0, 0));
+    let cut = NOON_NS + 3 * HOUR_NS;
+    assert_eq!(pruned(&mut *store, cut), (2, 4));
+    assert_eq!(pruned(&mut *store, cut), (0, 0));
     assert_eq!(recorded(&mut *store), (1, 30));
     assert_eq!(summed(&mut *store), [90; 3]);
     assert_eq!(stored(&mut *store, &lan(4)).unwrap(), State::Stored);
@@ -35,18 +36,18 @@ pub fn pruned_records_are_gone_and_their_sums_stay<D: Database>() {
 pub fn pruned_epoch_served_again_is_not_counted<D: Database>() {
     let database = D::create();
     let mut store = database.open();
-    stored(&mut *store, &lan(1)).unwrap();
-    stored(&mut *store, &lan(2)).unwrap();
-    let pruned = store.prune(time(NOON_NS + 100 * HOUR_NS)).unwrap();
-    assert_eq!((pruned.epochs, pruned.records), (2, 4));
+    for epoch in 1..=3 {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    assert_eq!(pruned(&mut *store, NOON_NS + 3 * HOUR_NS), (2, 4));
     for epoch in 1..=2 {
         assert_eq!(
             stored(&mut *store, &lan(epoch)).unwrap(),
             State::AlreadyStored
         );
     }
-    assert_eq!(recorded(&mut *store), (0, 0));
-    assert_eq!(summed(&mut *store), [60; 3]);
+    assert_eq!(recorded(&mut *store), (1, 30));
+    assert_eq!(summed(&mut *store), [90; 3]);
 }
 
 pub fn sums_are_deleted_by_level<D: Database>() {
@@ -60,6 +61,7 @@ pub fn sums_are_deleted_by_level<D: Database>() {
     let mut retention = Retention {
         records_before: Some(february),
         hourly_before: Some(february),
+        even_most: true,
         ..Retention::default()
     };
     let rotated = store.rotate(&retention, None).unwrap();
@@ -81,6 +83,116 @@ pub fn sums_are_deleted_by_level<D: Database>() {
     assert_eq!(store.check().unwrap(), NOTHING_WRONG);
 }
 
+/// A cut-off by a clock that is years ahead, and one that takes most, change nothing.
+pub fn no_clock_deletes_what_is_young<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    assert_eq!(store.retention_time().unwrap(), None);
+    for epoch in 1..=5 {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    let newest = NOON_NS + 5 * HOUR_NS;
+    assert_eq!(store.retention_time().unwrap(), Some(time(newest)));
+    let everything = summed(&mut *store);
+    let levels: [fn(&mut Retention) -> &mut Option<jiff::Timestamp>; 4] = [
+        |retention| &mut retention.records_before,
+        |retention| &mut retention.hourly_before,
+        |retention| &mut retention.daily_before,
+        |retention| &mut retention.monthly_before,
+    ];
+    let year_2098: jiff::Timestamp = "2098-01-01T00:00:00Z".parse().unwrap();
+    for level in levels {
+        for even_most in [false, true] {
+            for (before, expected) in [
+                (year_2098, "is in the future"),
+                (
+                    time(newest + 1),
+                    "the newest epoch closed at 2026-01-31T17:00:00Z",
+                ),
+            ] {
+                let mut retention = Retention {
+                    even_most,
+                    ..Retention::default()
+                };
+                *level(&mut retention) = Some(before);
+                let error = store.rotate(&retention, None).unwrap_err().to_string();
+                assert!(error.contains(expected), "{error}");
+            }
+        }
+    }
+    let retention = Retention {
+        records_before: Some(time(NOON_NS + 4 * HOUR_NS)),
+        hourly_before: Some(time(newest)),
+        ..Retention::default()
+    };
+    let error = store.rotate(&retention, None).unwrap_err().to_string();
+    assert!(
+        error.contains(
+            "the records of 3 of 5 epochs, the hourly sums of 4 of 5 epochs, more than half"
+        ),
+        "{error}"
+    );
+    assert!(error.contains("--force"), "{error}");
+    assert_eq!(recorded(&mut *store), (5, 150));
+    assert_eq!(summed(&mut *store), everything);
+    assert_eq!(database.run("SELECT * FROM kept").len(), 0);
+    // Half of it is no more than half.
+    let half = store.prune(time(NOON_NS + 3 * HOUR_NS)).unwrap();
+    assert_eq!(half.epochs, 2);
+    assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+}
+
+/// An epoch by a clock that was years ahead for a moment lets nothing be deleted.
+pub fn epoch_of_a_wrong_clock_is_no_time_to_count_from<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    for epoch in [1, 2, 1_000_000] {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    let now = store.retention_time().unwrap().unwrap();
+    assert!(now < time(NOON_NS + 900_000 * HOUR_NS), "{now}");
+    let error = store.prune(time(NOON_NS + 900_000 * HOUR_NS)).unwrap_err();
+    assert!(error.to_string().contains("is in the future"), "{error}");
+}
+
+pub fn what_one_transaction_may_not_delete_is_deleted_by_several<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    let count = |table: &str| database.run(&format!("SELECT COUNT(*) FROM {table}"));
+    // Closes on 31 January; the next two in February.
+    stored(&mut *store, &many_addresses(1)).unwrap();
+    let mut other = many_addresses(2);
+    for record in &mut other.records {
+        record.remote_ip[0] = 1;
+    }
+    stored(&mut *store, &other).unwrap();
+    for epoch in [13, 14] {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    // January's parts are added to their table.
+    assert_eq!(count("remote_monthly"), [["140000"]]);
+    assert_eq!(summed(&mut *store), [280_060; 3]);
+
+    let february = time(NOON_NS + 12 * HOUR_NS);
+    let retention = Retention {
+        records_before: Some(february),
+        hourly_before: Some(february),
+        daily_before: Some(february),
+        monthly_before: Some(february),
+        even_most: true,
+    };
+    let rotated = store.rotate(&retention, None).unwrap();
+    assert_eq!((rotated.epochs, rotated.records), (2, 280_000));
+    // By remote address, by local one in two hours and a day, by service as well.
+    assert_eq!(rotated.sums, 140_000 + 3 * 70_000 + 3);
+    for (table, rows) in [("record", "4"), ("record_deletion", "0")] {
+        assert_eq!(count(table), [[rows]], "{table}");
+    }
+    assert_eq!(recorded(&mut *store), (2, 60));
+    assert_eq!(summed(&mut *store), [60; 3]);
+    assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+}
+
 pub fn archived_records_come_back_once<D: Database>() {
     for form in [ArchiveForm::Sqlite, ArchiveForm::Csv] {
         let database = D::create();
@@ -96,6 +208,7 @@ pub fn archived_records_come_back_once<D: Database>() {
         let everything = answers(&mut *store);
         let retention = Retention {
             records_before: Some(time(NOON_NS + 3 * HOUR_NS)),
+            even_most: true,
             ..Retention::default()
         };
         let archive = Archive {
@@ -145,9 +258,11 @@ pub fn archive_that_cannot_be_written_deletes_nothing<D: Database>() {
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     let mut store = database.open();
-    stored(&mut *store, &lan(1)).unwrap();
+    for epoch in 1..=2 {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
     let retention = Retention {
-        records_before: Some(time(NOON_NS + 100 * HOUR_NS)),
+        records_before: Some(time(NOON_NS + 2 * HOUR_NS)),
         ..Retention::default()
     };
     for form in [ArchiveForm::Sqlite, ArchiveForm::Csv] {
@@ -156,14 +271,14 @@ pub fn archive_that_cannot_be_written_deletes_nothing<D: Database>() {
             form,
         };
         store.rotate(&retention, Some(archive)).unwrap_err();
-        assert_eq!(recorded(&mut *store), (1, 30));
+        assert_eq!(recorded(&mut *store), (2, 60));
     }
     let archive = Archive {
         folder: folder.path(),
         form: ArchiveForm::Csv,
     };
     store.rotate(&retention, Some(archive)).unwrap();
-    assert_eq!(recorded(&mut *store), (0, 0));
+    assert_eq!(recorded(&mut *store), (1, 30));
     // What is gone already leaves no empty archive.
     let rotated = store.rotate(&retention, Some(archive)).unwrap();
     assert_eq!(rotated.archives, [] as [PathBuf; 0]);

@@ -9,7 +9,7 @@ use trafstat_store::origin::Origin;
 use trafstat_store::query::{Answer, Field, Filter, Order, Query};
 use trafstat_store::snapshot::{Counters, Header, Record, Snapshot};
 use trafstat_store::store::Store;
-use trafstat_store::store::{Level, Selection};
+use trafstat_store::store::{Level, Retention, Selection};
 use trafstat_store::watch::Unwatched;
 
 use crate::common::{SnapshotBuilder, record};
@@ -71,6 +71,17 @@ pub fn lan(epoch: u64) -> SnapshotBuilder {
     )
 }
 
+/// More records than one transaction deletes: of 70,000 local and as many remote addresses.
+pub fn many_addresses(epoch: u64) -> SnapshotBuilder {
+    let records = (0..140_000_u32).map(|number| {
+        let mut record = record(1, 1, 17, 53, 1);
+        record.local_ip = (number % 70_000).to_be_bytes();
+        record.remote_ip = (number / 2).to_be_bytes();
+        record
+    });
+    SnapshotBuilder::new("lan", epoch, records.collect())
+}
+
 pub fn stored(store: &mut dyn Store, snapshot: &SnapshotBuilder) -> Result<State, CollectError> {
     let bytes = snapshot.bytes();
     append(store, &origin(), &mut Snapshot::open(&bytes[..])?)
@@ -95,6 +106,17 @@ pub fn by(fields: &[Field]) -> Query {
 
 pub fn total(store: &mut dyn Store) -> Counters {
     store.query(&by(&[Field::Protocol])).unwrap().total
+}
+
+/// Deletes the records of what closed before a time, however many they are.
+pub fn pruned(store: &mut dyn Store, before_ns: u64) -> (u64, u64) {
+    let retention = Retention {
+        records_before: Some(time(before_ns)),
+        even_most: true,
+        ..Retention::default()
+    };
+    let rotated = store.rotate(&retention, None).unwrap();
+    (rotated.epochs, rotated.records)
 }
 
 pub fn time(nanoseconds: u64) -> Timestamp {

@@ -13,7 +13,8 @@ use trafstat_store::store::{Level, Selection};
 use crate::common::{HOUR_NS, NOON_NS, SnapshotBuilder, record};
 use crate::databases::Database;
 use crate::support::{
-    NOTHING_WRONG, answers, export_of, exported, lan, origin, recorded, stored, summed, time, total,
+    NOTHING_WRONG, answers, export_of, exported, lan, origin, pruned, recorded, stored, summed,
+    time, total,
 };
 
 pub fn exported_records_are_those_that_are_stored<D: Database>() {
@@ -71,7 +72,7 @@ pub fn exported_sums_are_whole<D: Database>() {
     }
     stored(&mut *store, &other(602)).unwrap();
     // What is in the table now is added to by what waits in parts.
-    store.prune(time(NOON_NS + 602 * HOUR_NS)).unwrap();
+    pruned(&mut *store, NOON_NS + 602 * HOUR_NS);
     for epoch in [603, 604] {
         stored(&mut *store, &lan(epoch)).unwrap();
     }
@@ -192,7 +193,7 @@ pub fn backup_restores_into_an_empty_store<D: Database>() {
     for epoch in 1..=3 {
         stored(&mut *store, &lan(epoch)).unwrap();
     }
-    store.prune(time(NOON_NS + 2 * HOUR_NS)).unwrap();
+    pruned(&mut *store, NOON_NS + 2 * HOUR_NS);
     store.back_up(&path).unwrap();
 
     let other = D::create();

@@ -174,12 +174,15 @@ impl Database for Mysql {
     fn delete_records(
         &mut self,
         snapshot: SnapshotKey,
-        _first: i64,
-        _records: i64,
+        first: i64,
+        records: i64,
     ) -> Result<u64, StoreError> {
+        let mut values = snapshot.values().to_vec();
+        values.extend([first, first + records - 1].map(Value::from));
         self.execute(
-            "DELETE FROM record WHERE host_id = ? AND account_id = ? AND epoch = ?",
-            &snapshot.values(),
+            "DELETE FROM record
+             WHERE host_id = ? AND account_id = ? AND epoch = ? AND number BETWEEN ? AND ?",
+            &values,
         )
     }
 

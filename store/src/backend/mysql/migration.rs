@@ -63,6 +63,9 @@ impl Mysql {
         for (name, select) in schema::views(&VIEW_WORDS) {
             self.define_view(name, &select)?;
         }
+        for view in self.account_views()? {
+            self.define_view(&view, &schema::account_view_select(&view, &VIEW_WORDS))?;
+        }
         let protocols: Vec<Value> = protocol::all()
             .flat_map(|(number, name)| [number.into(), name.into()])
             .collect();
@@ -77,6 +80,16 @@ impl Mysql {
             &[newest.into()],
         )?;
         Ok(())
+    }
+
+    /// The views with the original's columns that were made.
+    fn account_views(&mut self) -> Result<Vec<String>, StoreError> {
+        let mut views = Vec::new();
+        self.select("SELECT name FROM account_view", &[], &mut |row| {
+            views.push(row[0].text()?.to_owned());
+            Ok(())
+        })?;
+        Ok(views)
     }
 
     pub(super) fn define_view(&mut self, name: &str, select: &str) -> Result<(), StoreError> {

@@ -4,16 +4,17 @@
 use crate::backend::sql::schema;
 
 /// What brings the schema from each version to the next.
-pub(super) const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 4] = [
     include_str!("0001_initial.sql"),
     include_str!("0002_host_boot.sql"),
     include_str!("0003_sampling.sql"),
+    include_str!("0004_exact_history.sql"),
 ];
 
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The tables that a check reads.
-pub(super) const TABLES: [&str; 11] = [
+pub(super) const TABLES: [&str; 12] = [
     "host",
     "host_boot",
     "account",
@@ -25,11 +26,13 @@ pub(super) const TABLES: [&str; 11] = [
     "service_daily",
     "remote_monthly",
     "remote_part",
+    "record_deletion",
 ];
 
-/// Which records `r` are those of snapshot `s`.
-pub(super) const RECORDS_OF_SNAPSHOT: &str =
-    "r.host_id = s.host_id AND r.account_id = s.account_id AND r.epoch = s.epoch";
+/// Which records `r` are those of snapshot `s`; what is left of those that are being deleted is
+/// none of them.
+pub(super) const RECORDS_OF_SNAPSHOT: &str = "r.host_id = s.host_id AND r.account_id = s.account_id AND r.epoch = s.epoch \
+     AND s.first_record IS NOT NULL";
 
 /// The columns of a record.
 pub(super) const RECORD_COLUMNS: &str = "host_id, account_id, epoch, number, protocol, local_ip, local_port, \

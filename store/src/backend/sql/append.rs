@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::owner::{self, LockedHost, LockedOwner};
 use super::rollup::{
     self, LOCAL_DAILY, LOCAL_HOURLY, Owner, Period, SERVICE_DAILY, SERVICE_HOURLY, SnapshotSums,
 };
@@ -18,6 +19,7 @@ use crate::store::{Append, Begun, StoreError};
 /// A snapshot whose row is written and whose records come, in a transaction that is open.
 pub(super) struct Appending<'a, D: Database> {
     database: &'a mut D,
+    host: LockedHost,
     key: SnapshotKey,
     closed_ns: i64,
     next_record: i64,
@@ -46,10 +48,11 @@ pub(in crate::backend) fn begin<'a, D: Database>(
         Err(StoreError::ConnectionLost(_)) => ensure_host(database, origin)?,
         ensured => ensured?,
     }
+    add_due_parts(database, origin, header)?;
     database.begin(Access::Write)?;
     match write_snapshot(database, origin, header) {
-        Ok(Some(key_and_first)) => Ok(Begun::New(Box::new(AppendTransaction {
-            appending: Appending::new(database, header, key_and_first),
+        Ok(Some(written)) => Ok(Begun::New(Box::new(AppendTransaction {
+            appending: Appending::new(database, header, written),
             open: true,
         }))),
         Ok(None) => {
@@ -63,16 +66,48 @@ pub(in crate::backend) fn begin<'a, D: Database>(
     }
 }
 
-/// Writes the snapshot's row unless there is one; gives its key and first record.
+/// Adds the account's parts to their table if they are due, before its next epoch comes.
+pub(super) fn add_due_parts<D: Database>(
+    database: &mut D,
+    origin: &Origin,
+    header: &Header,
+) -> Result<(), StoreError> {
+    let Some(row) = first_row(
+        database,
+        "SELECT a.host_id, a.id FROM host AS h JOIN account AS a ON a.host_id = h.id
+         WHERE h.machine_id = ? AND a.identity = ?",
+        &[
+            origin.machine_id.as_str().into(),
+            header.account_id[..].into(),
+        ],
+    )?
+    else {
+        return Ok(());
+    };
+    let owner = Owner {
+        host_id: row[0].integer()?,
+        account_id: row[1].integer()?,
+    };
+    let month = Period::Month.begin(signed("closed_ns", header.closed_ns)?);
+    match parts::are_due(database, owner, month)? {
+        true => parts::add_all(database, owner),
+        false => Ok(()),
+    }
+}
+
+/// A snapshot whose row is written: its host, its key and its first record.
+type Written = (LockedHost, SnapshotKey, i64);
+
+/// Writes the snapshot's row unless there is one.
 fn write_snapshot<D: Database>(
     database: &mut D,
     origin: &Origin,
     header: &Header,
-) -> Result<Option<(SnapshotKey, i64)>, StoreError> {
-    let host_id = host_id(database, &origin.machine_id, &origin.hostname)?;
+) -> Result<Option<Written>, StoreError> {
+    let host = owner::lock_or_insert(database, &origin.machine_id, &origin.hostname)?;
     let key = SnapshotKey {
-        host_id,
-        account_id: account_id(database, host_id, origin, header)?,
+        host_id: host.id(),
+        account_id: account_id(database, host, origin, header)?,
         epoch: signed("epoch", header.epoch)?,
     };
     if let Some(stored) = stored::stored_figures(database, key)? {
@@ -81,7 +116,7 @@ fn write_snapshot<D: Database>(
     }
     let first_record = database.next_record()?;
     stored::insert_snapshot(database, header, key, first_record.into())?;
-    Ok(Some((key, first_record)))
+    Ok(Some((host, key, first_record)))
 }
 
 impl<D: Database> Append for AppendTransaction<'_, D> {
@@ -106,9 +141,10 @@ impl<D: Database> Drop for AppendTransaction<'_, D> {
 }
 
 impl<'a, D: Database> Appending<'a, D> {
-    fn new(database: &'a mut D, header: &Header, (key, first_record): (SnapshotKey, i64)) -> Self {
+    fn new(database: &'a mut D, header: &Header, (host, key, first_record): Written) -> Self {
         Self {
             database,
+            host,
             key,
             // It is in the row already, so it fits.
             closed_ns: header.closed_ns as i64,
@@ -125,7 +161,7 @@ impl<'a, D: Database> Appending<'a, D> {
         header: &Header,
     ) -> Result<Self, StoreError> {
         match write_snapshot(database, origin, header)? {
-            Some(key_and_first) => Ok(Self::new(database, header, key_and_first)),
+            Some(written) => Ok(Self::new(database, header, written)),
             None => Err(StoreError::Corrupt(format!(
                 "epoch {} of account {} is there twice",
                 header.epoch, header.account
@@ -150,16 +186,12 @@ impl<'a, D: Database> Appending<'a, D> {
     /// Writes the sums that are held.
     pub(super) fn finish(&mut self) -> Result<(), StoreError> {
         self.write_local()?;
-        self.write_part()?;
-        let month = Period::Month.begin(self.closed_ns);
-        parts::add_if_due(self.database, self.owner(), month)
+        self.write_part()
     }
 
-    fn owner(&self) -> Owner {
-        Owner {
-            host_id: self.key.host_id,
-            account_id: self.key.account_id,
-        }
+    /// Whose figures are added to.
+    pub(super) fn owner(&self) -> LockedOwner {
+        self.host.account(self.key.account_id)
     }
 
     fn write_local(&mut self) -> Result<(), StoreError> {
@@ -221,56 +253,18 @@ fn ensure_host<D: Database>(database: &mut D, origin: &Origin) -> Result<(), Sto
         &[origin.machine_id.as_str().into()],
     )?;
     if known == 0 {
-        insert_host(database, &origin.machine_id, &origin.hostname)?;
+        owner::insert_host(database, &origin.machine_id, &origin.hostname)?;
     }
     Ok(())
-}
-
-fn insert_host<D: Database>(
-    database: &mut D,
-    machine_id: &str,
-    hostname: &str,
-) -> Result<(), StoreError> {
-    let sql = format!(
-        "{} INTO host (machine_id, hostname) VALUES (?, ?)",
-        D::DIALECT.insert_ignore
-    );
-    database.execute(&sql, &[machine_id.into(), hostname.into()])?;
-    Ok(())
-}
-
-/// The host's id; its row is locked until the transaction ends, so that one host's
-/// writers take turns, and those of several hosts never wait for each other.
-pub(super) fn host_id<D: Database>(
-    database: &mut D,
-    machine_id: &str,
-    hostname: &str,
-) -> Result<i64, StoreError> {
-    let select = format!(
-        "SELECT id, hostname FROM host WHERE machine_id = ? {}",
-        D::DIALECT.for_update
-    );
-    let by_machine_id = [machine_id.into()];
-    if let Some(row) = first_row(database, &select, &by_machine_id)? {
-        let id = row[0].integer()?;
-        if row[1].text()? != hostname {
-            database.execute(
-                "UPDATE host SET hostname = ? WHERE id = ?",
-                &[hostname.into(), id.into()],
-            )?;
-        }
-        return Ok(id);
-    }
-    insert_host(database, machine_id, hostname)?;
-    one_integer(database, &select, &by_machine_id)
 }
 
 fn account_id<D: Database>(
     database: &mut D,
-    host_id: i64,
+    host: LockedHost,
     origin: &Origin,
     header: &Header,
 ) -> Result<i64, StoreError> {
+    let host_id = host.id();
     let stored = first_row(
         database,
         "SELECT id, netns FROM account WHERE host_id = ? AND identity = ?",

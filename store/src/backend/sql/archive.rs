@@ -9,8 +9,9 @@ use trafstat_capture::unpacked;
 
 use super::append::Appending;
 use super::proof::read_epoch;
+use super::rollup::Period;
 use super::stored::{self, StoredSnapshot, read_whole};
-use super::{Access, Database, SnapshotKey, in_transaction, schema};
+use super::{Access, Database, SnapshotKey, in_transaction, parts, schema};
 use crate::backend::Sqlite;
 use crate::export::{EpochReader, EpochWriter, Packer};
 use crate::kill_point::KillPoint;
@@ -84,6 +85,9 @@ fn write_database<D: Database>(
                 appending.add(records)
             })?);
             appending.finish()?;
+            let owner = appending.owner();
+            let month = Period::Month.begin(snapshot.header.closed_ns as i64);
+            while parts::are_due(file, *owner, month)? && parts::add_some(file, owner)? {}
         }
         Ok(())
     })?;

@@ -105,7 +105,7 @@ fn check_sums<D: Database>(
         },
     )?;
     if *rollup == REMOTE_MONTHLY {
-        subtract_parts(database, &mut sums)?;
+        subtract_parts(database, since, &mut sums)?;
     }
     for ((host_id, account_id, begin), rest) in sums {
         if rest != (0, 0) {
@@ -119,12 +119,20 @@ fn check_sums<D: Database>(
     Ok(())
 }
 
-fn subtract_parts<D: Database>(database: &mut D, sums: &mut Sums) -> Result<(), StoreError> {
+fn subtract_parts<D: Database>(
+    database: &mut D,
+    since: i64,
+    sums: &mut Sums,
+) -> Result<(), StoreError> {
     database.select(
         "SELECT host_id, account_id, month, sums FROM remote_part",
         &[],
         &mut |row| {
-            let key = (row[0].integer()?, row[1].integer()?, row[2].integer()?);
+            let month = row[2].integer()?;
+            if month.saturating_mul(SECOND_NS) < since {
+                return Ok(());
+            }
+            let key = (row[0].integer()?, row[1].integer()?, month);
             let sum = sums.entry(key).or_default();
             for part in Part::new(row[3].bytes()?) {
                 let (_, counters) = part?;

@@ -3,8 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::append::host_id;
-use super::{Access, Database, Value, in_transaction, nanoseconds, one_integer};
+use super::{Access, Database, Value, in_transaction, nanoseconds, one_integer, owner};
 use crate::host::{CLOCK_TOLERANCE, HostCheck, KnownHost, RunningHost, Twin};
 use crate::store::StoreError;
 
@@ -39,7 +38,7 @@ pub(in crate::backend) fn check_in<D: Database>(
     host: &RunningHost,
 ) -> Result<HostCheck, StoreError> {
     let boots = in_transaction(database, Access::Write, |database| {
-        let id = host_id(database, &host.machine_id, &host.hostname)?;
+        let id = owner::lock_or_insert(database, &host.machine_id, &host.hostname)?.id();
         // Once the lock is there, so that waiting for it passes for no skew.
         let moment = Moment::now(database, host)?;
         let boots = note(database, id, host, &moment)?;

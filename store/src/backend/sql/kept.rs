@@ -52,11 +52,18 @@ impl Kept {
 
     /// From when on a table has its rows.
     pub(super) fn since(&self, table: Option<Rollup>) -> i64 {
-        match table.map(|rollup| rollup.period) {
+        match table {
             None => self.records,
-            Some(Period::Hour) => self.hours,
-            Some(Period::Day) => self.days,
-            Some(Period::Month) => self.months,
+            Some(rollup) => self.since_period(rollup.period),
+        }
+    }
+
+    /// From when on the sums over a period are there.
+    pub(super) fn since_period(&self, period: Period) -> i64 {
+        match period {
+            Period::Hour => self.hours,
+            Period::Day => self.days,
+            Period::Month => self.months,
         }
     }
 

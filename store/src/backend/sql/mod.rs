@@ -12,12 +12,15 @@ mod backend;
 mod check;
 mod conditions;
 mod copy;
+mod cut_off;
+mod deletion;
 mod explain;
 mod export;
 mod fields;
 mod growth;
 mod hosts;
 mod kept;
+mod owner;
 mod parts;
 mod proof;
 mod query;
@@ -146,6 +149,13 @@ pub(super) enum Value {
     Bytes(Vec<u8>),
     Text(String),
 }
+
+/// How many records or sums a transaction deletes or adds at most, but for the one that appends
+/// an epoch: with the rows that tell of them, fewer than 100,000.
+///
+/// A cluster refuses what is too large, other writers wait for its locks, and SQLite's log has
+/// to hold all of it.
+pub(super) const ROWS_AT_ONCE: u64 = 99_000;
 
 /// The counters' columns, in the order of [`counters`] and [`counter_values`].
 pub(super) const COUNTERS: [&str; 5] = [

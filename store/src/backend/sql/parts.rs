@@ -11,10 +11,17 @@ use std::collections::BinaryHeap;
 use std::net::IpAddr;
 
 use super::conditions::Conditions;
-use super::rollup::{self, Owner, REMOTE_MONTHLY, SECOND_NS, plus};
-use super::{Database, first_row};
+use super::owner::{self, LockedOwner};
+use super::rollup::{self, Owner, REMOTE_MONTHLY, SECOND_NS, Sums, drain_sorted, plus};
+use super::{Access, Database, ROWS_AT_ONCE, Value, first_row, in_transaction};
 use crate::snapshot::Counters;
 use crate::store::StoreError;
+
+/// How many bytes of parts an account may have before they are added to the table.
+const PENDING_BYTES: i64 = 16 << 20;
+
+/// The one part of a key.
+const OF_KEY: &str = "host_id = ? AND account_id = ? AND month = ? AND epoch = ? AND part = ?";
 
 /// The sums of a part, from its bytes.
 #[derive(Debug)]
@@ -120,31 +127,23 @@ fn push_leb128(bytes: &mut Vec<u8>, mut value: u64) {
     bytes.push(value as u8);
 }
 
-/// How many bytes of parts an account may have. They are held in memory while they are
-/// added to the table.
-const PENDING_BYTES: i64 = 16 << 20;
-
-/// Adds the parts of an account to the table if there are many, or if a month is over.
-pub(super) fn add_if_due<D: Database>(
+/// Whether an account has many parts, or some of a month that is over.
+pub(super) fn are_due<D: Database>(
     database: &mut D,
     owner: Owner,
     month: i64,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let pending = first_row(
         database,
         "SELECT COALESCE(SUM(LENGTH(sums)), 0), COALESCE(MIN(month), 0) FROM remote_part
          WHERE host_id = ? AND account_id = ?",
         &[owner.host_id.into(), owner.account_id.into()],
     )?;
-    match pending.as_deref() {
-        Some([bytes, oldest])
-            if bytes.integer()? > PENDING_BYTES
-                || (bytes.integer()? > 0 && oldest.integer()? < month) =>
-        {
-            add_all(database, owner)
-        }
-        _ => Ok(()),
-    }
+    let Some([bytes, oldest]) = pending.as_deref() else {
+        return Ok(false);
+    };
+    let (bytes, oldest) = (bytes.integer()?, oldest.integer()?);
+    Ok(bytes > PENDING_BYTES || (bytes > 0 && oldest < month))
 }
 
 /// The parts of a month.
@@ -185,24 +184,132 @@ pub(super) fn of_months<D: Database>(
     Ok(months)
 }
 
-/// Adds all parts of an account to the table.
+/// What a part is known by within its account: month, epoch and part.
+type PartKey = [i64; 3];
+
+/// Adds all parts of an account to the table, in transactions of their own.
 pub(super) fn add_all<D: Database>(database: &mut D, owner: Owner) -> Result<(), StoreError> {
-    let months = of_months(database, owner, (i64::MIN, i64::MAX))?;
-    for MonthParts { month, parts } in &months {
-        rollup::add_to_table(
-            database,
-            &REMOTE_MONTHLY,
-            owner,
-            *month,
-            Merged::new(parts)?,
-            |&ip, values| values.push(ip.into()),
+    while in_transaction(database, Access::Write, |database| {
+        match owner::lock(database, owner.host_id)? {
+            Some(host) => add_some(database, host.account(owner.account_id)),
+            None => Ok(false),
+        }
+    })? {}
+    Ok(())
+}
+
+/// Adds as many parts of an account as one transaction may, the oldest first; whether it had any.
+pub(super) fn add_some<D: Database>(
+    database: &mut D,
+    owner: LockedOwner,
+) -> Result<bool, StoreError> {
+    let keys = keys(database, owner, None)?;
+    add(database, owner, &keys)?;
+    Ok(!keys.is_empty())
+}
+
+/// Adds all parts of an epoch to the table.
+pub(super) fn add_of_epoch<D: Database>(
+    database: &mut D,
+    owner: LockedOwner,
+    epoch: i64,
+) -> Result<(), StoreError> {
+    let mut keys = &keys(database, owner, Some(epoch))?[..];
+    while !keys.is_empty() {
+        keys = &keys[add(database, owner, keys)?..];
+    }
+    Ok(())
+}
+
+fn keys<D: Database>(
+    database: &mut D,
+    owner: LockedOwner,
+    epoch: Option<i64>,
+) -> Result<Vec<PartKey>, StoreError> {
+    let mut conditions = Conditions::default();
+    conditions.owner(*owner);
+    if let Some(epoch) = epoch {
+        conditions.and("epoch = ?");
+        conditions.parameters.push(epoch.into());
+    }
+    let mut keys = Vec::new();
+    database.select(
+        &format!(
+            "SELECT month, epoch, part FROM remote_part WHERE 1 = 1{} ORDER BY month, epoch, part",
+            conditions.sql
+        ),
+        &conditions.parameters,
+        &mut |row| {
+            keys.push([row[0].integer()?, row[1].integer()?, row[2].integer()?]);
+            Ok(())
+        },
+    )?;
+    Ok(keys)
+}
+
+/// Adds the first of these parts, and as many more of its month as one transaction may, to the
+/// table, and deletes exactly these; gives how many they were.
+fn add<D: Database>(
+    database: &mut D,
+    owner: LockedOwner,
+    keys: &[PartKey],
+) -> Result<usize, StoreError> {
+    let Some(&[month, ..]) = keys.first() else {
+        return Ok(0);
+    };
+    let mut sums = Sums::<IpAddr>::default();
+    let mut added = 0;
+    for key in keys.iter().filter(|key| key[0] == month) {
+        let part = read(database, owner, key)?;
+        let new = part.iter().filter(|(ip, _)| !sums.contains_key(ip)).count();
+        if added > 0 && sums.len() + new > ROWS_AT_ONCE as usize {
+            break;
+        }
+        for (ip, counters) in part {
+            let sum = sums.entry(ip).or_default();
+            *sum = plus(sum, &counters);
+        }
+        added += 1;
+    }
+    let sorted = drain_sorted(&mut sums);
+    rollup::add_to_table(
+        database,
+        &REMOTE_MONTHLY,
+        owner,
+        month,
+        sorted.into_iter().map(Ok),
+        |&ip, values| values.push(ip.into()),
+    )?;
+    for key in &keys[..added] {
+        database.execute(
+            &format!("DELETE FROM remote_part WHERE {OF_KEY}"),
+            &of_key(owner, key),
         )?;
     }
-    database.execute(
-        "DELETE FROM remote_part WHERE host_id = ? AND account_id = ?",
-        &[owner.host_id.into(), owner.account_id.into()],
+    Ok(added)
+}
+
+fn read<D: Database>(
+    database: &mut D,
+    owner: LockedOwner,
+    key: &PartKey,
+) -> Result<Vec<(IpAddr, Counters)>, StoreError> {
+    let mut sums = Vec::new();
+    database.select(
+        &format!("SELECT sums FROM remote_part WHERE {OF_KEY}"),
+        &of_key(owner, key),
+        &mut |row| {
+            for sum in Part::new(row[0].bytes()?) {
+                sums.push(sum?);
+            }
+            Ok(())
+        },
     )?;
-    Ok(())
+    Ok(sums)
+}
+
+fn of_key(owner: LockedOwner, [month, epoch, part]: &PartKey) -> [Value; 5] {
+    [owner.host_id, owner.account_id, *month, *epoch, *part].map(Value::from)
 }
 
 /// The sums of several parts in one order, equal addresses summed up.

@@ -7,11 +7,11 @@ use std::path::Path;
 
 use trafstat_capture::unpacked;
 
-use super::append::Appending;
+use super::append::{Appending, add_due_parts};
 use super::copy::copy_everything;
 use super::proof::{EachBatch, read_epoch};
 use super::stored::{self, StoredSnapshot, read_whole, snapshots};
-use super::{Access, Database, Value, in_transaction, one_integer, schema};
+use super::{Access, Database, Value, deletion, in_transaction, one_integer, owner, schema};
 use crate::backend::Sqlite;
 use crate::export::EpochReader;
 use crate::origin::Origin;
@@ -90,7 +90,13 @@ fn restore_snapshot<D: Database>(
     if let Some(view) = schema::account_view(&header.account) {
         to.ensure_account_view(&view)?;
     }
+    add_due_parts(to, origin, header)?;
+    if let (Some((key, None)), true) = (stored::find(to, origin, header)?, there) {
+        // Or records would come to what is left of the same ones.
+        deletion::finish(to, key)?;
+    }
     in_transaction(to, Access::Write, |to| {
+        owner::lock_or_insert(to, &origin.machine_id, &origin.hostname)?;
         match (stored::find(to, origin, header)?, there) {
             (Some((_, Some(_))), _) | (Some((_, None)), false) => restored.known += 1,
             (None, false) => restored.without_records += 1,

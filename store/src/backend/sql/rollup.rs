@@ -14,6 +14,7 @@ use foldhash::fast::RandomState;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Unit};
 
+use super::owner::LockedOwner;
 use super::{COUNTERS, Database, Value, counter_values, insert_rows, places};
 use crate::snapshot::{Counters, Record};
 use crate::store::StoreError;
@@ -165,7 +166,7 @@ pub(super) fn drain_sorted<K: Ord + Hash + Copy>(sums: &mut Sums<K>) -> Vec<(K, 
     sorted
 }
 
-/// Whose sums are added, and when.
+/// An account of a host.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owner {
     pub(super) host_id: i64,
@@ -176,7 +177,7 @@ pub(super) struct Owner {
 pub(super) fn add_to_table<D: Database, K>(
     database: &mut D,
     rollup: &Rollup,
-    owner: Owner,
+    owner: LockedOwner,
     begin: i64,
     sums: impl Iterator<Item = Result<(K, Counters), StoreError>>,
     key_values: impl Fn(&K, &mut Vec<Value>),

@@ -1,16 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Deletes what is older than it is to be kept.
 
+use super::deletion::{self, Expired};
+use super::owner::{self, LockedOwner};
 use super::rollup::{
     LOCAL_DAILY, LOCAL_HOURLY, Owner, Period, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY,
     SERVICE_HOURLY,
 };
 use super::{
-    Access, Database, SnapshotKey, archive, first_row, in_transaction, kept, nanoseconds, parts,
-    stored,
+    Access, Database, ROWS_AT_ONCE, SnapshotKey, Value, archive, cut_off, first_row,
+    in_transaction, kept, nanoseconds,
 };
 use crate::kill_point::KillPoint;
 use crate::store::{Archive, Retention, Rotated, StoreError};
+
+/// Epochs that an archive's file has at most.
+const EPOCHS_PER_ARCHIVE: usize = 2048;
 
 /// Deletes level by level, the finest first.
 pub(in crate::backend) fn rotate<D: Database>(
@@ -18,8 +23,10 @@ pub(in crate::backend) fn rotate<D: Database>(
     retention: &Retention,
     archive: Option<Archive<'_>>,
 ) -> Result<Rotated, StoreError> {
+    cut_off::check(database, retention)?;
     let mut rotated = Rotated::default();
     if let Some(before) = retention.records_before {
+        deletion::finish_all(database)?;
         delete_records(database, nanoseconds(before), archive, &mut rotated)?;
     }
     for (before, period, rollups) in [
@@ -42,82 +49,65 @@ pub(in crate::backend) fn rotate<D: Database>(
     Ok(rotated)
 }
 
-/// Snapshots whose records are archived and deleted at once.
-const SNAPSHOTS_AT_ONCE: usize = 2048;
-
 fn delete_records<D: Database>(
     database: &mut D,
     before: i64,
     archive: Option<Archive<'_>>,
     rotated: &mut Rotated,
 ) -> Result<(), StoreError> {
-    let keys = stored::snapshots(
-        database,
-        "closed_ns < ? AND first_record IS NOT NULL",
-        &[before.into()],
-    )?;
-    for keys in keys.chunks(SNAPSHOTS_AT_ONCE) {
-        let mut archived = None;
+    for epochs in expired(database, before)?.chunks(EPOCHS_PER_ARCHIVE) {
+        let mut epochs = epochs.to_vec();
         if let Some(archive) = archive {
-            let Some((path, keys)) = archive::archive(database, keys, archive)? else {
+            let keys: Vec<SnapshotKey> = epochs.iter().map(|expired| expired.key).collect();
+            let Some((path, archived)) = archive::archive(database, &keys, archive)? else {
                 continue;
             };
             rotated.archives.push(path);
-            archived = Some(keys);
+            epochs.retain(|expired| archived.contains(&expired.key));
         }
-        let keys = archived.as_deref().unwrap_or(keys);
         KillPoint::BeforeDelete.pass();
-        in_transaction(database, Access::Write, |database| {
-            // First: queries must not look for records that only some epochs have.
-            kept::raise(database, "record", before)?;
-            for &key in keys {
-                if let Some(deleted) = delete_snapshot_records(database, key)? {
-                    rotated.records += deleted;
-                    rotated.epochs += 1;
-                }
-            }
-            // The view remote_month reads from the records what is in parts.
-            let mut owners: Vec<(i64, i64)> = keys
-                .iter()
-                .map(|key| (key.host_id, key.account_id))
-                .collect();
-            owners.sort_unstable();
-            owners.dedup();
-            for (host_id, account_id) in owners {
-                let owner = Owner {
-                    host_id,
-                    account_id,
-                };
-                parts::add_all(database, owner)?;
-            }
-            KillPoint::BeforeDeleteCommit.pass();
-            Ok(())
-        })?;
+        // First: queries must not look for records that only some epochs have.
+        if let Some(newest) = epochs.iter().map(|expired| expired.closed_ns).max() {
+            raise(database, "record", before.min(newest.saturating_add(1)))?;
+        }
+        let deleted = deletion::delete_records(database, &epochs)?;
+        rotated.records += deleted.records;
+        rotated.epochs += deleted.epochs;
     }
-    Ok(())
+    raise(database, "record", before)
 }
 
-/// None if another process has deleted them meanwhile.
-fn delete_snapshot_records<D: Database>(
-    database: &mut D,
-    key: SnapshotKey,
-) -> Result<Option<u64>, StoreError> {
-    let row = first_row(
-        database,
-        "SELECT first_record, records FROM snapshot
-         WHERE host_id = ? AND account_id = ? AND epoch = ? AND first_record IS NOT NULL",
-        &key.values(),
+/// The epochs that closed before a time and have their records, in the order in which they
+/// closed.
+fn expired<D: Database>(database: &mut D, before: i64) -> Result<Vec<Expired>, StoreError> {
+    let mut expired = Vec::new();
+    database.select(
+        "SELECT host_id, account_id, epoch, records, closed_ns FROM snapshot
+         WHERE closed_ns < ? AND first_record IS NOT NULL
+         ORDER BY closed_ns, host_id, account_id, epoch",
+        &[before.into()],
+        &mut |row| {
+            expired.push(Expired {
+                key: SnapshotKey {
+                    host_id: row[0].integer()?,
+                    account_id: row[1].integer()?,
+                    epoch: row[2].integer()?,
+                },
+                records: row[3].unsigned()?,
+                closed_ns: row[4].integer()?,
+            });
+            Ok(())
+        },
     )?;
-    let Some(row) = row else {
-        return Ok(None);
-    };
-    let deleted = database.delete_records(key, row[0].integer()?, row[1].integer()?)?;
-    database.execute(
-        "UPDATE snapshot SET first_record = NULL
-         WHERE host_id = ? AND account_id = ? AND epoch = ?",
-        &key.values(),
-    )?;
-    Ok(Some(deleted))
+    Ok(expired)
+}
+
+/// Notes that a level has no rows before a time, in a transaction of its own: what is deleted
+/// afterwards may be deleted in several.
+fn raise<D: Database>(database: &mut D, level: &str, since_ns: i64) -> Result<(), StoreError> {
+    in_transaction(database, Access::Write, |database| {
+        kept::raise(database, level, since_ns)
+    })
 }
 
 /// Deletes the periods that ended before a time.
@@ -128,25 +118,80 @@ fn delete_sums<D: Database>(
     rollups: &[Rollup],
 ) -> Result<u64, StoreError> {
     let first_kept = period.begin(before);
-    in_transaction(database, Access::Write, |database| {
-        let mut deleted = 0;
+    raise(
+        database,
+        period.column(),
+        first_kept.saturating_mul(SECOND_NS),
+    )?;
+    let mut deleted = 0;
+    for owner in owners(database)? {
         for rollup in rollups {
-            deleted += database.execute(
-                &format!("DELETE FROM {} WHERE {} < ?", rollup.table, period.column()),
-                &[first_kept.into()],
-            )?;
+            while let Some(more) = in_transaction(database, Access::Write, |database| {
+                match owner::lock(database, owner.host_id)? {
+                    Some(host) => {
+                        let owner = host.account(owner.account_id);
+                        delete_slice(database, rollup, owner, first_kept)
+                    }
+                    None => Ok(None),
+                }
+            })? {
+                deleted += more;
+            }
         }
-        if period == Period::Month {
-            database.execute(
-                "DELETE FROM remote_part WHERE month < ?",
-                &[first_kept.into()],
-            )?;
-        }
-        kept::raise(
-            database,
-            period.column(),
-            first_kept.saturating_mul(SECOND_NS),
+    }
+    Ok(deleted)
+}
+
+fn owners<D: Database>(database: &mut D) -> Result<Vec<Owner>, StoreError> {
+    let mut owners = Vec::new();
+    database.select(
+        "SELECT host_id, id FROM account ORDER BY host_id, id",
+        &[],
+        &mut |row| {
+            owners.push(Owner {
+                host_id: row[0].integer()?,
+                account_id: row[1].integer()?,
+            });
+            Ok(())
+        },
+    )?;
+    Ok(owners)
+}
+
+/// Deletes as many sums of an account as one transaction may, the oldest first; none if there
+/// are none.
+fn delete_slice<D: Database>(
+    database: &mut D,
+    rollup: &Rollup,
+    owner: LockedOwner,
+    first_kept: i64,
+) -> Result<Option<u64>, StoreError> {
+    let (table, period) = (rollup.table, rollup.period.column());
+    let key = format!("{period}, {}", rollup.keys.join(", "));
+    let expired = format!("host_id = ? AND account_id = ? AND {period} < ?");
+    let mut values = [owner.host_id, owner.account_id, first_kept]
+        .map(Value::from)
+        .to_vec();
+    // The first row that stays for the next transaction.
+    let next = first_row(
+        database,
+        &format!("SELECT {key} FROM {table} WHERE {expired} ORDER BY {key} LIMIT 1 OFFSET ?"),
+        &[&values[..], &[(ROWS_AT_ONCE as i64).into()]].concat(),
+    )?;
+    let mut sql = format!("DELETE FROM {table} WHERE {expired}");
+    if let Some(next) = next {
+        let places = vec!["?"; next.len()].join(", ");
+        // The period twice: MySQL finds rows by the one, and compares them by the other.
+        sql.push_str(&format!(" AND {period} <= ? AND ({key}) < ({places})"));
+        values.push(next[0].clone());
+        values.extend(next);
+    }
+    let mut deleted = database.execute(&sql, &values)?;
+    if *rollup == REMOTE_MONTHLY {
+        deleted += database.execute(
+            &format!("DELETE FROM remote_part WHERE {expired}"),
+            &values[..3],
         )?;
-        Ok(deleted)
-    })
+    }
+    Ok((deleted > 0).then_some(deleted))
 }

@@ -3,8 +3,10 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
+
 use super::backend::Backend;
-use super::{append, check, export, hosts, query, restore, rotate};
+use super::{append, check, cut_off, export, hosts, query, restore, rotate};
 use crate::host::{HostCheck, KnownHost, RunningHost};
 use crate::origin::Origin;
 use crate::query::{Answer, Query};
@@ -28,6 +30,10 @@ impl<B: Backend> Store for B {
     fn explain(&mut self, query: &Query) -> Result<Vec<String>, StoreError> {
         let rows = query::explain(self, query)?;
         rows.into_iter().map(Self::plan_step).collect()
+    }
+
+    fn retention_time(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        cut_off::retention_time(self)
     }
 
     fn rotate(

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//! Asks before most of a database is deleted.
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::{Context, Result};
+use trafstat_store::store::{Retention, Rotated, StoreError};
+
+/// Deletes; asks a person at a terminal before that is more than half of a level.
+pub fn even_most(
+    retention: &Retention,
+    mut delete: impl FnMut(&Retention) -> Result<Rotated, StoreError>,
+) -> Result<Rotated> {
+    match delete(retention) {
+        Err(StoreError::TooMuch(what)) if person_is_there() => {
+            match confirmed(&format!("Delete {what}?")).context("cannot ask")? {
+                true => Ok(delete(&Retention {
+                    even_most: true,
+                    ..*retention
+                })?),
+                false => Err(StoreError::TooMuch(what).into()),
+            }
+        }
+        done => Ok(done?),
+    }
+}
+
+fn person_is_there() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// Asks a question whose answer is no unless it is yes.
+fn confirmed(question: &str) -> io::Result<bool> {
+    let mut stderr = io::stderr();
+    write!(stderr, "{question} [y/N] ")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

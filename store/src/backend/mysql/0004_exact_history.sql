@@ -1,0 +1,44 @@
+-- SPDX-License-Identifier: GPL-2.0-or-later
+CREATE TABLE IF NOT EXISTS record_deletion (
+    host_id       INT NOT NULL,
+    account_id    INT NOT NULL,
+    epoch         BIGINT NOT NULL,
+    first_record  BIGINT NOT NULL,
+    records       BIGINT NOT NULL,
+    PRIMARY KEY (host_id, account_id, epoch)
+) ENGINE = InnoDB;
+
+-- Retention once believed a clock that was years ahead, and `kept` stayed there. From the newest
+-- epoch without records on all have theirs.
+UPDATE kept SET since_ns = LEAST(
+    since_ns,
+    (SELECT COALESCE(MAX(closed_ns) + 1, 0) FROM snapshot WHERE first_record IS NULL)
+) WHERE level = 'record';
+
+-- Sums are whole from the period on that follows the oldest one there is.
+UPDATE kept SET since_ns = LEAST(
+    since_ns,
+    (COALESCE(
+        (SELECT MIN(hour) FROM local_hourly),
+        (SELECT MAX(closed_ns) DIV 3600000000000 * 3600 FROM snapshot)
+    ) + 3600) * 1000000000
+) WHERE level = 'hour' AND since_ns > (SELECT MAX(closed_ns) FROM snapshot);
+
+UPDATE kept SET since_ns = LEAST(
+    since_ns,
+    (COALESCE(
+        (SELECT MIN(day) FROM local_daily),
+        (SELECT MAX(closed_ns) DIV 86400000000000 * 86400 FROM snapshot)
+    ) + 86400) * 1000000000
+) WHERE level = 'day' AND since_ns > (SELECT MAX(closed_ns) FROM snapshot);
+
+UPDATE kept SET since_ns = LEAST(
+    since_ns,
+    TIMESTAMPDIFF(SECOND, '1970-01-01', LAST_DAY(TIMESTAMPADD(SECOND, COALESCE(
+        (SELECT MIN(month) FROM (
+            SELECT MIN(month) AS month FROM remote_monthly
+            UNION ALL SELECT MIN(month) FROM remote_part
+        ) AS months),
+        (SELECT MAX(closed_ns) DIV 1000000000 FROM snapshot)
+    ), '1970-01-01')) + INTERVAL 1 DAY) * 1000000000
+) WHERE level = 'month' AND since_ns > (SELECT MAX(closed_ns) FROM snapshot);
