@@ -26,6 +26,8 @@ pub(crate) enum KillPoint {
     BeforeDeleteCommit,
     /// Some records of a large epoch are deleted, and that is committed.
     WithinDeletion,
+    /// Some sums of an account are restored, and that is committed.
+    WithinRestore,
 }
 
 impl KillPoint {
@@ -48,6 +50,7 @@ impl KillPoint {
             Self::BeforeDelete => "before-delete",
             Self::BeforeDeleteCommit => "before-delete-commit",
             Self::WithinDeletion => "within-deletion",
+            Self::WithinRestore => "within-restore",
         };
         if std::env::var_os("TRAFSTAT_STORE_KILL_AT").is_some_and(|at| at == name) {
             // A process may always signal itself; should it live on, the test that

@@ -98,11 +98,13 @@ pub trait Store {
 
     /// Adds what a backup, an archive or a restorable export has, every epoch once.
     ///
-    /// From a database into an empty store, a copy of everything; else the epochs that are missing, and
-    /// the records that were deleted. May be repeated.
+    /// Epochs that are missing are added, and records that were deleted. What a backup has of
+    /// epochs whose records are gone, their sums, comes with the account as a whole. May be
+    /// repeated; one that was interrupted goes on.
     ///
     /// # Errors
-    /// The database's or the file's. What was added until then stays.
+    /// [`StoreError::Entangled`]; then nothing was changed. The database's or the file's; what
+    /// was added until then stays.
     fn restore(&mut self, from: &Path) -> Result<Restored, StoreError>;
 
     /// Deletes the records of every epoch that closed before a time; sums stay.
@@ -233,8 +235,6 @@ pub struct Restored {
     pub epochs: u64,
     /// Epochs that were there already.
     pub known: u64,
-    /// Epochs left out: the file has no records of theirs, and they are not known here.
-    pub without_records: u64,
 }
 
 /// What is written out, by the names of the views that show the same.
@@ -467,6 +467,28 @@ pub enum StoreError {
     /// What is exported cannot be written.
     #[error("cannot write what is exported: {0}")]
     Write(#[source] io::Error),
+    /// Sums of a backup cannot be told from those that the database has.
+    #[error(
+        "nothing is restored: of {epochs} epochs of account {account}, {} has sums alone, and \
+         the database has others of its epochs, so their sums cannot be told apart. Restore the \
+         file into a new database, and then a backup of this one: \"backup NOW.db\", then, with \
+         another database, \"restore {} NOW.db\"",
+        .path.display(), .path.display()
+    )]
+    Entangled {
+        /// The backup.
+        path: PathBuf,
+        /// One of its accounts.
+        account: Account,
+        /// How many of its epochs have no records there and are not known here.
+        epochs: u64,
+    },
+    /// Half of an account came from another file.
+    #[error(
+        "restoring account {0} from another file was interrupted: restore that one first, \
+         to its end"
+    )]
+    RestoreUnfinished(Account),
     /// The file has nothing that could be restored.
     #[error("{} is no file that could be restored", .0.display())]
     NotRestorable(PathBuf),

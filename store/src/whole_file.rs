@@ -11,6 +11,11 @@ use tempfile::TempPath;
 
 use crate::store::StoreError;
 
+const PARTIAL: &str = ".partial";
+
+/// A SQLite database, its logs and their index.
+const DATABASE_ENDINGS: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+
 /// Writes a file that must not exist yet: whole and durable, or not at all.
 pub(crate) fn write_new_file<T>(
     to: &Path,
@@ -20,16 +25,18 @@ pub(crate) fn write_new_file<T>(
         return Err(StoreError::Exists(to.to_path_buf()));
     }
     write_renamed(to, |partial| {
-        write(partial).map(|done| (to.to_path_buf(), done))
+        let name = |number| (number == 1).then(|| to.to_path_buf());
+        write(partial).map(|done| (name, done))
     })
+    .map(|(_, done)| done)
 }
 
-/// Writes a file beside `path`; once it is whole, it gets the name that `write` gives, which no
-/// other file may have.
-pub(crate) fn write_renamed<T>(
+/// Writes a file beside `path`; once it is whole, it gets the first of the names that `write`
+/// gives, counted from 1, that no other file has. Gives that name, too.
+pub(crate) fn write_renamed<T, N: Fn(u32) -> Option<PathBuf>>(
     path: &Path,
-    write: impl FnOnce(&Path) -> Result<(PathBuf, T), StoreError>,
-) -> Result<T, StoreError> {
+    write: impl FnOnce(&Path) -> Result<(N, T), StoreError>,
+) -> Result<(PathBuf, T), StoreError> {
     // A half-written copy never stands under the name asked for.
     let mut partial = path.as_os_str().to_owned();
     partial.push(PARTIAL);
@@ -37,17 +44,7 @@ pub(crate) fn write_renamed<T>(
     if partial.symlink_metadata().is_ok() {
         return Err(StoreError::Exists(partial));
     }
-    let written = write(&partial).and_then(|(to, done)| {
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::AlreadyExists => StoreError::Exists(to.clone()),
-            _ => system_error(&to, error),
-        };
-        TempPath::try_from_path(&partial)
-            .and_then(|whole| whole.persist_noclobber(&to).map_err(io::Error::from))
-            .and_then(|()| sync_parent(&to))
-            .map_err(failed)?;
-        Ok(done)
-    });
+    let written = write(&partial).and_then(|(name, done)| Ok((rename(&partial, name)?, done)));
     if written.is_err() {
         // The first error is the one that matters.
         for ending in DATABASE_ENDINGS {
@@ -64,10 +61,28 @@ pub(crate) fn write_renamed<T>(
     })
 }
 
-const PARTIAL: &str = ".partial";
-
-/// A SQLite database, its logs and their index.
-const DATABASE_ENDINGS: [&str; 4] = ["", "-wal", "-shm", "-journal"];
+/// Gives a whole file the first name that no other has.
+fn rename(partial: &Path, name: impl Fn(u32) -> Option<PathBuf>) -> Result<PathBuf, StoreError> {
+    let mut whole =
+        TempPath::try_from_path(partial).map_err(|error| system_error(partial, error))?;
+    let mut taken = partial.to_path_buf();
+    for number in 1.. {
+        let Some(to) = name(number) else {
+            break;
+        };
+        match whole.persist_noclobber(&to) {
+            Ok(()) => {
+                sync_parent(&to).map_err(|error| system_error(&to, error))?;
+                return Ok(to);
+            }
+            Err(refused) if refused.error.kind() == io::ErrorKind::AlreadyExists => {
+                (whole, taken) = (refused.path, to);
+            }
+            Err(refused) => return Err(system_error(&to, refused.error)),
+        }
+    }
+    Err(StoreError::Exists(taken))
+}
 
 /// A claim on a folder in which files are written under a common prefix.
 ///
@@ -157,6 +172,25 @@ mod tests {
         assert!(matches!(written, Err(StoreError::Exists(path)) if path == to));
         assert_eq!(fs::read_to_string(&to).unwrap(), "another's");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn file_takes_the_next_name_where_another_was_faster() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = |number: u32| Some(folder.path().join(number.to_string()));
+        let written = write_renamed(&folder.path().join("new"), |partial| {
+            fs::write(partial, "ours").unwrap();
+            for number in 1..=2 {
+                fs::write(folder.path().join(number.to_string()), "another's").unwrap();
+            }
+            Ok((name, ()))
+        });
+        assert_eq!(written.unwrap().0, folder.path().join("3"));
+        for (number, expected) in [("1", "another's"), ("2", "another's"), ("3", "ours")] {
+            let found = fs::read_to_string(folder.path().join(number)).unwrap();
+            assert_eq!(found, expected);
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 
     #[test]

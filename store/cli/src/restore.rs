@@ -28,19 +28,12 @@ pub fn run(options: &RestoreOptions, settings: &Settings) -> Result<ExitCode> {
             .restore(file)
             .with_context(|| format!("cannot restore {}", file.display()))?;
         progress.finish();
-        let mut line = format!(
+        say(&format!(
             "{}: {} epochs added, {} known already",
             file.display(),
             restored.epochs,
             restored.known
-        );
-        if restored.without_records > 0 {
-            line.push_str(&format!(
-                ", {} left out, since the file has no records of theirs",
-                restored.without_records
-            ));
-        }
-        say(&line)?;
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,16 +4,17 @@
 use std::path::PathBuf;
 
 use trafstat_store::backend::Sqlite;
-use trafstat_store::collect::State;
+use trafstat_store::collect::{State, append};
 use trafstat_store::export::Form;
 use trafstat_store::query::Field;
+use trafstat_store::snapshot::Snapshot;
 use trafstat_store::store::{Archive, ArchiveForm, Retention};
 
 use crate::common::{HOUR_NS, NOON_NS};
 use crate::databases::Database;
 use crate::support::{
-    NOTHING_WRONG, answers, by, exported, lan, many_addresses, pruned, recorded, stored, summed,
-    time,
+    NOTHING_WRONG, answers, by, exported, lan, many_addresses, origin, pruned, recorded,
+    stored, summed, time,
 };
 
 pub fn pruned_records_are_gone_and_their_sums_stay<D: Database>() {
@@ -249,6 +250,61 @@ pub fn archived_records_come_back_once<D: Database>() {
             assert_eq!(recorded(&mut *other).1, sent);
             assert_eq!(other.check().unwrap(), NOTHING_WRONG);
         }
+    }
+}
+
+pub fn archives_of_two_databases_share_a_folder<D: Database>() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = Vec::new();
+    for (form, ending) in [(ArchiveForm::Sqlite, "db"), (ArchiveForm::Csv, "csv.zst")] {
+        // Two of them on hosts of one name, whose epochs closed at the same times.
+        for (machine, hostname) in ["west", "east", "../ea st", "../ea st"]
+            .into_iter()
+            .enumerate()
+        {
+            let database = D::create();
+            let mut store = database.open();
+            for epoch in 1..=3 {
+                let mut origin = origin();
+                origin.machine_id = format!("{machine:032}");
+                origin.hostname = hostname.to_owned();
+                let bytes = lan(epoch).bytes();
+                append(
+                    &mut *store,
+                    &origin,
+                    &mut Snapshot::open(&bytes[..]).unwrap(),
+                )
+                .unwrap();
+            }
+            let retention = Retention {
+                records_before: Some(time(NOON_NS + 3 * HOUR_NS)),
+                even_most: true,
+                ..Retention::default()
+            };
+            let archive = Archive {
+                folder: folder.path(),
+                form,
+            };
+            files.extend(store.rotate(&retention, Some(archive)).unwrap().archives);
+        }
+        let times = "20260131T130000Z-20260131T140000Z";
+        let expected = ["west", "east", "___ea_st"].map(|host| format!("trafstat-{host}-{times}"));
+        let mut expected: Vec<PathBuf> = expected
+            .iter()
+            .map(|name| folder.path().join(format!("{name}.{ending}")))
+            .collect();
+        expected.push(
+            folder
+                .path()
+                .join(format!("trafstat-___ea_st-{times}-2.{ending}")),
+        );
+        assert_eq!(files, expected);
+        let database = D::create();
+        let mut all = database.open();
+        for file in files.drain(..) {
+            all.restore(&file).unwrap();
+        }
+        assert_eq!(recorded(&mut *all), (8, 240));
     }
 }
 

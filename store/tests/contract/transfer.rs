@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! What goes out and comes in again: exports and backups.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use trafstat_store::backend::Sqlite;
 use trafstat_store::collect::{State, append};
@@ -209,10 +209,72 @@ pub fn backup_restores_into_an_empty_store<D: Database>() {
     let restored = store.restore(&path).unwrap();
     assert_eq!((restored.epochs, restored.known), (0, 3));
     assert_eq!(summed(&mut *store), [90; 3]);
-    let third = D::create();
-    let mut third = third.open();
-    stored(&mut *third, &lan(4)).unwrap();
-    let restored = third.restore(&path).unwrap();
-    assert_eq!((restored.epochs, restored.without_records), (2, 1));
-    assert_eq!(recorded(&mut *third), (3, 90));
+}
+
+/// A backup, two of whose three epochs have sums alone.
+fn backup_of_sums<D: Database>(path: &Path) {
+    let database = D::create();
+    let mut store = database.open();
+    for epoch in 1..=3 {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    assert_eq!(pruned(&mut *store, NOON_NS + 3 * HOUR_NS), (2, 4));
+    // Some by remote address in their table, some in a part.
+    store.back_up(path).unwrap();
+}
+
+pub fn sums_without_records_come_into_a_store_that_has_collected_since<D: Database>() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("backup");
+    backup_of_sums::<D>(&path);
+    let database = D::create();
+    let mut store = database.open();
+    // Of the same hour, day and month, and of another account.
+    let mut fourth = lan(4);
+    fourth.header.closed_ns -= HOUR_NS / 2;
+    stored(&mut *store, &fourth).unwrap();
+    let dmz = SnapshotBuilder::new("dmz", 1, vec![record(7, 9, 1, 0, 5)]);
+    stored(&mut *store, &dmz).unwrap();
+    for (epochs, known) in [(3, 0), (0, 3)] {
+        let restored = store.restore(&path).unwrap();
+        assert_eq!((restored.epochs, restored.known), (epochs, known));
+        assert_eq!(summed(&mut *store), [125; 3]);
+        assert_eq!(recorded(&mut *store), (3, 65));
+        assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+    }
+    assert_eq!(stored(&mut *store, &lan(1)).unwrap(), State::AlreadyStored);
+    assert_eq!(stored(&mut *store, &lan(5)).unwrap(), State::Stored);
+    assert_eq!(summed(&mut *store), [155; 3]);
+    assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+}
+
+pub fn sums_that_cannot_be_told_apart_are_refused_with_what_works<D: Database>() {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, now] = ["backup", "now"].map(|name| folder.path().join(name));
+    backup_of_sums::<D>(&path);
+    let database = D::create();
+    let mut store = database.open();
+    for epoch in 3..=4 {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    let before = exported(&mut *store, Form::Restorable);
+    let error = store.restore(&path).unwrap_err();
+    assert!(
+        matches!(error, StoreError::Entangled { epochs: 2, .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("NOW.db"), "{error}");
+    assert_eq!(exported(&mut *store, Form::Restorable), before);
+    assert_eq!(summed(&mut *store), [60; 3]);
+
+    // As the error says.
+    store.back_up(&now).unwrap();
+    let another = D::create();
+    let mut another = another.open();
+    another.restore(&path).unwrap();
+    let restored = another.restore(&now).unwrap();
+    assert_eq!((restored.epochs, restored.known), (1, 1));
+    assert_eq!(summed(&mut *another), [120; 3]);
+    assert_eq!(recorded(&mut *another), (2, 60));
+    assert_eq!(another.check().unwrap(), NOTHING_WRONG);
 }

@@ -42,3 +42,11 @@ UPDATE kept SET since_ns = LEAST(
         (SELECT MAX(closed_ns) DIV 1000000000 FROM snapshot)
     ), '1970-01-01')) + INTERVAL 1 DAY) * 1000000000
 ) WHERE level = 'month' AND since_ns > (SELECT MAX(closed_ns) FROM snapshot);
+
+CREATE TABLE IF NOT EXISTS restore_progress (
+    host_id     INT NOT NULL,
+    account_id  INT NOT NULL,
+    source      VARBINARY(64) NOT NULL,
+    sums        BIGINT NOT NULL,
+    PRIMARY KEY (host_id, account_id)
+) ENGINE = InnoDB;

@@ -14,7 +14,7 @@ pub(super) const MIGRATIONS: [&str; 4] = [
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The tables that a check reads.
-pub(super) const TABLES: [&str; 12] = [
+pub(super) const TABLES: [&str; 13] = [
     "host",
     "host_boot",
     "account",
@@ -27,6 +27,7 @@ pub(super) const TABLES: [&str; 12] = [
     "remote_monthly",
     "remote_part",
     "record_deletion",
+    "restore_progress",
 ];
 
 /// Which records `r` are those of snapshot `s`; what is left of those that are being deleted is

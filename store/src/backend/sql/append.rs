@@ -258,7 +258,8 @@ fn ensure_host<D: Database>(database: &mut D, origin: &Origin) -> Result<(), Sto
     Ok(())
 }
 
-fn account_id<D: Database>(
+/// The account's id within its host; adds one that is new.
+pub(super) fn account_id<D: Database>(
     database: &mut D,
     host: LockedHost,
     origin: &Origin,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Writes snapshots to the files of an archive, and reads them back before they count.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,9 @@ use crate::whole_file::{WritingIn, create_file, system_error, write_renamed};
 /// What files that are being written begin with.
 const PREFIX: &str = "archive-";
 
+/// How many characters of a host's name are in a file's.
+const LONGEST_HOST: usize = 64;
+
 /// Writes snapshots to a new file, and reads it back; gives its name and which snapshots
 /// it has, none if all their records are gone.
 ///
@@ -35,9 +39,12 @@ pub(super) fn archive<D: Database>(
         ArchiveForm::Sqlite => "db",
         ArchiveForm::Csv => "csv.zst",
     };
-    let partial = archive
-        .folder
-        .join(format!("{PREFIX}{}", std::process::id()));
+    // Other hosts and containers may write there, too.
+    let partial = archive.folder.join(format!(
+        "{PREFIX}{}-{:x}",
+        std::process::id(),
+        Timestamp::now().as_nanosecond()
+    ));
     let mut present = Vec::with_capacity(keys.len());
     in_transaction(from, Access::Read, |from| {
         for &key in keys {
@@ -50,7 +57,7 @@ pub(super) fn archive<D: Database>(
         if present.is_empty() {
             return Ok(None);
         }
-        write_renamed(&partial, |partial| {
+        let (path, keys) = write_renamed(&partial, |partial| {
             let digests = match archive.form {
                 ArchiveForm::Sqlite => write_database(from, partial, &present)?,
                 ArchiveForm::Csv => write_csv(from, partial, &present)?,
@@ -59,10 +66,10 @@ pub(super) fn archive<D: Database>(
                 ArchiveForm::Sqlite => verify_database(partial, &present, &digests)?,
                 ArchiveForm::Csv => verify_csv(partial, &present, &digests)?,
             }
-            let path = free_name(archive.folder, &present, ending);
             let keys = present.iter().map(|&(key, _)| key).collect();
-            Ok((path.clone(), Some((path, keys))))
-        })
+            Ok((names(archive.folder, &present, ending), keys))
+        })?;
+        Ok(Some((path, keys)))
     })
 }
 
@@ -171,8 +178,8 @@ fn differs(path: &Path) -> StoreError {
     ))
 }
 
-/// A name that says when the archived epochs closed, and that no file has.
-fn free_name(folder: &Path, present: &Present, ending: &str) -> PathBuf {
+/// Names that say of which host the archived epochs are and when the first and the last closed.
+fn names(folder: &Path, present: &Present, ending: &str) -> impl Fn(u32) -> Option<PathBuf> {
     let closed = || {
         present
             .iter()
@@ -185,14 +192,30 @@ fn free_name(folder: &Path, present: &Present, ending: &str) -> PathBuf {
             .to_string()
     };
     let [first, last] = [closed().min(), closed().max()].map(|time| day(time.unwrap_or(0)));
-    let name = format!("trafstat-{first}-{last}");
-    let mut path = folder.join(format!("{name}.{ending}"));
-    let mut number = 2;
-    while path.symlink_metadata().is_ok() {
-        path = folder.join(format!("{name}-{number}.{ending}"));
-        number += 1;
+    let name = format!("trafstat-{}-{first}-{last}", hosts(present));
+    let (folder, ending) = (folder.to_path_buf(), ending.to_owned());
+    move |number| {
+        Some(folder.join(match number {
+            1 => format!("{name}.{ending}"),
+            _ => format!("{name}-{number}.{ending}"),
+        }))
     }
-    path
+}
+
+/// The name of the host, or how many hosts they are, as a part of a file's name.
+fn hosts(present: &Present) -> String {
+    let hosts: BTreeSet<&str> = present
+        .iter()
+        .map(|(_, snapshot)| snapshot.origin.hostname.as_str())
+        .collect();
+    let plain = |character: char| match character.is_ascii_alphanumeric() || character == '-' {
+        true => character,
+        false => '_',
+    };
+    match hosts.first() {
+        Some(host) if hosts.len() == 1 => host.chars().take(LONGEST_HOST).map(plain).collect(),
+        _ => format!("{}-hosts", hosts.len()),
+    }
 }
 
 #[cfg(test)]

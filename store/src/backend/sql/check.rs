@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 
 use super::kept::Kept;
 use super::parts::Part;
-use super::rollup::{
-    LOCAL_DAILY, LOCAL_HOURLY, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY, SERVICE_HOURLY,
-};
-use super::{Access, Database, in_transaction};
+use super::rollup::{REMOTE_MONTHLY, ROLLUPS, Rollup, SECOND_NS};
+use super::{Access, Database, adopt, in_transaction};
 use crate::store::StoreError;
 
 /// What is wrong: records that do not sum up to their snapshot, sums that do not sum up
@@ -17,15 +15,20 @@ pub(in crate::backend) fn check<D: Database>(database: &mut D) -> Result<Vec<Str
     in_transaction(database, Access::Read, |database| {
         let mut wrong = Vec::new();
         check_records(database, &mut wrong)?;
+        let unfinished = adopt::unfinished(database)?;
+        wrong.extend(unfinished.iter().map(|(host_id, account_id)| {
+            format!(
+                "the sums of host {host_id}, account {account_id} are not all restored yet: \
+                 \"restore\" the same file again"
+            )
+        }));
         let kept = Kept::read(database)?;
-        for rollup in [
-            LOCAL_HOURLY,
-            LOCAL_DAILY,
-            SERVICE_HOURLY,
-            SERVICE_DAILY,
-            REMOTE_MONTHLY,
-        ] {
-            check_sums(database, &rollup, kept.since(Some(rollup)), &mut wrong)?;
+        for rollup in ROLLUPS {
+            let off = check_sums(database, &rollup, kept.since(Some(rollup)))?;
+            let finished = off
+                .into_iter()
+                .filter(|(owner, _)| !unfinished.contains(owner));
+            wrong.extend(finished.map(|(_, line)| line));
         }
         Ok(wrong)
     })
@@ -57,12 +60,15 @@ fn check_records<D: Database>(database: &mut D, wrong: &mut Vec<String>) -> Resu
 /// Sums by host, account and period: packets and bytes.
 type Sums = BTreeMap<(i64, i64, i64), (i128, i128)>;
 
+/// The lines of what is wrong, each with its host and account.
+type Off = Vec<((i64, i64), String)>;
+
 fn check_sums<D: Database>(
     database: &mut D,
     rollup: &Rollup,
     since: i64,
-    wrong: &mut Vec<String>,
-) -> Result<(), StoreError> {
+) -> Result<Off, StoreError> {
+    let mut off = Off::new();
     let mut sums = Sums::new();
     let period = rollup.period;
     database.select(
@@ -109,14 +115,15 @@ fn check_sums<D: Database>(
     }
     for ((host_id, account_id, begin), rest) in sums {
         if rest != (0, 0) {
-            wrong.push(format!(
+            let line = format!(
                 "{table} of host {host_id}, account {account_id}, {column} {begin} is not what \
                  its snapshots say: off by {} packets and {} bytes",
                 rest.0, rest.1
-            ));
+            );
+            off.push(((host_id, account_id), line));
         }
     }
-    Ok(())
+    Ok(off)
 }
 
 fn subtract_parts<D: Database>(

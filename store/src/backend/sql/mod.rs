@@ -6,6 +6,7 @@
 //! Values are always bound; what stands in the text of a statement is this program's
 //! own.
 
+mod adopt;
 mod append;
 mod archive;
 mod backend;

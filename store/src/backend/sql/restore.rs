@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Adds what backups, archives and restorable exports have.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
 use trafstat_capture::unpacked;
 
+use super::adopt::{self, Meeting};
 use super::append::{Appending, add_due_parts};
-use super::copy::copy_everything;
 use super::proof::{EachBatch, read_epoch};
+use super::rollup::Owner;
 use super::stored::{self, StoredSnapshot, read_whole, snapshots};
-use super::{Access, Database, Value, deletion, in_transaction, one_integer, owner, schema};
+use super::{Access, Database, SnapshotKey, Value, deletion, in_transaction, owner, schema};
 use crate::backend::Sqlite;
 use crate::export::EpochReader;
 use crate::origin::Origin;
@@ -36,54 +38,95 @@ pub(in crate::backend) fn restore<D: Database>(
         .read_to_end(&mut begin)
         .map_err(named)?;
     if begin == SQLITE_FILE {
-        return restore_database(to, &mut Sqlite::open_copy(path)?);
+        return in_transaction(&mut Sqlite::open_copy(path)?, Access::Read, |from| {
+            restore_database(to, from, path)
+        });
     }
     let text = unpacked(Cursor::new(begin).chain(file)).map_err(named)?;
     let mut reader = EpochReader::new(path, text)?;
     let mut restored = Restored::default();
     while let Some((origin, header)) = reader.next_epoch()? {
-        restore_snapshot(to, &origin, &header, true, &mut restored, |each| {
+        restore_snapshot(to, &origin, &header, &mut restored, |each| {
             read_epoch(&mut reader, &header, each).map(|_| ())
         })?;
     }
     Ok(restored)
 }
 
-fn restore_database<D: Database>(to: &mut D, from: &mut Sqlite) -> Result<Restored, StoreError> {
-    let mut restored = Restored::default();
-    if in_transaction(to, Access::Write, |to| {
-        let empty = one_integer(to, "SELECT COUNT(*) FROM host", &[])? == 0;
-        if empty {
-            restored.epochs = copy_everything(from, to)?;
-        }
-        Ok(empty)
-    })? {
-        for view in account_views(from)? {
-            to.ensure_account_view(&view)?;
-        }
-        return Ok(restored);
+fn restore_database<D: Database>(
+    to: &mut D,
+    from: &mut Sqlite,
+    path: &Path,
+) -> Result<Restored, StoreError> {
+    let keys = snapshots(from, "1 = 1", &[])?;
+    let mut accounts = BTreeMap::<(i64, i64), Vec<SnapshotKey>>::new();
+    for &key in &keys {
+        let account = accounts.entry((key.host_id, key.account_id)).or_default();
+        account.push(key);
     }
-    for key in snapshots(from, "1 = 1", &[])? {
+    // Before anything is changed, all of it is known to be possible.
+    let mut whole = BTreeSet::new();
+    let mut views = BTreeSet::new();
+    for (&(host_id, account_id), keys) in &accounts {
+        let Some(&first) = keys.first() else {
+            continue;
+        };
+        let first = StoredSnapshot::read(from, first)?;
+        views.extend(schema::account_view(&first.header.account));
+        let theirs = Owner {
+            host_id,
+            account_id,
+        };
+        match adopt::meet(from, to, theirs, &first)? {
+            Meeting::ByEpoch => {}
+            Meeting::Whole => {
+                whole.insert((host_id, account_id));
+            }
+            Meeting::Entangled(epochs) => {
+                return Err(StoreError::Entangled {
+                    path: path.to_path_buf(),
+                    account: first.header.account,
+                    epochs,
+                });
+            }
+        }
+    }
+    for view in views {
+        to.ensure_account_view(&view)?;
+    }
+    for &(host_id, account_id) in &whole {
+        let theirs = Owner {
+            host_id,
+            account_id,
+        };
+        let keys = &accounts[&(host_id, account_id)];
+        adopt::adopt(from, to, theirs, keys)?;
+    }
+    let mut restored = Restored::default();
+    for key in keys {
         let StoredSnapshot {
             origin,
             header,
             first_record,
         } = StoredSnapshot::read(from, key)?;
-        let there = first_record.is_some();
-        restore_snapshot(to, &origin, &header, there, &mut restored, |each| {
-            read_whole(from, key, &header, each).map(|_| ())
-        })?;
+        if first_record.is_some() {
+            restore_snapshot(to, &origin, &header, &mut restored, |each| {
+                read_whole(from, key, &header, each).map(|_| ())
+            })?;
+        } else if whole.contains(&(key.host_id, key.account_id)) {
+            restored.epochs += 1;
+        } else {
+            restored.known += 1;
+        }
     }
     Ok(restored)
 }
 
-/// Adds what is missing of a snapshot; `read` shows its records, if they are `there`, and
-/// proves them.
+/// Adds what is missing of a snapshot; `read` shows its records and proves them.
 fn restore_snapshot<D: Database>(
     to: &mut D,
     origin: &Origin,
     header: &Header,
-    there: bool,
     restored: &mut Restored,
     read: impl FnOnce(EachBatch<'_>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
@@ -91,16 +134,22 @@ fn restore_snapshot<D: Database>(
         to.ensure_account_view(&view)?;
     }
     add_due_parts(to, origin, header)?;
-    if let (Some((key, None)), true) = (stored::find(to, origin, header)?, there) {
+    match stored::find(to, origin, header)? {
+        Some((_, Some(_))) => {
+            restored.known += 1;
+            return Ok(());
+        }
         // Or records would come to what is left of the same ones.
-        deletion::finish(to, key)?;
+        Some((key, None)) => {
+            deletion::finish(to, key)?;
+        }
+        None => {}
     }
     in_transaction(to, Access::Write, |to| {
         owner::lock_or_insert(to, &origin.machine_id, &origin.hostname)?;
-        match (stored::find(to, origin, header)?, there) {
-            (Some((_, Some(_))), _) | (Some((_, None)), false) => restored.known += 1,
-            (None, false) => restored.without_records += 1,
-            (Some((key, None)), true) => {
+        match stored::find(to, origin, header)? {
+            Some((_, Some(_))) => restored.known += 1,
+            Some((key, None)) => {
                 // Its sums were never deleted with its records, so only these come back.
                 let first = to.next_record()?;
                 let mut next = first;
@@ -118,7 +167,7 @@ fn restore_snapshot<D: Database>(
                 )?;
                 restored.epochs += 1;
             }
-            (None, true) => {
+            None => {
                 let mut appending = Appending::begin(to, origin, header)?;
                 read(&mut |records| appending.add(records))?;
                 appending.finish()?;
@@ -127,17 +176,4 @@ fn restore_snapshot<D: Database>(
         }
         Ok(())
     })
-}
-
-fn account_views<D: Database>(database: &mut D) -> Result<Vec<String>, StoreError> {
-    let mut views = Vec::new();
-    for key in snapshots(database, "epoch > 0", &[])? {
-        let snapshot = StoredSnapshot::read(database, key)?;
-        if let Some(view) = schema::account_view(&snapshot.header.account)
-            && !views.contains(&view)
-        {
-            views.push(view);
-        }
-    }
-    Ok(views)
 }

@@ -67,6 +67,15 @@ pub(in crate::backend) const REMOTE_MONTHLY: Rollup = Rollup {
     keys: &["remote_ip"],
 };
 
+/// Every table of sums.
+pub(in crate::backend) const ROLLUPS: [Rollup; 5] = [
+    LOCAL_HOURLY,
+    LOCAL_DAILY,
+    SERVICE_HOURLY,
+    SERVICE_DAILY,
+    REMOTE_MONTHLY,
+];
+
 impl Period {
     /// The column that has the period's begin, in seconds since 1970.
     pub(in crate::backend) fn column(self) -> &'static str {

@@ -42,3 +42,13 @@ UPDATE kept SET since_ns = MIN(
         (SELECT MAX(closed_ns) / 1000000000 FROM snapshot)
     ), 'unixepoch', 'start of month', '+1 month') AS INTEGER) * 1000000000
 ) WHERE level = 'month' AND since_ns > (SELECT MAX(closed_ns) FROM snapshot);
+
+-- Accounts that are being restored with their sums: from which file, and how many of its sums
+-- were added.
+CREATE TABLE restore_progress (
+    host_id     INTEGER NOT NULL,
+    account_id  INTEGER NOT NULL,
+    source      BLOB NOT NULL,
+    sums        INTEGER NOT NULL,
+    PRIMARY KEY (host_id, account_id)
+) STRICT, WITHOUT ROWID;
