@@ -467,6 +467,9 @@ pub enum StoreError {
     /// What is exported cannot be written.
     #[error("cannot write what is exported: {0}")]
     Write(#[source] io::Error),
+    /// Another process does the same for the whole database, on a host of this name.
+    #[error("another process on {0} deletes what is old from this database already")]
+    InHand(String),
     /// Sums of a backup cannot be told from those that the database has.
     #[error(
         "nothing is restored: of {epochs} epochs of account {account}, {} has sums alone, and \

@@ -131,6 +131,22 @@ fn row_locked_by_another_is_a_lock_that_passes() {
 }
 
 #[test]
+fn server_that_commits_nothing_by_itself_keeps_what_is_stored() {
+    let server =
+        mariadb_server::NetworkServer::start("manual", |_| vec!["--autocommit=0".to_owned()]);
+    let name = mariadb_server::create_database(&server.socket());
+    let open = || {
+        let mut store = Mysql::open(&mariadb_server::login(&server.socket(), &name)).unwrap();
+        store.migrate().unwrap();
+        store
+    };
+    drop(open());
+    stored(&mut open(), 1).unwrap();
+    assert_eq!(stored(&mut open(), 1).unwrap(), State::AlreadyStored);
+    assert!(open().check().unwrap().is_empty());
+}
+
+#[test]
 fn hosts_do_not_wait_for_each_other() {
     let database = Database::create();
     let mut one = database.open();

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use trafstat_cli::time;
 use trafstat_store::store::Retention;
 
-use crate::retention::even_most;
+use crate::retention::delete;
 use crate::settings::{Settings, say};
 
 /// Delete the records of epochs that closed before a time.
@@ -43,7 +43,9 @@ pub fn run(options: &PruneOptions, settings: &Settings) -> Result<ExitCode> {
         even_most: options.force,
         ..Retention::default()
     };
-    let pruned = even_most(&retention, |retention| store.rotate(retention, None))?;
+    let Some(pruned) = delete(&retention, |retention| store.rotate(retention, None))? else {
+        return Ok(ExitCode::SUCCESS);
+    };
     say(&format!(
         "deleted {} records of {} epochs",
         pruned.records, pruned.epochs

@@ -6,8 +6,27 @@ use std::io::{self, IsTerminal, Write};
 use anyhow::{Context, Result};
 use trafstat_store::store::{Retention, Rotated, StoreError};
 
-/// Deletes; asks a person at a terminal before that is more than half of a level.
-pub fn even_most(
+use crate::settings::say;
+
+/// Deletes; asks a person at a terminal before that is more than half of a level. None, and said,
+/// if another process is at it.
+pub fn delete(
+    retention: &Retention,
+    delete: impl FnMut(&Retention) -> Result<Rotated, StoreError>,
+) -> Result<Option<Rotated>> {
+    match asking(retention, delete) {
+        Err(error) => match error.downcast_ref() {
+            Some(StoreError::InHand(_)) => {
+                say(&error.to_string())?;
+                Ok(None)
+            }
+            _ => Err(error),
+        },
+        deleted => deleted.map(Some),
+    }
+}
+
+fn asking(
     retention: &Retention,
     mut delete: impl FnMut(&Retention) -> Result<Rotated, StoreError>,
 ) -> Result<Rotated> {

@@ -6,15 +6,20 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
 use trafstat_store::options::config::{KeepFor, parse_keep_for};
 use trafstat_store::store::{Archive, ArchiveForm, Retention};
 
-use crate::retention::even_most;
+use crate::retention::delete;
 use crate::settings::{Settings, say};
 use trafstat_cli::progress::Progress;
 use trafstat_cli::values;
+
+const DEFAULT_ARCHIVE: &str = "/var/lib/trafstat/archive";
+
+/// For how long the timer keeps records where the configuration says nothing.
+const SCHEDULED_DAYS: i64 = 400;
 
 /// Archive and delete what is older than it is to be kept, level by level.
 ///
@@ -51,6 +56,11 @@ pub struct RotateOptions {
     #[arg(long)]
     no_archive: bool,
 
+    /// Where nothing says how long to keep what, keep records for 400 days and write no archive,
+    /// as the timer does.
+    #[arg(long)]
+    scheduled: bool,
+
     /// Delete even more than half of a level.
     #[arg(long)]
     force: bool,
@@ -58,17 +68,21 @@ pub struct RotateOptions {
 
 pub fn run(options: &RotateOptions, settings: &Settings) -> Result<ExitCode> {
     let config = &settings.config.retention;
-    let records = options.keep_records.or(config.keep_records);
+    let mut records = options.keep_records.or(config.keep_records);
     let hourly = options.keep_hourly.or(config.keep_hourly);
     let daily = options.keep_daily.or(config.keep_daily);
     let monthly = options.keep_monthly.or(config.keep_monthly);
-    if records.or(hourly).or(daily).or(monthly).is_none() {
+    let says_nothing = records.or(hourly).or(daily).or(monthly).is_none();
+    if says_nothing && options.scheduled {
+        records = Some(KeepFor(Span::new().days(SCHEDULED_DAYS)));
+    } else if says_nothing {
         bail!(
             "nothing says how long to keep what: see --keep-records, or [retention] in the \
                configuration"
         );
     }
-    let folder = (!options.no_archive).then(|| {
+    let no_archive = options.no_archive || says_nothing;
+    let folder = (!no_archive).then(|| {
         options
             .archive
             .clone()
@@ -95,12 +109,15 @@ pub fn run(options: &RotateOptions, settings: &Settings) -> Result<ExitCode> {
         monthly_before: cut_off(now, monthly)?,
         even_most: options.force,
     };
-    let rotated = even_most(&retention, |retention| {
+    let rotated = delete(&retention, |retention| {
         let progress = Progress::new("rotating");
         let rotated = store.rotate(retention, archive);
         progress.finish();
         rotated
     })?;
+    let Some(rotated) = rotated else {
+        return Ok(ExitCode::SUCCESS);
+    };
     for file in &rotated.archives {
         say(&format!("wrote {}", file.display()))?;
     }
@@ -109,8 +126,6 @@ pub fn run(options: &RotateOptions, settings: &Settings) -> Result<ExitCode> {
         rotated.records, rotated.epochs, rotated.sums
     ))
 }
-
-const DEFAULT_ARCHIVE: &str = "/var/lib/trafstat/archive";
 
 fn cut_off(now: Timestamp, keep: Option<KeepFor>) -> Result<Option<Timestamp>> {
     let Some(keep) = keep else {

@@ -84,6 +84,7 @@ macro_rules! contracts {
                 epoch_of_a_wrong_clock_is_no_time_to_count_from,
                 what_one_transaction_may_not_delete_is_deleted_by_several,
                 archived_records_come_back_once,
+                one_process_rotates_at_a_time,
                 archives_of_two_databases_share_a_folder,
                 archive_that_cannot_be_written_deletes_nothing,
                 damaged_archive_adds_nothing_wrong,

@@ -8,12 +8,12 @@ use trafstat_store::collect::{State, append};
 use trafstat_store::export::Form;
 use trafstat_store::query::Field;
 use trafstat_store::snapshot::Snapshot;
-use trafstat_store::store::{Archive, ArchiveForm, Retention};
+use trafstat_store::store::{Archive, ArchiveForm, Retention, Store, StoreError};
 
 use crate::common::{HOUR_NS, NOON_NS};
 use crate::databases::Database;
 use crate::support::{
-    NOTHING_WRONG, answers, by, exported, lan, many_addresses, origin, pruned, recorded,
+    MINUTE_NS, NOTHING_WRONG, answers, by, exported, lan, many_addresses, origin, pruned, recorded,
     stored, summed, time,
 };
 
@@ -251,6 +251,37 @@ pub fn archived_records_come_back_once<D: Database>() {
             assert_eq!(other.check().unwrap(), NOTHING_WRONG);
         }
     }
+}
+
+pub fn one_process_rotates_at_a_time<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    for epoch in 1..=4 {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    let prune = |store: &mut dyn Store, epoch| store.prune(time(NOON_NS + epoch * HOUR_NS));
+    let now = jiff::Timestamp::now().as_nanosecond() as i64;
+    let hold = |until: i64| {
+        database.run("DELETE FROM lease");
+        database.run(&format!(
+            "INSERT INTO lease (name, holder, until_ns)
+             VALUES ('retention', 'machine 7 boot.1 east', {until})"
+        ));
+    };
+    hold(now + 30 * MINUTE_NS as i64);
+    let error = prune(&mut *store, 3).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::InHand(host) if host == "east"),
+        "{error}"
+    );
+    assert_eq!(recorded(&mut *store), (4, 120));
+    // A host that died, and a clock that was set back.
+    for (until, epoch) in [(now - 1, 2), (now + 20 * HOUR_NS as i64, 3)] {
+        hold(until);
+        assert_eq!(prune(&mut *store, epoch).unwrap().epochs, 1);
+    }
+    assert_eq!(prune(&mut *store, 3).unwrap().epochs, 0);
+    assert_eq!(database.run("SELECT holder FROM lease"), [[""]]);
 }
 
 pub fn archives_of_two_databases_share_a_folder<D: Database>() {

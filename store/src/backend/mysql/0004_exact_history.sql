@@ -50,3 +50,10 @@ CREATE TABLE IF NOT EXISTS restore_progress (
     sums        BIGINT NOT NULL,
     PRIMARY KEY (host_id, account_id)
 ) ENGINE = InnoDB;
+
+-- What one process does for the whole database, and until when.
+CREATE TABLE IF NOT EXISTS lease (
+    name      VARCHAR(32) NOT NULL PRIMARY KEY,
+    holder    VARCHAR(512) NOT NULL,
+    until_ns  BIGINT NOT NULL
+) ENGINE = InnoDB, CHARACTER SET utf8mb4, COLLATE utf8mb4_bin;

@@ -13,8 +13,9 @@ use crate::backend::sql::{Database, one_integer};
 use crate::store::StoreError;
 
 /// What a session is to be, whatever the server's defaults are.
-const SESSION: [&str; 4] = [
+const SESSION: [&str; 5] = [
     "SET NAMES utf8mb4",
+    "SET SESSION autocommit = 1",
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     "SET SESSION innodb_lock_wait_timeout = 30",

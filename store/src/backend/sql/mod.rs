@@ -21,6 +21,7 @@ mod fields;
 mod growth;
 mod hosts;
 mod kept;
+mod lease;
 mod owner;
 mod parts;
 mod proof;

@@ -2,6 +2,7 @@
 //! Deletes what is older than it is to be kept.
 
 use super::deletion::{self, Expired};
+use super::lease::{self, Lease};
 use super::owner::{self, LockedOwner};
 use super::rollup::{
     LOCAL_DAILY, LOCAL_HOURLY, Owner, Period, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY,
@@ -24,10 +25,24 @@ pub(in crate::backend) fn rotate<D: Database>(
     archive: Option<Archive<'_>>,
 ) -> Result<Rotated, StoreError> {
     cut_off::check(database, retention)?;
+    let lease = lease::take(database, lease::RETENTION)?;
+    let rotated = rotate_alone(database, retention, archive, &lease);
+    let released = lease.release(database);
+    let rotated = rotated?;
+    released?;
+    Ok(rotated)
+}
+
+fn rotate_alone<D: Database>(
+    database: &mut D,
+    retention: &Retention,
+    archive: Option<Archive<'_>>,
+    lease: &Lease,
+) -> Result<Rotated, StoreError> {
     let mut rotated = Rotated::default();
     if let Some(before) = retention.records_before {
         deletion::finish_all(database)?;
-        delete_records(database, nanoseconds(before), archive, &mut rotated)?;
+        delete_records(database, nanoseconds(before), archive, lease, &mut rotated)?;
     }
     for (before, period, rollups) in [
         (
@@ -43,6 +58,7 @@ pub(in crate::backend) fn rotate<D: Database>(
         (retention.monthly_before, Period::Month, &[REMOTE_MONTHLY]),
     ] {
         if let Some(before) = before {
+            lease.renew(database)?;
             rotated.sums += delete_sums(database, nanoseconds(before), period, rollups)?;
         }
     }
@@ -53,9 +69,11 @@ fn delete_records<D: Database>(
     database: &mut D,
     before: i64,
     archive: Option<Archive<'_>>,
+    lease: &Lease,
     rotated: &mut Rotated,
 ) -> Result<(), StoreError> {
     for epochs in expired(database, before)?.chunks(EPOCHS_PER_ARCHIVE) {
+        lease.renew(database)?;
         let mut epochs = epochs.to_vec();
         if let Some(archive) = archive {
             let keys: Vec<SnapshotKey> = epochs.iter().map(|expired| expired.key).collect();

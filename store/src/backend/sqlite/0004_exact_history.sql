@@ -52,3 +52,10 @@ CREATE TABLE restore_progress (
     sums        INTEGER NOT NULL,
     PRIMARY KEY (host_id, account_id)
 ) STRICT, WITHOUT ROWID;
+
+-- What one process does for the whole database, and until when.
+CREATE TABLE lease (
+    name      TEXT NOT NULL PRIMARY KEY,
+    holder    TEXT NOT NULL,
+    until_ns  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
