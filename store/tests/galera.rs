@@ -19,7 +19,7 @@ use trafstat_store::backend::{Mysql, MysqlHost, MysqlLogin};
 use trafstat_store::collect::{CollectError, append};
 use trafstat_store::origin::Origin;
 use trafstat_store::snapshot::Snapshot;
-use trafstat_store::store::Store;
+use trafstat_store::store::{Retention, Store};
 
 const PROVIDER: &str = "/usr/lib/galera/libgalera_smm.so";
 
@@ -197,6 +197,61 @@ fn every_epoch_of_every_host_is_there_once_after_a_node_died_and_returned() {
     for process in processes {
         kill(process);
     }
+}
+
+#[test]
+fn cluster_that_takes_100_000_rows_a_transaction_takes_merge_and_rotation() {
+    if !Path::new(PROVIDER).exists() {
+        println!("skipped: galera-4 is not installed");
+        return;
+    }
+    let node = Node {
+        folder: mariadb_server::new_folder("alone"),
+        port: free_ports(),
+    };
+    mariadb_server::install(&node.folder.join("data"));
+    let process = node.start(std::slice::from_ref(&node), true);
+    node.wait_until_synced();
+    let database = mariadb_server::create_database(&node.socket());
+    mariadb_server::connect(&node.socket(), None)
+        .query_drop("SET GLOBAL wsrep_max_ws_rows = 100000")
+        .unwrap();
+    let login = mariadb_server::login(&node.socket(), &database);
+    let mut store = Mysql::open(&login).unwrap();
+    store.migrate().unwrap();
+    let origin = Origin {
+        machine_id: "0".repeat(32),
+        hostname: "alone".to_owned(),
+        netns: "init".to_owned(),
+    };
+    // Three epochs of 80,000 remote addresses each, and one of the next month.
+    for epoch in 1..=4 {
+        let records = (0..80_000_u32).map(|number| {
+            let mut record = record(1, 1, 17, 53, 1);
+            record.remote_ip = (number + 80_000 * epoch).to_be_bytes();
+            record
+        });
+        let records = if epoch == 4 {
+            Vec::new()
+        } else {
+            records.collect()
+        };
+        let epoch = if epoch == 4 { 31 * 24 } else { epoch.into() };
+        let bytes = SnapshotBuilder::new("lan", epoch, records).bytes();
+        let mut snapshot = Snapshot::open(&bytes[..]).unwrap();
+        append(&mut store, &origin, &mut snapshot).unwrap();
+    }
+    let retention = Retention {
+        records_before: store.retention_time().unwrap(),
+        monthly_before: store.retention_time().unwrap(),
+        even_most: true,
+        ..Retention::default()
+    };
+    let rotated = store.rotate(&retention, None).unwrap();
+    assert_eq!((rotated.records, rotated.sums), (240_000, 240_000));
+    assert_eq!(store.check().unwrap(), Vec::<String>::new());
+    drop(store);
+    kill(process);
 }
 
 struct Ending<'a>(&'a AtomicBool);

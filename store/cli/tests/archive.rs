@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use common::{SnapshotBuilder, lan, record};
+use common::{HOUR_NS, SnapshotBuilder, lan, record};
 use program::{Host, Tmpfs, code, mysql_url, program, stderr, stdout};
 
 const FORMS: [&str; 2] = ["sqlite", "csv"];
@@ -332,6 +332,36 @@ fn configuration_says_what_archives_are() {
     let output = host.command().arg("restore").args(&files).output().unwrap();
     assert_eq!(code(&output), Some(0), "{}", stderr(&output));
     assert_eq!(host.sent_packets(), 60);
+}
+
+#[test]
+fn timer_rotates_by_the_configuration_or_after_400_days() {
+    let host = Host::new();
+    let mut old = lan(1);
+    for time in [&mut old.header.opened_ns, &mut old.header.closed_ns] {
+        *time -= 401 * 24 * HOUR_NS;
+    }
+    for snapshot in [old, lan(2), lan(3), lan(4)] {
+        host.proc.serve(&[("lan", &snapshot)]);
+        host.run(&[]);
+    }
+    let config = host.folder.path().join("trafstat.toml");
+    let archive = host.folder.path().join("archive");
+    for (keep, left) in [("", 90), ("keep-records = \"90m\"", 60)] {
+        // Only what is kept for a time that somebody chose is worth an archive.
+        assert!(!archive.exists());
+        let text = format!("[retention]\narchive = {archive:?}\n{keep}\n");
+        fs::write(&config, text).unwrap();
+        let output = host
+            .command()
+            .args(["rotate", "--scheduled", "--config"])
+            .arg(&config)
+            .output()
+            .unwrap();
+        assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+        assert_eq!(host.sent_packets(), left);
+    }
+    assert!(archive.exists());
 }
 
 #[test]

@@ -399,33 +399,6 @@ fn most_of_what_there_is_is_deleted_only_if_that_is_meant() {
 }
 
 #[test]
-fn timer_rotates_by_the_configuration_or_after_400_days() {
-    let host = Host::new();
-    let later = 1 + 401 * 24;
-    for epoch in [1, later, later + 1, later + 2] {
-        host.proc.serve(&[("lan", &lan(epoch))]);
-        host.run(&[]);
-    }
-    let config = host.folder.path().join("trafstat.toml");
-    let archive = host.folder.path().join("archive");
-    for (keep, left) in [("", 90), ("keep-records = \"90m\"", 60)] {
-        // Only what is kept for a time that somebody chose is worth an archive.
-        assert!(!archive.exists());
-        let text = format!("[retention]\narchive = {archive:?}\n{keep}\n");
-        fs::write(&config, text).unwrap();
-        let output = host
-            .command()
-            .args(["rotate", "--scheduled", "--config"])
-            .arg(&config)
-            .output()
-            .unwrap();
-        assert_eq!(code(&output), Some(0), "{}", stderr(&output));
-        assert_eq!(host.sent_packets(), left);
-    }
-    assert!(archive.exists());
-}
-
-#[test]
 fn prune_creates_no_database() {
     let host = Host::new();
     let output = host.run(&["prune", "--before", "7d"]);
