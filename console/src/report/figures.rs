@@ -134,6 +134,7 @@ impl Figures {
                 key: Vec::new(),
                 counters: Counters::default(),
                 error: all.error,
+                counted: None,
             });
         }
         asker.samples = Samples::of(all.covered, question.sample, asker.now);

@@ -51,8 +51,10 @@ use rates::Rates;
                                                    what is in a capture, without a store
 
 Times are \"2026-01-31 12:00\" in the local time zone, \"2026-01-31T12:00:00Z\", or so long
-ago: 30m, 2h, 7d, 4w. What was counted belongs to the time at which it was collected. Days
-begin in the local time zone, at the full hour, UTC, that is next; TZ=UTC shows all in UTC.
+ago: 30m, 2h, 7d, 4w. What was counted together, from one collection to the next, belongs to the
+middle of that time. Days are those of the local time zone; TZ=UTC shows all in UTC. Where records
+and finer sums were deleted, an hour or a day belongs to the time that has its middle, and the
+answer says so.
 
 Where rules sampled, figures are estimates, and ± is one standard error: 68 times of 100 the
 true number is not further away. That of whole accounts is known, in packets and bytes; that of
@@ -143,11 +145,11 @@ struct FilterOptions {
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     host: Vec<String>,
 
-    /// Only what was collected at this time or later.
+    /// Only what was counted at this time or later.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     since: Option<Timestamp>,
 
-    /// Only what was collected before this time.
+    /// Only what was counted before this time.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     until: Option<Timestamp>,
 }
@@ -220,6 +222,7 @@ impl ShowOptions {
             order,
             limit: (top > 0).then_some(top),
             zone: TimeZone::system(),
+            counted: self.rates,
         }
     }
 
