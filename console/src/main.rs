@@ -3,6 +3,7 @@
 
 mod accuracy;
 mod doctor;
+mod inexact;
 mod kernel_accounts;
 mod kernel_module;
 mod names;

@@ -29,6 +29,7 @@ use trafstat_store::services::Services;
 use trafstat_store::snapshot::Counters;
 
 use crate::accuracy;
+use crate::inexact;
 use crate::names::Names;
 use rates::Rates;
 
@@ -84,7 +85,8 @@ pub struct ShowOptions {
     #[arg(long, value_name = "N")]
     top: Option<u64>,
 
-    /// Averages a second instead of sums.
+    /// Averages a second instead of sums, over the time in which the hosts and accounts asked for
+    /// counted, of a line with a time, host or account that one's.
     #[arg(long)]
     rates: bool,
 
@@ -222,24 +224,31 @@ impl ShowOptions {
             order,
             limit: (top > 0).then_some(top),
             zone: TimeZone::system(),
-            counted: self.rates,
+            // A table ends with averages.
+            counted: self.rates || self.format == Format::Table,
         }
     }
 
     fn write(&self, query: &Query, answer: &Answer) -> Result<()> {
+        let style = table::Style {
+            rates: self.rates,
+            order: query.order,
+            names: Names::new(query.zone.clone(), self.numeric),
+        };
         if answer.groups.is_empty() {
             info!("{}", nothing(answer.epochs));
+        }
+        // A table that is not empty has it below.
+        if self.format == Format::Csv || answer.groups.is_empty() {
+            for remark in inexact::sentences(answer.inexact.as_ref(), &style.names) {
+                info!("{remark}");
+            }
         }
         if self.format == Format::Csv {
             for remark in accuracy::remarks(&answer.accuracy) {
                 info!("{remark}");
             }
         }
-        let style = table::Style {
-            rates: self.rates,
-            order: query.order,
-            names: Names::new(query.zone.clone(), self.numeric),
-        };
         to_stdout(|writer| write(answer, self.format, &style, writer))
             .context("cannot write to standard output")
     }
@@ -292,7 +301,6 @@ fn rates_of(wanted: bool, counters: &Counters, seconds: Option<f64>) -> Option<R
 
 fn write_csv(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Result<()> {
     let mut csv = csv::Writer::from_writer(writer);
-    let seconds = rates::seconds_of_group(answer);
     let columns = answer.total.columns().map(|(column, _)| column);
     let rate_columns = Rates::new(&answer.total, 1.0).columns();
     let shown = if rates { &rate_columns[..] } else { &[] };
@@ -313,7 +321,7 @@ fn write_csv(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Result
         }
         let counters = group.counters.columns();
         line.extend(counters.map(|(_, counter)| counter.to_string()));
-        let rates = rates_of(rates, &group.counters, seconds);
+        let rates = rates_of(rates, &group.counters, rates::seconds(group.counted));
         line.extend(shown.iter().enumerate().map(|(index, _)| {
             rates.map_or_else(String::new, |rates| rates.columns()[index].1.to_string())
         }));
@@ -338,7 +346,6 @@ fn write_json(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Resul
         }
         Json::Object(object)
     };
-    let seconds = rates::seconds_of_group(answer);
     let records: Vec<Json> = answer
         .groups
         .iter()
@@ -348,16 +355,12 @@ fn write_json(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Resul
                 record.insert(field.column().to_owned(), json!(value));
             }
             record.extend(counters(&group.counters));
-            let rates = rates_of(rates, &group.counters, seconds);
+            let rates = rates_of(rates, &group.counters, rates::seconds(group.counted));
             with_rates(record, rates, group.error)
         })
         .collect();
     let covered = answer.covered;
-    let all = rates_of(
-        rates,
-        &answer.total,
-        covered.and_then(rates::seconds_covered),
-    );
+    let all = rates_of(rates, &answer.total, rates::seconds_of_all(answer));
     let mut object = json!({
         "records": records,
         "total": with_rates(counters(&answer.total).collect(), all, answer.error),
@@ -366,6 +369,7 @@ fn write_json(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Resul
         "opened": covered.map(|covered| covered.opened.to_string()),
         "closed": covered.map(|covered| covered.closed.to_string()),
     });
+    inexact::add(&mut object, answer.inexact.as_ref());
     accuracy::add_accuracy(&mut object, &answer.accuracy);
     writeln!(writer, "{object}")
 }

@@ -163,7 +163,7 @@ impl<'a> Accumulator<'a> {
         let of_epochs = keys.zip(self.accuracies).collect();
         set_accuracy(&mut answer, self.query, &of_epochs);
         if self.query.counted {
-            answer.set_counted(self.query, self.counting.finish());
+            answer.set_counted(self.query, self.counting.finish(self.query));
         }
         answer
     }

@@ -54,6 +54,35 @@ pub enum SumPeriod {
     Month,
 }
 
+impl Inexact {
+    /// What several answers together do not tell exactly.
+    pub fn merge(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        let (Some(one), Some(other)) = (one, other) else {
+            return one.or(other);
+        };
+        Some(Self {
+            coarse: either(one.coarse, other.coarse, |one, other| Coarse {
+                first: one.first.min(other.first),
+                last: one.last.max(other.last),
+                period: one.period.max(other.period),
+            }),
+            missing: either(one.missing, other.missing, |one, other| Missing {
+                since: one.since.min(other.since),
+                until: one.until.max(other.until),
+            }),
+            closed_until: either(one.closed_until, other.closed_until, Ord::max),
+        })
+    }
+}
+
+/// Both as one, or the one that there is.
+fn either<T: Copy>(one: Option<T>, other: Option<T>, both: fn(T, T) -> T) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(both(one, other)),
+        _ => one.or(other),
+    }
+}
+
 impl SumPeriod {
     /// Its name in JSON and CSV.
     pub fn name(self) -> &'static str {

@@ -21,8 +21,8 @@ use crate::snapshot::Counters;
 pub use accumulator::Accumulator;
 pub(crate) use accuracy::{Accuracies, set_accuracy};
 pub use accuracy::{Accuracy, ClassSum, StandardError};
-pub use counted::Counted;
 pub(crate) use counted::Counting;
+pub use counted::{Counted, CountedEpochs};
 pub use inexact::{Coarse, Inexact, Missing, SumPeriod};
 
 /// Which records to sum up, by what, and which of the sums to give.
@@ -301,8 +301,9 @@ impl Answer {
                 .collect();
             let by_epoch = &counted.by_epoch;
             let found =
-                by_epoch.binary_search_by(|(values, _)| values.iter().cmp(key.iter().copied()));
-            group.counted = Some(found.map_or(SignedDuration::ZERO, |index| by_epoch[index].1));
+                by_epoch.binary_search_by(|epochs| epochs.key.iter().cmp(key.iter().copied()));
+            group.counted =
+                Some(found.map_or(SignedDuration::ZERO, |index| by_epoch[index].duration));
         }
         self.counted = Some(counted);
     }

@@ -62,5 +62,5 @@ WHERE 1 = 1{conditions}",
             Ok(())
         })?;
     }
-    Ok(counting.finish())
+    Ok(counting.finish(query))
 }
