@@ -15,11 +15,11 @@ use trafstat_store::backend::Sqlite;
 use trafstat_store::collect::append;
 use trafstat_store::origin::Origin;
 use trafstat_store::snapshot::Snapshot;
-use trafstat_store::store::Store;
+use trafstat_store::store::{Retention, Store};
 
 /// A database of two accounts and three epochs.
 ///
-/// `lan` closed at 13:00 and 14:00, `dmz` at 13:00 on 31 January 2026, UTC.
+/// `lan` counted from 12:00 to 13:00 and to 14:00, `dmz` to 13:00 on 31 January 2026, UTC.
 struct Database {
     folder: tempfile::TempDir,
 }
@@ -424,10 +424,80 @@ fn rates_are_averages_over_the_time_covered() {
     // An hour's average is over the hour: 1,118 packets in 3,600 seconds.
     let first = lines.next().unwrap();
     assert!(
-        first.starts_with("2026-01-31T13:00:00Z,1118,2236,111800"),
+        first.starts_with("2026-01-31T12:00:00Z,1118,2236,111800"),
         "{csv}"
     );
     assert!(first.contains(",0.3105555555555555"), "{csv}");
+}
+
+#[test]
+fn rates_of_an_account_are_over_its_own_time() {
+    let database = Database::new();
+    let rate = |arguments: &[&str], index: usize| {
+        let arguments = [arguments, &["--rates"]].concat();
+        let rate = &database.records(&arguments)[index]["sent_packets_per_second"];
+        (rate.as_f64().unwrap() * 3600.0).round()
+    };
+    // It was counted for one of the two hours.
+    for arguments in [
+        &["--by", "local-ip", "--account", "dmz"][..],
+        &["--by", "remote-ip", "--account", "dmz"],
+        &["--by", "hour,account", "--account", "dmz"],
+        &["--by", "day", "--account", "dmz"],
+    ] {
+        assert_eq!(rate(arguments, 0), 3.0, "{arguments:?}");
+    }
+    assert_eq!(rate(&["--by", "account", "--sort", "fields"], 0), 3.0);
+    assert_eq!(rate(&["--by", "account", "--sort", "fields"], 1), 1115.0);
+    let text = stdout(&database.show(&["--account", "dmz"]));
+    // 300 bytes in an hour.
+    assert!(text.contains("On average 1 bit/s sent"), "{text}");
+}
+
+#[test]
+fn what_is_not_exact_is_told_in_every_format() {
+    let database = Database::new();
+    let january = "2026-01-31T20:00:00Z".parse().unwrap();
+    let retention = Retention {
+        records_before: Some(january),
+        quarterly_before: Some(january),
+        hourly_before: Some("2026-02-01T00:00:00Z".parse().unwrap()),
+        ..Retention::default()
+    };
+    let mut store = Sqlite::open(&database.path()).unwrap();
+    store.rotate(&retention, None).unwrap();
+    // The day counts as a whole where its middle is.
+    let cut = ["--by", "local-ip", "--until", "2026-01-31 13:00"];
+    let coarse = "Not exact. At 2026-01-31 13:00 the time is cut where only sums over a day in UTC \
+                  are left; each belongs to the side that has its middle.";
+    let gone = ["--by", "hour"];
+    let missing = "Not whole. What was counted from 2026-01-31 12:30 to 2026-01-31 20:00 is not in \
+                   it: the figures that would tell were deleted.";
+    assert_eq!(database.sent_packets(&cut[2..]), 2233);
+    let text = stdout(&database.show(&cut));
+    assert!(text.contains(coarse), "{text}");
+    for (arguments, sentence) in [(&cut[..], coarse), (&gone[..], missing)] {
+        let csv = database.show(&[arguments, &["--format", "csv"]].concat());
+        assert!(stderr(&csv).contains(sentence), "{}", stderr(&csv));
+        let json = database.show(&[arguments, &["--format", "json"]].concat());
+        let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+        assert!(!json["inexact"].is_null(), "{json}");
+    }
+    let json = database.show(&[&cut[..], &["--format", "json"]].concat());
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(
+        json["inexact"]["coarse"],
+        json!({
+            "first": "2026-01-31T13:00:00Z",
+            "last": "2026-01-31T13:00:00Z",
+            "period": "day",
+        })
+    );
+    assert!(stderr(&database.show(&gone)).contains(missing));
+    // What is exact says nothing.
+    let json = database.show(&["--by", "day", "--format", "json"]);
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(json["inexact"].is_null(), "{json}");
 }
 
 #[test]
@@ -441,9 +511,9 @@ fn times_are_in_their_order_and_in_the_local_zone() {
     assert_eq!(
         hours,
         [
-            json!(["2026-01-31T13:00:00Z", "dmz", 3]),
+            json!(["2026-01-31T12:00:00Z", "dmz", 3]),
+            json!(["2026-01-31T12:00:00Z", "lan", 1115]),
             json!(["2026-01-31T13:00:00Z", "lan", 1115]),
-            json!(["2026-01-31T14:00:00Z", "lan", 1115]),
         ]
     );
     let output = Command::new(env!("CARGO_BIN_EXE_trafstat"))
@@ -453,7 +523,7 @@ fn times_are_in_their_order_and_in_the_local_zone() {
         .env("TRAFSTAT_CONFIG", "/dev/null")
         .output()
         .unwrap();
-    // 13:00 UTC is 2:00 of the next day there.
+    // 12:30 UTC is 1:30 of the next day there.
     assert!(
         stdout(&output).contains("\n2026-02-01,2233,"),
         "{}",
@@ -534,14 +604,14 @@ fn filters_choose_records() {
 }
 
 #[test]
-fn time_chooses_epochs_by_when_they_closed() {
+fn time_chooses_epochs_by_their_middle() {
     let database = Database::new();
     for (time, sent_packets) in [
-        (&["--since", "2026-01-31 13:00"][..], 2233),
-        (&["--since", "2026-01-31T13:00:01Z"], 1115),
-        (&["--until", "2026-01-31 14:00"], 1118),
+        (&["--since", "2026-01-31 12:30"][..], 2233),
+        (&["--since", "2026-01-31T12:30:01Z"], 1115),
+        (&["--until", "2026-01-31 13:00"], 1118),
         (
-            &["--since", "2026-01-31 13:30", "--until", "2026-01-31 14:00"],
+            &["--since", "2026-01-31 13:00", "--until", "2026-01-31 13:30"],
             0,
         ),
     ] {
@@ -560,14 +630,14 @@ fn time_without_a_zone_is_in_the_local_one() {
             "--format",
             "csv",
             "--since",
-            "2026-01-31 15:00",
+            "2026-01-31 14:00",
         ])
         .arg("--db")
         .arg(database.path())
         .env("TZ", "Europe/Berlin")
         .output()
         .unwrap();
-    // 15:00 in Berlin is 14:00 UTC, when the second epoch of lan closed.
+    // 14:00 in Berlin is 13:00 UTC, when the second epoch of lan began.
     assert!(
         stdout(&output).contains("6,1010,2020"),
         "{}",

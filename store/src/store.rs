@@ -95,7 +95,7 @@ pub trait Store {
     /// The database's or the file's. What was added until then stays.
     fn restore(&mut self, from: &Path) -> Result<Restored, StoreError>;
 
-    /// Deletes the records of every epoch that closed before a time; sums stay.
+    /// Deletes the records of every epoch that counts before a time; sums stay.
     ///
     /// # Errors
     /// The database's; then nothing was deleted.
@@ -108,7 +108,7 @@ pub trait Store {
     }
 
     /// Shows every epoch of a selection with its records, account by account and in the
-    /// order in which they closed; each as of one moment.
+    /// order in which they count; each as of one moment.
     ///
     /// # Errors
     /// The database's, or what `to` says.
@@ -166,11 +166,13 @@ pub trait Append {
 /// Sums are deleted by whole periods, in UTC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Records of epochs that closed before this are deleted.
+    /// Records of epochs that count before this are deleted.
     pub records_before: Option<Timestamp>,
-    /// Hourly sums by local address and by service.
+    /// Sums by local address and service of a quarter of an hour.
+    pub quarterly_before: Option<Timestamp>,
+    /// Hourly sums by local address, by service and by both.
     pub hourly_before: Option<Timestamp>,
-    /// Daily sums by local address and by service.
+    /// Daily sums by local address, by service and by both.
     pub daily_before: Option<Timestamp>,
     /// Monthly sums by remote address.
     pub monthly_before: Option<Timestamp>,
@@ -238,6 +240,12 @@ pub enum Level {
     ServiceHour,
     /// Daily sums by protocol and local port.
     ServiceDay,
+    /// Sums by local address, protocol and local port of a quarter of an hour.
+    LocalServiceQuarter,
+    /// Hourly sums by local address, protocol and local port.
+    LocalServiceHour,
+    /// Daily sums by local address, protocol and local port.
+    LocalServiceDay,
     /// Monthly sums by remote address.
     RemoteMonth,
 }
@@ -247,9 +255,9 @@ pub enum Level {
 pub struct Selection {
     /// Names of accounts; all if none.
     pub accounts: Vec<Name>,
-    /// Epochs that closed, or sums whose period begins, at this time or later.
+    /// Epochs that count, or sums whose period begins, at this time or later.
     pub since: Option<Timestamp>,
-    /// Epochs that closed, or sums whose period begins, before this time.
+    /// Epochs that count, or sums whose period begins, before this time.
     pub until: Option<Timestamp>,
 }
 
@@ -278,7 +286,7 @@ pub struct Sum<'a> {
     pub origin: &'a Origin,
     /// The account.
     pub account: &'a Account,
-    /// When its hour, day or month begins.
+    /// When its quarter, hour, day or month begins.
     pub begin: Timestamp,
     /// What it is the sum by: the level's fields in their order.
     pub key: &'a [Value],
@@ -288,12 +296,15 @@ pub struct Sum<'a> {
 
 impl Level {
     /// Every one, in the order in which help lists them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Flow,
         Self::LocalHour,
         Self::LocalDay,
         Self::ServiceHour,
         Self::ServiceDay,
+        Self::LocalServiceQuarter,
+        Self::LocalServiceHour,
+        Self::LocalServiceDay,
         Self::RemoteMonth,
     ];
 
@@ -303,6 +314,9 @@ impl Level {
             Self::Flow => &[],
             Self::LocalHour | Self::LocalDay => &[Field::LocalIp],
             Self::ServiceHour | Self::ServiceDay => &[Field::Protocol, Field::LocalPort],
+            Self::LocalServiceQuarter | Self::LocalServiceHour | Self::LocalServiceDay => {
+                &[Field::LocalIp, Field::Protocol, Field::LocalPort]
+            }
             Self::RemoteMonth => &[Field::RemoteIp],
         }
     }
@@ -311,8 +325,9 @@ impl Level {
     pub fn period(self) -> &'static str {
         match self {
             Self::Flow => "closed",
-            Self::LocalHour | Self::ServiceHour => "hour",
-            Self::LocalDay | Self::ServiceDay => "day",
+            Self::LocalServiceQuarter => "quarter",
+            Self::LocalHour | Self::ServiceHour | Self::LocalServiceHour => "hour",
+            Self::LocalDay | Self::ServiceDay | Self::LocalServiceDay => "day",
             Self::RemoteMonth => "month",
         }
     }

@@ -24,6 +24,11 @@ pub struct RotateOptions {
     #[arg(long, value_name = "TIME", value_parser = parse_keep_for)]
     keep_records: Option<KeepFor>,
 
+    /// How long sums of 15 minutes are kept; days of time zones that are not whole hours from UTC
+    /// are exact as long as these are there.
+    #[arg(long, value_name = "TIME", value_parser = parse_keep_for)]
+    keep_quarterly: Option<KeepFor>,
+
     /// How long hourly sums are kept, such as 2y.
     #[arg(long, value_name = "TIME", value_parser = parse_keep_for)]
     keep_hourly: Option<KeepFor>,
@@ -56,6 +61,7 @@ pub fn run(options: &RotateOptions, settings: &Settings) -> Result<ExitCode> {
     };
     let retention = Retention {
         records_before: before(options.keep_records, config.keep_records)?,
+        quarterly_before: before(options.keep_quarterly, config.keep_quarterly)?,
         hourly_before: before(options.keep_hourly, config.keep_hourly)?,
         daily_before: before(options.keep_daily, config.keep_daily)?,
         monthly_before: before(options.keep_monthly, config.keep_monthly)?,

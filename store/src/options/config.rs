@@ -125,6 +125,9 @@ pub struct RetentionConfig {
     /// How long records are kept.
     #[serde(deserialize_with = "span")]
     pub keep_records: Option<KeepFor>,
+    /// How long sums of 15 minutes are kept.
+    #[serde(deserialize_with = "span")]
+    pub keep_quarterly: Option<KeepFor>,
     /// How long hourly sums are kept.
     #[serde(deserialize_with = "span")]
     pub keep_hourly: Option<KeepFor>,

@@ -253,7 +253,7 @@ pub fn counter_past_63_bits_is_refused<D: Database>() {
     assert_eq!(total(&mut *store), Counters::default());
 }
 
-pub fn epoch_belongs_to_the_time_in_which_it_closed<D: Database>() {
+pub fn epoch_belongs_to_the_time_in_which_it_was_counted<D: Database>() {
     let database = D::create();
     let mut store = database.open();
     for epoch in 1..=3 {
@@ -267,13 +267,18 @@ pub fn epoch_belongs_to_the_time_in_which_it_closed<D: Database>() {
         assert_eq!(answer.total.sent_packets, 30 * answer.epochs);
         answer.epochs
     };
-    let closed = |epoch: u64| NOON_NS + epoch * HOUR_NS;
+    // The middle of it, though it closes at the full hour.
+    let counted = |epoch: u64| NOON_NS + epoch * HOUR_NS - HOUR_NS / 2;
     assert_eq!(epochs(None, None), 3);
-    assert_eq!(epochs(Some(closed(2)), None), 2);
-    assert_eq!(epochs(Some(closed(2) + 1), None), 1);
-    assert_eq!(epochs(None, Some(closed(2))), 1);
-    assert_eq!(epochs(Some(closed(2)), Some(closed(2) + 1)), 1);
-    assert_eq!(epochs(Some(closed(4)), None), 0);
+    assert_eq!(epochs(Some(counted(2)), None), 2);
+    assert_eq!(epochs(Some(counted(2) + 1), None), 1);
+    assert_eq!(epochs(None, Some(counted(2))), 1);
+    assert_eq!(epochs(Some(counted(2)), Some(counted(2) + 1)), 1);
+    assert_eq!(epochs(Some(counted(4)), None), 0);
+    for epoch in 1..=3 {
+        let closed = NOON_NS + epoch * HOUR_NS;
+        assert_eq!(epochs(Some(closed - HOUR_NS), Some(closed)), 1);
+    }
 }
 
 pub fn store_opened_again_has_everything<D: Database>() {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use trafstat_store::backend::Sqlite;
 use trafstat_store::collect::State;
 use trafstat_store::export::Form;
-use trafstat_store::query::Field;
+use trafstat_store::query::{Field, Order, SumPeriod};
 use trafstat_store::store::{Archive, ArchiveForm, Retention};
 
 use crate::common::{HOUR_NS, NOON_NS};
@@ -19,7 +19,7 @@ pub fn pruned_records_are_gone_and_their_sums_stay<D: Database>() {
     for epoch in 1..=3 {
         stored(&mut *store, &lan(epoch)).unwrap();
     }
-    let cut = time(NOON_NS + 3 * HOUR_NS);
+    let cut = time(NOON_NS + 2 * HOUR_NS);
     let pruned = store.prune(cut).unwrap();
     assert_eq!((pruned.epochs, pruned.records), (2, 4));
     let pruned = store.prune(cut).unwrap();
@@ -52,25 +52,21 @@ pub fn pruned_epoch_served_again_is_not_counted<D: Database>() {
 pub fn sums_are_deleted_by_level<D: Database>() {
     let database = D::create();
     let mut store = database.open();
-    // Closes at 13:00 to 15:00 on 31 January, and at noon on 2 February.
+    // From 12:00 to 15:00 on 31 January, and before noon on 2 February.
     for epoch in [1, 2, 3, 48] {
         stored(&mut *store, &lan(epoch)).unwrap();
     }
     let february = time(NOON_NS + 12 * HOUR_NS);
     let mut retention = Retention {
         records_before: Some(february),
+        quarterly_before: Some(february),
         hourly_before: Some(february),
         ..Retention::default()
     };
     let rotated = store.rotate(&retention, None).unwrap();
-    // Two local addresses and two services in three hours.
-    assert_eq!((rotated.records, rotated.sums), (6, 12));
+    // Two local addresses, two services, and two of both, twice, in three hours.
+    assert_eq!((rotated.records, rotated.sums), (6, 24));
     assert_eq!(summed(&mut *store), [120; 3]);
-    // An hour that is gone is answered by its day.
-    let mut query = by(&[Field::LocalIp]);
-    query.filter.since = Some(time(NOON_NS + 2 * HOUR_NS));
-    query.filter.until = Some(time(NOON_NS + 3 * HOUR_NS));
-    assert_eq!(store.query(&query).unwrap().total.sent_packets, 90);
 
     retention.daily_before = Some(february);
     store.rotate(&retention, None).unwrap();
@@ -79,6 +75,61 @@ pub fn sums_are_deleted_by_level<D: Database>() {
     store.rotate(&retention, None).unwrap();
     assert_eq!(summed(&mut *store), [30; 3]);
     assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+}
+
+pub fn day_whose_hours_are_gone_is_never_widened<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    for epoch in [1, 2, 3, 48] {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    let february = time(NOON_NS + 12 * HOUR_NS);
+    let retention = Retention {
+        records_before: Some(february),
+        quarterly_before: Some(february),
+        hourly_before: Some(february),
+        ..Retention::default()
+    };
+    store.rotate(&retention, None).unwrap();
+    let midnight = NOON_NS - 12 * HOUR_NS;
+    let day = |hour: u64| time(midnight + hour * HOUR_NS);
+    let mut ask = |since: u64, until: u64| {
+        let mut query = by(&[Field::LocalIp]);
+        query.filter.since = Some(day(since));
+        query.filter.until = Some(day(until));
+        let answer = store.query(&query).unwrap();
+        let coarse = answer.inexact.map(|inexact| {
+            assert_eq!((inexact.missing, inexact.closed_until), (None, None));
+            let coarse = inexact.coarse.unwrap();
+            assert_eq!(coarse.period, SumPeriod::Day);
+            (coarse.first, coarse.last)
+        });
+        (answer.total.sent_packets, coarse)
+    };
+    // What is a whole day is exact, whichever level tells it.
+    assert_eq!(ask(0, 24), (90, None));
+    assert_eq!(ask(0, 72), (120, None));
+    // A day counts for the time that has its middle, and for no other.
+    assert_eq!(ask(0, 13), (90, Some((day(13), day(13)))));
+    assert_eq!(ask(13, 24), (0, Some((day(13), day(13)))));
+    // Nothing was counted in the part of the day that is on the wrong side.
+    assert_eq!(ask(11, 13), (90, Some((day(13), day(13)))));
+    assert_eq!(ask(0, 16), (90, None));
+    // What has its hours and records still is exact.
+    assert_eq!(ask(24, 60), (30, None));
+    assert_eq!(ask(24, 59), (0, None));
+    assert_eq!(ask(59, 60), (30, None));
+
+    let mut hours = by(&[Field::Hour]);
+    hours.order = Order::Fields;
+    let answer = store.query(&hours).unwrap();
+    assert_eq!(answer.total.sent_packets, 30);
+    let missing = answer.inexact.unwrap().missing.unwrap();
+    assert_eq!(missing.since, time(NOON_NS + HOUR_NS / 2));
+    assert_eq!(missing.until, february);
+    // Of another account nothing is missing.
+    hours.filter.accounts = vec!["dmz".parse().unwrap()];
+    assert_eq!(store.query(&hours).unwrap().inexact, None);
 }
 
 pub fn archived_records_come_back_once<D: Database>() {
@@ -95,7 +146,7 @@ pub fn archived_records_come_back_once<D: Database>() {
         }
         let everything = answers(&mut *store);
         let retention = Retention {
-            records_before: Some(time(NOON_NS + 3 * HOUR_NS)),
+            records_before: Some(time(NOON_NS + 2 * HOUR_NS)),
             ..Retention::default()
         };
         let archive = Archive {

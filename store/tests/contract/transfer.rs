@@ -31,8 +31,8 @@ pub fn exported_records_are_those_that_are_stored<D: Database>() {
             Form::Csv,
             &Selection {
                 accounts: vec!["lan".parse().unwrap()],
-                since: Some(time(NOON_NS + 2 * HOUR_NS)),
-                until: Some(time(NOON_NS + 3 * HOUR_NS)),
+                since: Some(time(NOON_NS + HOUR_NS)),
+                until: Some(time(NOON_NS + 2 * HOUR_NS)),
             }
         ),
         "host,netns,family,account,epoch,closed,protocol,local_ip,local_port,remote_ip,\
@@ -104,6 +104,9 @@ pub fn exported_sums_are_whole<D: Database>() {
         (Level::LocalDay, 188, 4),
         (Level::ServiceHour, 188, 14),
         (Level::ServiceDay, 188, 4),
+        (Level::LocalServiceQuarter, 188, 14),
+        (Level::LocalServiceHour, 188, 14),
+        (Level::LocalServiceDay, 188, 4),
         (Level::RemoteMonth, 188, 5),
     ] {
         let json = export_of(&mut *store, level, Form::Json, &Selection::default());
@@ -192,7 +195,7 @@ pub fn backup_restores_into_an_empty_store<D: Database>() {
     for epoch in 1..=3 {
         stored(&mut *store, &lan(epoch)).unwrap();
     }
-    store.prune(time(NOON_NS + 2 * HOUR_NS)).unwrap();
+    store.prune(time(NOON_NS + HOUR_NS)).unwrap();
     store.back_up(&path).unwrap();
 
     let other = D::create();

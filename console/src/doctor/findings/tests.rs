@@ -342,6 +342,7 @@ fn quota_is_told_from_its_first_warning_on() {
         end: jiff::Timestamp::UNIX_EPOCH,
         used_bytes,
         limit_bytes: 1000,
+        inexact: None,
     };
     let found = |quotas| {
         let facts = Facts {

@@ -58,7 +58,7 @@ impl Database for Mysql {
         ordered_join: "STRAIGHT_JOIN",
         by_primary_key: "FORCE INDEX (PRIMARY)",
         // MySQL would rather read all snapshots for a hash join, all columns of them.
-        by_key: "FORCE INDEX (PRIMARY, snapshot_closed)",
+        by_key: "FORCE INDEX (PRIMARY, snapshot_counted)",
         insert_ignore: "INSERT IGNORE",
         for_update: "FOR UPDATE",
         integer: "SIGNED",

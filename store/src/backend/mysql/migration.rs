@@ -6,7 +6,7 @@ use mysql::prelude::Queryable;
 
 use super::connection::Mysql;
 use super::schema::VIEW_WORDS;
-use crate::backend::sql::{Database, Value, insert_rows, one_integer, places, schema};
+use crate::backend::sql::{Database, Value, insert_rows, one_integer, places, recount, schema};
 use crate::protocol;
 use crate::store::StoreError;
 
@@ -14,8 +14,9 @@ use crate::store::StoreError;
 /// database; MySQL has no SHA1 any more.
 const MIGRATION_LOCK: &str = "CONCAT('trafstat.', LEFT(SHA2(DATABASE(), 256), 40))";
 
-/// ER_DUP_FIELDNAME: the table has a column of the name.
-const DUPLICATE_COLUMN: u16 = 1060;
+/// How a change of a table says that it was made before: ER_DUP_FIELDNAME, the table has a column
+/// of the name, and ER_CANT_DROP_FIELD_OR_KEY, it has no such key any more.
+const MADE_BEFORE: [u16; 2] = [1060, 1091];
 
 impl Mysql {
     /// Brings the schema to the version that this list of migrations ends with.
@@ -25,7 +26,8 @@ impl Mysql {
     pub(super) fn migrate_by(&mut self, migrations: &[&str]) -> Result<(), StoreError> {
         let newest = migrations.len() as i64;
         if self.schema_version()? == newest {
-            return Ok(());
+            // A collector of an earlier version may have stored something since.
+            return recount(self);
         }
         // A database's name may be as long as a lock's in MySQL, 64 characters.
         let locked = one_integer(
@@ -60,6 +62,7 @@ impl Mysql {
                 }
             }
         }
+        recount(self)?;
         for (name, select) in schema::views(&VIEW_WORDS) {
             self.define_view(name, &select)?;
         }
@@ -89,10 +92,10 @@ impl Mysql {
 /// Runs a statement of a migration, which may have been run before.
 ///
 /// Tables are made unless they exist. MySQL has no such words for columns; all that a version
-/// adds to a table come in one statement, which is run as a whole or not at all.
+/// changes in a table comes in one statement, which is run as a whole or not at all.
 fn define(connection: &mut Conn, statement: &str) -> Result<(), StoreError> {
     match connection.query_drop(statement) {
-        Err(mysql::Error::MySqlError(error)) if error.code == DUPLICATE_COLUMN => Ok(()),
+        Err(mysql::Error::MySqlError(error)) if MADE_BEFORE.contains(&error.code) => Ok(()),
         done => Ok(done?),
     }
 }

@@ -4,16 +4,17 @@
 use crate::backend::sql::schema;
 
 /// What brings the schema from each version to the next.
-pub(super) const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 4] = [
     include_str!("0001_initial.sql"),
     include_str!("0002_host_boot.sql"),
     include_str!("0003_sampling.sql"),
+    include_str!("0004_exact_history.sql"),
 ];
 
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The tables that a check reads.
-pub(super) const TABLES: [&str; 11] = [
+pub(super) const TABLES: [&str; 14] = [
     "host",
     "host_boot",
     "account",
@@ -23,6 +24,9 @@ pub(super) const TABLES: [&str; 11] = [
     "local_daily",
     "service_hourly",
     "service_daily",
+    "local_service_quarterly",
+    "local_service_hourly",
+    "local_service_daily",
     "remote_monthly",
     "remote_part",
 ];

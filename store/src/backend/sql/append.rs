@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::rollup::{
-    self, LOCAL_DAILY, LOCAL_HOURLY, Owner, Period, SERVICE_DAILY, SERVICE_HOURLY, SnapshotSums,
+    self, LOCAL_DAILY, LOCAL_HOURLY, LOCAL_SERVICE_DAILY, LOCAL_SERVICE_HOURLY,
+    LOCAL_SERVICE_QUARTERLY, Owner, Period, SERVICE_DAILY, SERVICE_HOURLY, SnapshotSums,
 };
 use super::{
     Access, Database, SnapshotKey, Value, first_row, one_integer, parts, schema, signed, stored,
@@ -19,7 +20,7 @@ use crate::store::{Append, Begun, StoreError};
 pub(super) struct Appending<'a, D: Database> {
     database: &'a mut D,
     key: SnapshotKey,
-    closed_ns: i64,
+    counted_ns: i64,
     next_record: i64,
     next_part: i64,
     sums: SnapshotSums,
@@ -80,7 +81,8 @@ fn write_snapshot<D: Database>(
         return Ok(None);
     }
     let first_record = database.next_record()?;
-    stored::insert_snapshot(database, header, key, first_record.into())?;
+    let counted_ns = signed("counted_ns", header.counted_ns())?;
+    stored::insert_snapshot(database, header, key, first_record.into(), counted_ns)?;
     Ok(Some((key, first_record)))
 }
 
@@ -111,7 +113,7 @@ impl<'a, D: Database> Appending<'a, D> {
             database,
             key,
             // It is in the row already, so it fits.
-            closed_ns: header.closed_ns as i64,
+            counted_ns: header.counted_ns() as i64,
             next_record: first_record,
             next_part: 0,
             sums: SnapshotSums::default(),
@@ -151,7 +153,7 @@ impl<'a, D: Database> Appending<'a, D> {
     pub(super) fn finish(&mut self) -> Result<(), StoreError> {
         self.write_local()?;
         self.write_part()?;
-        let month = Period::Month.begin(self.closed_ns);
+        let month = Period::Month.begin(self.counted_ns);
         parts::add_if_due(self.database, self.owner(), month)
     }
 
@@ -164,28 +166,22 @@ impl<'a, D: Database> Appending<'a, D> {
 
     fn write_local(&mut self) -> Result<(), StoreError> {
         let owner = self.owner();
-        let local = rollup::drain_sorted(&mut self.sums.local);
+        let sums = rollup::drain_sorted(&mut self.sums.local_service);
+        let time_ns = self.counted_ns;
+        let local = rollup::by_local(&sums);
         for table in [&LOCAL_HOURLY, &LOCAL_DAILY] {
-            let begin = table.period.begin(self.closed_ns);
-            let sums = local.iter().map(|&sum| Ok(sum));
-            rollup::add_to_table(self.database, table, owner, begin, sums, |&ip, values| {
-                values.push(ip.into());
-            })?;
+            rollup::add_at(self.database, table, owner, time_ns, &local)?;
         }
-        let service = rollup::drain_sorted(&mut self.sums.service);
+        let service = rollup::by_service(&sums);
         for table in [&SERVICE_HOURLY, &SERVICE_DAILY] {
-            let begin = table.period.begin(self.closed_ns);
-            let sums = service.iter().map(|&sum| Ok(sum));
-            rollup::add_to_table(
-                self.database,
-                table,
-                owner,
-                begin,
-                sums,
-                |&(protocol, local_port), values| {
-                    values.extend([protocol.into(), local_port.into()]);
-                },
-            )?;
+            rollup::add_at(self.database, table, owner, time_ns, &service)?;
+        }
+        for table in [
+            &LOCAL_SERVICE_QUARTERLY,
+            &LOCAL_SERVICE_HOURLY,
+            &LOCAL_SERVICE_DAILY,
+        ] {
+            rollup::add_at(self.database, table, owner, time_ns, &sums)?;
         }
         Ok(())
     }
@@ -201,7 +197,7 @@ impl<'a, D: Database> Appending<'a, D> {
             &[
                 self.key.host_id.into(),
                 self.key.account_id.into(),
-                Period::Month.begin(self.closed_ns).into(),
+                Period::Month.begin(self.counted_ns).into(),
                 self.key.epoch.into(),
                 self.next_part.into(),
                 Value::Bytes(parts::pack(&sums)),

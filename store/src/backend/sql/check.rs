@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 
 use super::kept::Kept;
 use super::parts::Part;
-use super::rollup::{
-    LOCAL_DAILY, LOCAL_HOURLY, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY, SERVICE_HOURLY,
-};
+use super::rollup::{REMOTE_MONTHLY, ROLLUPS, Rollup, SECOND_NS};
 use super::{Access, Database, in_transaction};
 use crate::store::StoreError;
 
@@ -18,13 +16,7 @@ pub(in crate::backend) fn check<D: Database>(database: &mut D) -> Result<Vec<Str
         let mut wrong = Vec::new();
         check_records(database, &mut wrong)?;
         let kept = Kept::read(database)?;
-        for rollup in [
-            LOCAL_HOURLY,
-            LOCAL_DAILY,
-            SERVICE_HOURLY,
-            SERVICE_DAILY,
-            REMOTE_MONTHLY,
-        ] {
+        for rollup in ROLLUPS {
             check_sums(database, &rollup, kept.since(Some(rollup)), &mut wrong)?;
         }
         Ok(wrong)
@@ -66,15 +58,15 @@ fn check_sums<D: Database>(
     let mut sums = Sums::new();
     let period = rollup.period;
     database.select(
-        "SELECT host_id, account_id, closed_ns, recorded_packets, recorded_bytes FROM snapshot",
+        "SELECT host_id, account_id, counted_ns, recorded_packets, recorded_bytes FROM snapshot",
         &[],
         &mut |row| {
-            let closed_ns = row[2].integer()?;
-            if closed_ns >= since {
+            let counted_ns = row[2].integer()?;
+            if counted_ns >= since {
                 let key = (
                     row[0].integer()?,
                     row[1].integer()?,
-                    period.begin(closed_ns),
+                    period.begin(counted_ns),
                 );
                 let sum = sums.entry(key).or_default();
                 sum.0 += i128::from(row[3].integer()?);

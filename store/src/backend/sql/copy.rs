@@ -3,9 +3,7 @@
 
 use std::path::Path;
 
-use super::rollup::{
-    LOCAL_DAILY, LOCAL_HOURLY, REMOTE_MONTHLY, Rollup, SERVICE_DAILY, SERVICE_HOURLY,
-};
+use super::rollup::{ROLLUPS, Rollup};
 use super::stored::{self, StoredSnapshot, read_whole, snapshots};
 use super::{Access, COUNTERS, Database, SnapshotKey, Value, in_transaction, insert_rows, places};
 use crate::backend::Sqlite;
@@ -61,13 +59,7 @@ pub(super) fn copy_everything<F: Database, T: Database>(
     for &key in &keys {
         copy_with_records(from, to, key)?;
     }
-    for rollup in [
-        LOCAL_HOURLY,
-        LOCAL_DAILY,
-        SERVICE_HOURLY,
-        SERVICE_DAILY,
-        REMOTE_MONTHLY,
-    ] {
+    for rollup in ROLLUPS {
         copy_table(from, to, rollup.table, &rollup_columns(&rollup))?;
     }
     copy_table(
@@ -106,7 +98,7 @@ fn copy_with_records<F: Database, T: Database>(
         Some(_) => Value::Integer(first),
         None => Value::Null,
     };
-    stored::insert_snapshot(to, &snapshot.header, key, first)
+    stored::insert_snapshot(to, &snapshot.header, key, first, snapshot.counted_ns)
 }
 
 fn copy_table<F: Database, T: Database>(

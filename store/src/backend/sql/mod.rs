@@ -21,6 +21,7 @@ mod kept;
 mod parts;
 mod proof;
 mod query;
+mod recount;
 mod restore;
 mod rollup;
 mod rotate;
@@ -34,6 +35,7 @@ use jiff::Timestamp;
 
 pub(super) use backend::Backend;
 pub(super) use copy::back_up;
+pub(super) use recount::recount;
 
 use crate::snapshot::{Counters, Record};
 use crate::store::StoreError;

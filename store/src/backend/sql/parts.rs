@@ -195,7 +195,6 @@ pub(super) fn add_all<D: Database>(database: &mut D, owner: Owner) -> Result<(),
             owner,
             *month,
             Merged::new(parts)?,
-            |&ip, values| values.push(ip.into()),
         )?;
     }
     database.execute(

@@ -11,7 +11,7 @@ use super::append::Appending;
 use super::copy::copy_everything;
 use super::proof::{EachBatch, read_epoch};
 use super::stored::{self, StoredSnapshot, read_whole, snapshots};
-use super::{Access, Database, Value, in_transaction, one_integer, schema};
+use super::{Access, Database, Value, in_transaction, one_integer, recount, schema};
 use crate::backend::Sqlite;
 use crate::export::EpochReader;
 use crate::origin::Origin;
@@ -58,6 +58,8 @@ fn restore_database<D: Database>(to: &mut D, from: &mut Sqlite) -> Result<Restor
         }
         Ok(empty)
     })? {
+        // An earlier version's epochs count anew.
+        recount(to)?;
         for view in account_views(from)? {
             to.ensure_account_view(&view)?;
         }
@@ -68,6 +70,7 @@ fn restore_database<D: Database>(to: &mut D, from: &mut Sqlite) -> Result<Restor
             origin,
             header,
             first_record,
+            ..
         } = StoredSnapshot::read(from, key)?;
         let there = first_record.is_some();
         restore_snapshot(to, &origin, &header, there, &mut restored, |each| {

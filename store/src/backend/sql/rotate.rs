@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Deletes what is older than it is to be kept.
 
-use super::rollup::{
-    LOCAL_DAILY, LOCAL_HOURLY, Owner, Period, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY,
-    SERVICE_HOURLY,
-};
+use super::rollup::{Owner, Period, ROLLUPS, SECOND_NS};
 use super::{
     Access, Database, SnapshotKey, archive, first_row, in_transaction, kept, nanoseconds, parts,
     stored,
@@ -22,21 +19,14 @@ pub(in crate::backend) fn rotate<D: Database>(
     if let Some(before) = retention.records_before {
         delete_records(database, nanoseconds(before), archive, &mut rotated)?;
     }
-    for (before, period, rollups) in [
-        (
-            retention.hourly_before,
-            Period::Hour,
-            &[LOCAL_HOURLY, SERVICE_HOURLY][..],
-        ),
-        (
-            retention.daily_before,
-            Period::Day,
-            &[LOCAL_DAILY, SERVICE_DAILY],
-        ),
-        (retention.monthly_before, Period::Month, &[REMOTE_MONTHLY]),
+    for (before, period) in [
+        (retention.quarterly_before, Period::Quarter),
+        (retention.hourly_before, Period::Hour),
+        (retention.daily_before, Period::Day),
+        (retention.monthly_before, Period::Month),
     ] {
         if let Some(before) = before {
-            rotated.sums += delete_sums(database, nanoseconds(before), period, rollups)?;
+            rotated.sums += delete_sums(database, nanoseconds(before), period)?;
         }
     }
     Ok(rotated)
@@ -53,7 +43,7 @@ fn delete_records<D: Database>(
 ) -> Result<(), StoreError> {
     let keys = stored::snapshots(
         database,
-        "closed_ns < ? AND first_record IS NOT NULL",
+        "counted_ns < ? AND first_record IS NOT NULL",
         &[before.into()],
     )?;
     for keys in keys.chunks(SNAPSHOTS_AT_ONCE) {
@@ -125,12 +115,11 @@ fn delete_sums<D: Database>(
     database: &mut D,
     before: i64,
     period: Period,
-    rollups: &[Rollup],
 ) -> Result<u64, StoreError> {
     let first_kept = period.begin(before);
     in_transaction(database, Access::Write, |database| {
         let mut deleted = 0;
-        for rollup in rollups {
+        for rollup in ROLLUPS.iter().filter(|rollup| rollup.period == period) {
             deleted += database.execute(
                 &format!("DELETE FROM {} WHERE {} < ?", rollup.table, period.column()),
                 &[first_kept.into()],

@@ -74,6 +74,7 @@ JOIN {table} AS t ON t.host_id = a.host_id AND t.account_id = a.id",
     let ip = |column: &str, name: &str| format!("{} AS {name}", (words.ip_text)(column));
     let service = "t.protocol AS protocol, t.local_port AS local_port";
     let local = ip("t.local_ip", "local_ip");
+    let local_service = format!("{local}, {service}");
     let flow = format!(
         "SELECT {owner}, s.epoch AS epoch, {closed} AS closed, r.protocol AS protocol,
     {local_ip}, r.local_port AS local_port, {remote_ip}, r.remote_port AS remote_port,
@@ -109,6 +110,18 @@ JOIN record AS r ON {records}",
         ("local_day", of("local_daily", "day", &local)),
         ("service_hour", of("service_hourly", "hour", service)),
         ("service_day", of("service_daily", "day", service)),
+        (
+            "local_service_quarter",
+            of("local_service_quarterly", "quarter", &local_service),
+        ),
+        (
+            "local_service_hour",
+            of("local_service_hourly", "hour", &local_service),
+        ),
+        (
+            "local_service_day",
+            of("local_service_daily", "day", &local_service),
+        ),
         ("remote_month", remote_month),
     ]
 }

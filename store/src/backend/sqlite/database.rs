@@ -23,7 +23,7 @@ const RECORDS_PER_INSERT: usize = 32;
 
 impl Backend for Sqlite {
     fn bring_up_to_date(&mut self) -> Result<(), StoreError> {
-        migration::migrate(&mut self.connection, &MIGRATIONS)
+        migration::migrate(self, &MIGRATIONS)
     }
 
     fn plan_step(row: Vec<Value>) -> Result<String, StoreError> {

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Sums up how exact the epochs are that an answer comes from, by their snapshots' rows.
 
-use super::plan::Span;
+use super::span::Span;
 use super::statement::{accounts, epoch_key, group_by};
 use crate::backend::sql::conditions::Conditions;
 use crate::backend::sql::fields::value;
-use crate::backend::sql::kept::Kept;
 use crate::backend::sql::{Database, Value as Column};
 use crate::query::{Accuracies, Accuracy, ClassSum, Field, Query};
 use crate::snapshot::{SampleClass, Volume};
@@ -19,17 +18,11 @@ pub(super) fn read<D: Database>(
     database: &mut D,
     query: &Query,
     spans: &[Span],
-    kept: &Kept,
 ) -> Result<Accuracies, StoreError> {
-    let fields: Vec<Field> = query
-        .by
-        .iter()
-        .copied()
-        .filter(|field| field.is_of_epoch())
-        .collect();
+    let fields: Vec<Field> = query.by_epoch().collect();
     let mut accuracies = Accuracies::new();
     for span in spans {
-        let (sql, parameters) = select::<D>(query, &fields, span, kept);
+        let (sql, parameters) = select::<D>(query, &fields, span);
         database.select(&sql, &parameters, &mut |row| {
             let columns = fields.iter().zip(row);
             let key = columns
@@ -43,27 +36,18 @@ pub(super) fn read<D: Database>(
     Ok(accuracies)
 }
 
-fn select<D: Database>(
-    query: &Query,
-    fields: &[Field],
-    span: &Span,
-    kept: &Kept,
-) -> (String, Vec<Column>) {
+fn select<D: Database>(query: &Query, fields: &[Field], span: &Span) -> (String, Vec<Column>) {
     let dialect = &D::DIALECT;
     let mut conditions = Conditions::default();
     conditions.accounts(&query.filter.accounts);
     conditions.hosts(&query.filter.hosts);
-    let from = match span.table {
-        Some(_) => span.from.max(kept.since(span.table)),
-        None => {
-            conditions.and("s.first_record IS NOT NULL");
-            span.from
-        }
-    };
-    conditions.within_time("s.closed_ns", 1, (from, span.until));
+    span.select_snapshots(&mut conditions);
+    if span.table.is_none() {
+        conditions.and("s.first_record IS NOT NULL");
+    }
     let keys: Vec<String> = fields
         .iter()
-        .filter_map(|&field| epoch_key(field, "s.closed_ns", query, span))
+        .filter_map(|&field| epoch_key(field, "s.counted_ns", query, span))
         .collect();
     let integer = |sum: &str| format!("CAST({sum} AS {})", dialect.integer);
     let mut selected = keys.clone();
