@@ -106,6 +106,7 @@ impl Database for Mysql {
     }
 
     fn execute(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, StoreError> {
+        self.check_size(sql, parameters)?;
         let parameters = positional(parameters);
         self.run(|connection| {
             let statement = connection.prep(sql)?;
@@ -133,6 +134,10 @@ impl Database for Mysql {
             }
             Ok(())
         })
+    }
+
+    fn largest_statement(&self) -> usize {
+        self.largest_statement
     }
 
     fn next_record(&mut self) -> Result<i64, StoreError> {
@@ -208,6 +213,30 @@ impl Database for Mysql {
         }
         self.views.insert(view.to_owned());
         Ok(())
+    }
+}
+
+impl Mysql {
+    /// Refuses what the server would, which then ends the connection without a word.
+    fn check_size(&self, sql: &str, parameters: &[Value]) -> Result<(), StoreError> {
+        let bytes: usize = parameters.iter().map(size).sum();
+        let (bytes, limit) = (bytes.max(sql.len()), self.largest_statement);
+        if bytes > limit {
+            return Err(StoreError::PacketTooLarge(format!(
+                "{bytes} bytes, of at most {limit}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The most bytes that a value takes in a statement, with its type and length.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Null => 3,
+        Value::Integer(_) | Value::Real(_) => 10,
+        Value::Bytes(bytes) => bytes.len() + 11,
+        Value::Text(text) => text.len() + 11,
     }
 }
 

@@ -192,22 +192,21 @@ impl<'a, D: Database> Appending<'a, D> {
 
     fn write_part(&mut self) -> Result<(), StoreError> {
         let sums = rollup::drain_sorted(&mut self.sums.remote);
-        if sums.is_empty() {
-            return Ok(());
+        for sums in sums.chunks(parts::sums_within(self.database.largest_statement())) {
+            self.database.execute(
+                "INSERT INTO remote_part (host_id, account_id, month, epoch, part, sums)
+                 VALUES (?, ?, ?, ?, ?, ?)",
+                &[
+                    self.key.host_id.into(),
+                    self.key.account_id.into(),
+                    Period::Month.begin(self.closed_ns).into(),
+                    self.key.epoch.into(),
+                    self.next_part.into(),
+                    Value::Bytes(parts::pack(sums)),
+                ],
+            )?;
+            self.next_part += 1;
         }
-        self.database.execute(
-            "INSERT INTO remote_part (host_id, account_id, month, epoch, part, sums)
-             VALUES (?, ?, ?, ?, ?, ?)",
-            &[
-                self.key.host_id.into(),
-                self.key.account_id.into(),
-                Period::Month.begin(self.closed_ns).into(),
-                self.key.epoch.into(),
-                self.next_part.into(),
-                Value::Bytes(parts::pack(&sums)),
-            ],
-        )?;
-        self.next_part += 1;
         Ok(())
     }
 }

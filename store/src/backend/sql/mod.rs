@@ -85,6 +85,11 @@ pub(super) trait Database {
         records: i64,
     ) -> Result<u64, StoreError>;
 
+    /// The most bytes that a statement and its values may have together.
+    fn largest_statement(&self) -> usize {
+        usize::MAX
+    }
+
     /// Makes the view with the original's columns, unless it is there.
     fn ensure_account_view(&mut self, view: &str) -> Result<(), StoreError>;
 }
@@ -146,6 +151,10 @@ pub(super) enum Value {
     Bytes(Vec<u8>),
     Text(String),
 }
+
+/// The most bytes that a value of a row takes in a statement of many rows: an address of 16
+/// bytes, its length and type, and its place in the text.
+const VALUE_BYTES: usize = 24;
 
 /// The counters' columns, in the order of [`counters`] and [`counter_values`].
 pub(super) const COUNTERS: [&str; 5] = [
@@ -352,6 +361,9 @@ pub(super) fn insert_rows<D: Database>(
     statement: impl Fn(usize) -> String,
 ) -> Result<(), StoreError> {
     let mut rows = D::DIALECT.rows_per_insert;
+    while rows > 1 && rows * columns * VALUE_BYTES > database.largest_statement() {
+        rows = (rows / 8).max(1);
+    }
     while !values.is_empty() {
         while rows * columns > values.len() {
             rows = (rows / 8).max(1);
