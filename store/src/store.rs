@@ -350,8 +350,8 @@ pub enum StoreError {
     },
     /// Written by an earlier release, and opened for reading only.
     #[error(
-        "{location} has schema version {found}, this program reads {known}: run \
-         \"trafstat-store\" once to upgrade it"
+        "{location} has schema version {found}, this program reads {known}: \
+         \"trafstat-store migrate\" upgrades it"
     )]
     TooOld {
         /// The database.

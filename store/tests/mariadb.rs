@@ -18,6 +18,7 @@ use mysql::prelude::Queryable;
 use trafstat_store::backend::{Mysql, MysqlHost, MysqlLogin, Password};
 use trafstat_store::collect::{CollectError, State, append};
 use trafstat_store::origin::Origin;
+use trafstat_store::query::Query;
 use trafstat_store::snapshot::Snapshot;
 use trafstat_store::store::{Archive, ArchiveForm, Begun, Retention, Store, StoreError};
 
@@ -209,11 +210,37 @@ fn database_of_another_program_and_of_another_release_are_refused() {
     drop(database.open());
     Mysql::open_read_only(&database.login()).unwrap();
     database.run("INSERT INTO trafstat_schema VALUES (1000)");
-    let error = Mysql::open(&database.login()).unwrap_err();
-    assert!(
-        matches!(error, StoreError::TooNew { found: 1000, .. }),
-        "{error}"
-    );
+    for opened in [
+        Mysql::open(&database.login()),
+        Mysql::open_read_only(&database.login()),
+    ] {
+        let error = opened.unwrap_err();
+        assert!(
+            matches!(error, StoreError::TooNew { found: 1000, .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn next_version_is_read_and_not_appended_to() {
+    let mut database = Database::create();
+    let mut store = database.open();
+    stored(&mut store, 1).unwrap();
+    // While the collector is connected, another host's program migrates.
+    database.run("INSERT INTO trafstat_schema SELECT MAX(version) + 1 FROM trafstat_schema");
+    let error = store_error(stored(&mut store, 2).unwrap_err());
+    assert!(matches!(error, StoreError::TooNew { .. }), "{error}");
+    let error = Mysql::open_to_append(&database.login()).unwrap_err();
+    assert!(matches!(error, StoreError::TooNew { .. }), "{error}");
+
+    let mut reader = Mysql::open_read_only(&database.login()).unwrap();
+    let answer = reader.query(&Query::default()).unwrap();
+    assert_eq!(answer.total.sent_packets, 10);
+    // A copy would lack what the next version adds.
+    let folder = tempfile::tempdir().unwrap();
+    let error = reader.back_up(&folder.path().join("copy.db")).unwrap_err();
+    assert!(matches!(error, StoreError::TooNew { .. }), "{error}");
 }
 
 #[test]

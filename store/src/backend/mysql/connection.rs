@@ -8,7 +8,7 @@ use mysql::Conn;
 use mysql::prelude::Queryable;
 
 use super::login::{LoggedIn, MysqlLogin, Purpose};
-use super::schema::SCHEMA_VERSION;
+use super::schema::{NEWEST_READ, SCHEMA_VERSION};
 use crate::backend::sql::{Database, one_integer};
 use crate::store::StoreError;
 
@@ -64,15 +64,15 @@ impl Mysql {
             views: HashSet::new(),
         };
         store.connect()?;
-        let (found, known) = (store.schema_version()?, SCHEMA_VERSION);
-        if found > known {
-            return Err(StoreError::TooNew {
-                location: store.location,
-                found,
-                known,
-            });
+        let found = store.schema_version()?;
+        let newest = match purpose {
+            Purpose::Read => NEWEST_READ,
+            _ => SCHEMA_VERSION,
+        };
+        match found > newest {
+            true => Err(store.too_new(found)),
+            false => Ok(store),
         }
-        Ok(store)
     }
 
     /// Logs in for queries, to the first server that can be used at all.
@@ -138,6 +138,27 @@ impl Mysql {
         match alive {
             true => Ok(()),
             false => self.connect(),
+        }
+    }
+
+    /// Refuses what this program would write or copy incompletely: a schema that is newer.
+    pub(super) fn refuse_newer_schema(&mut self) -> Result<(), StoreError> {
+        let found = one_integer(
+            self,
+            "SELECT COALESCE(MAX(version), 0) FROM trafstat_schema",
+            &[],
+        )?;
+        match found > SCHEMA_VERSION {
+            true => Err(self.too_new(found)),
+            false => Ok(()),
+        }
+    }
+
+    fn too_new(&self, found: i64) -> StoreError {
+        StoreError::TooNew {
+            location: self.location.clone(),
+            found,
+            known: SCHEMA_VERSION,
         }
     }
 

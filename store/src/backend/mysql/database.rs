@@ -47,6 +47,7 @@ impl Backend for Mysql {
     }
 
     fn copy_to_file(&mut self, to: &Path) -> Result<(), StoreError> {
+        self.refuse_newer_schema()?;
         sql::back_up(self, to)
     }
 }
@@ -134,6 +135,10 @@ impl Database for Mysql {
             }
             Ok(())
         })
+    }
+
+    fn check_schema(&mut self) -> Result<(), StoreError> {
+        self.refuse_newer_schema()
     }
 
     fn largest_statement(&self) -> usize {

@@ -47,7 +47,10 @@ pub(in crate::backend) fn begin<'a, D: Database>(
         ensured => ensured?,
     }
     database.begin(Access::Write)?;
-    match write_snapshot(database, origin, header) {
+    let written = database
+        .check_schema()
+        .and_then(|()| write_snapshot(database, origin, header));
+    match written {
         Ok(Some(key_and_first)) => Ok(Begun::New(Box::new(AppendTransaction {
             appending: Appending::new(database, header, key_and_first),
             open: true,

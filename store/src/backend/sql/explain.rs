@@ -72,6 +72,14 @@ impl<D: Database> Database for Explaining<'_, D> {
         self.database.delete_records(snapshot, first, records)
     }
 
+    fn check_schema(&mut self) -> Result<(), StoreError> {
+        self.database.check_schema()
+    }
+
+    fn largest_statement(&self) -> usize {
+        self.database.largest_statement()
+    }
+
     fn ensure_account_view(&mut self, view: &str) -> Result<(), StoreError> {
         self.database.ensure_account_view(view)
     }

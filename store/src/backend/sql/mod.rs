@@ -85,6 +85,10 @@ pub(super) trait Database {
         records: i64,
     ) -> Result<u64, StoreError>;
 
+    /// Refuses a schema that a later release's program brought up to date since this one opened
+    /// it.
+    fn check_schema(&mut self) -> Result<(), StoreError>;
+
     /// The most bytes that a statement and its values may have together.
     fn largest_statement(&self) -> usize {
         usize::MAX

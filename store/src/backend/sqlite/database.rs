@@ -120,6 +120,10 @@ impl Database for Sqlite {
         Ok(())
     }
 
+    fn check_schema(&mut self) -> Result<(), StoreError> {
+        self.check_version()
+    }
+
     fn next_record(&mut self) -> Result<i64, StoreError> {
         one_integer(self, "SELECT COALESCE(MAX(id), 0) + 1 FROM record", &[])
     }
