@@ -365,8 +365,8 @@ pub enum StoreError {
     },
     /// Written by an earlier release, and opened for reading only.
     #[error(
-        "{location} has schema version {found}, this program reads {known}: run \
-         \"trafstat-store\" once to upgrade it"
+        "{location} has schema version {found}, this program reads {known}: \
+         \"trafstat-store migrate\" upgrades it"
     )]
     TooOld {
         /// The database.
@@ -401,6 +401,12 @@ pub enum StoreError {
         /// Its value.
         value: u64,
     },
+    /// A statement that the server does not take for its size; what is known of the sizes.
+    #[error(
+        "the database server does not take a statement of this size: {0}; raise \
+         max_allowed_packet on the server, for example to 16M"
+    )]
+    PacketTooLarge(String),
     /// Someone else writes and does not end.
     #[error("the database is locked by another program; try again when it is done")]
     Locked,
@@ -419,6 +425,9 @@ pub enum StoreError {
          MAX_USER_CONNECTIONS"
     )]
     TooManyConnections,
+    /// A server with which this program does not work; what it is and what it would have to be.
+    #[error("the database server cannot be used: {0}")]
+    Unsupported(String),
     /// The database can be read only.
     #[error("the database is read-only: is it a replica, or is its file system mounted read-only?")]
     ReadOnly,

@@ -453,6 +453,40 @@ fn interrupted_creation_can_be_repeated(socket: &Path) {
     }
 }
 
+/// The first version that programs of the next one append to, and leave as it is.
+const FIRST_SHARED: usize = 3;
+
+fn version_before_is_appended_to_as_it_is(socket: &Path) {
+    for version in FIRST_SHARED..MYSQL.len() {
+        let before: Vec<&str> = MYSQL[..version]
+            .iter()
+            .flat_map(|earlier| statements(earlier))
+            .collect();
+        let old = begun(socket, &before, Some(version as i64));
+        let login = mariadb_server::login(socket, &old);
+        let mut collector = Mysql::open_to_append(&login).unwrap();
+        collector.migrate().unwrap();
+        for epoch in 1..=2 {
+            store_epoch(&mut collector, epoch);
+        }
+        let found: Option<usize> = mariadb_server::connect(socket, Some(&old))
+            .query_first("SELECT MAX(version) FROM trafstat_schema")
+            .unwrap();
+        assert_eq!(found, Some(version));
+
+        // The collector goes on when the database is migrated under it.
+        let mut store = Mysql::open(&login).unwrap();
+        store.migrate().unwrap();
+        store_epoch(&mut collector, 3);
+        assert_goes_on(&mut store, &answers(&mut collector));
+    }
+}
+
+#[test]
+fn version_before_on_mariadb_is_appended_to_as_it_is() {
+    version_before_is_appended_to_as_it_is(mariadb_server::socket());
+}
+
 #[test]
 fn mariadb_of_an_earlier_version_keeps_its_figures() {
     database_of_an_earlier_version_keeps_its_figures(mariadb_server::socket());

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The schema in MySQL's words.
 
+use std::ops::RangeInclusive;
+
 use crate::backend::sql::schema;
 
 /// What brings the schema from each version to the next.
@@ -12,6 +14,20 @@ pub(super) const MIGRATIONS: [&str; 4] = [
 ];
 
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// The first version of which programs work with a database that is a version older or newer.
+const FIRST_SHARED: i64 = 3;
+
+/// The versions to which this program appends: its own, and the one before, which it leaves as it
+/// is. So the hosts of a shared database are upgraded one after the other, and the database last.
+pub(super) const APPENDED: RangeInclusive<i64> = if SCHEMA_VERSION > FIRST_SHARED {
+    SCHEMA_VERSION - 1..=SCHEMA_VERSION
+} else {
+    SCHEMA_VERSION..=SCHEMA_VERSION
+};
+
+/// The newest version that this program reads: a migration adds to the one before.
+pub(super) const NEWEST_READ: i64 = SCHEMA_VERSION + 1;
 
 /// The tables that a check reads.
 pub(super) const TABLES: [&str; 14] = [

@@ -10,7 +10,8 @@ use super::rollup::{
     LOCAL_SERVICE_QUARTERLY, Owner, Period, SERVICE_DAILY, SERVICE_HOURLY, SnapshotSums,
 };
 use super::{
-    Access, Database, SnapshotKey, Value, first_row, one_integer, parts, schema, signed, stored,
+    Access, Database, Form, SnapshotKey, Value, first_row, one_integer, parts, schema, signed,
+    stored,
 };
 use crate::origin::Origin;
 use crate::snapshot::{Header, Record};
@@ -20,7 +21,9 @@ use crate::store::{Append, Begun, StoreError};
 pub(super) struct Appending<'a, D: Database> {
     database: &'a mut D,
     key: SnapshotKey,
-    counted_ns: i64,
+    form: Form,
+    /// The time at which the epoch counts.
+    time_ns: i64,
     next_record: i64,
     next_part: i64,
     sums: SnapshotSums,
@@ -49,8 +52,8 @@ pub(in crate::backend) fn begin<'a, D: Database>(
     }
     database.begin(Access::Write)?;
     match write_snapshot(database, origin, header) {
-        Ok(Some(key_and_first)) => Ok(Begun::New(Box::new(AppendTransaction {
-            appending: Appending::new(database, header, key_and_first),
+        Ok(Some(written)) => Ok(Begun::New(Box::new(AppendTransaction {
+            appending: Appending::new(database, header, written),
             open: true,
         }))),
         Ok(None) => {
@@ -64,12 +67,20 @@ pub(in crate::backend) fn begin<'a, D: Database>(
     }
 }
 
-/// Writes the snapshot's row unless there is one; gives its key and first record.
+/// A snapshot's row that was written.
+struct Written {
+    key: SnapshotKey,
+    form: Form,
+    first_record: i64,
+}
+
+/// Writes the snapshot's row unless there is one.
 fn write_snapshot<D: Database>(
     database: &mut D,
     origin: &Origin,
     header: &Header,
-) -> Result<Option<(SnapshotKey, i64)>, StoreError> {
+) -> Result<Option<Written>, StoreError> {
+    let form = database.check_schema()?;
     let host_id = host_id(database, &origin.machine_id, &origin.hostname)?;
     let key = SnapshotKey {
         host_id,
@@ -81,9 +92,16 @@ fn write_snapshot<D: Database>(
         return Ok(None);
     }
     let first_record = database.next_record()?;
-    let counted_ns = signed("counted_ns", header.counted_ns())?;
+    let counted_ns = match form {
+        Form::Current => Some(signed("counted_ns", header.counted_ns())?),
+        Form::Former => None,
+    };
     stored::insert_snapshot(database, header, key, first_record.into(), counted_ns)?;
-    Ok(Some((key, first_record)))
+    Ok(Some(Written {
+        key,
+        form,
+        first_record,
+    }))
 }
 
 impl<D: Database> Append for AppendTransaction<'_, D> {
@@ -108,13 +126,18 @@ impl<D: Database> Drop for AppendTransaction<'_, D> {
 }
 
 impl<'a, D: Database> Appending<'a, D> {
-    fn new(database: &'a mut D, header: &Header, (key, first_record): (SnapshotKey, i64)) -> Self {
+    fn new(database: &'a mut D, header: &Header, written: Written) -> Self {
+        let time_ns = match written.form {
+            Form::Current => header.counted_ns(),
+            Form::Former => header.closed_ns,
+        };
         Self {
             database,
-            key,
+            key: written.key,
+            form: written.form,
             // It is in the row already, so it fits.
-            counted_ns: header.counted_ns() as i64,
-            next_record: first_record,
+            time_ns: time_ns as i64,
+            next_record: written.first_record,
             next_part: 0,
             sums: SnapshotSums::default(),
         }
@@ -127,7 +150,7 @@ impl<'a, D: Database> Appending<'a, D> {
         header: &Header,
     ) -> Result<Self, StoreError> {
         match write_snapshot(database, origin, header)? {
-            Some(key_and_first) => Ok(Self::new(database, header, key_and_first)),
+            Some(written) => Ok(Self::new(database, header, written)),
             None => Err(StoreError::Corrupt(format!(
                 "epoch {} of account {} is there twice",
                 header.epoch, header.account
@@ -153,7 +176,7 @@ impl<'a, D: Database> Appending<'a, D> {
     pub(super) fn finish(&mut self) -> Result<(), StoreError> {
         self.write_local()?;
         self.write_part()?;
-        let month = Period::Month.begin(self.counted_ns);
+        let month = Period::Month.begin(self.time_ns);
         parts::add_if_due(self.database, self.owner(), month)
     }
 
@@ -167,7 +190,7 @@ impl<'a, D: Database> Appending<'a, D> {
     fn write_local(&mut self) -> Result<(), StoreError> {
         let owner = self.owner();
         let sums = rollup::drain_sorted(&mut self.sums.local_service);
-        let time_ns = self.counted_ns;
+        let time_ns = self.time_ns;
         let local = rollup::by_local(&sums);
         for table in [&LOCAL_HOURLY, &LOCAL_DAILY] {
             rollup::add_at(self.database, table, owner, time_ns, &local)?;
@@ -175,6 +198,9 @@ impl<'a, D: Database> Appending<'a, D> {
         let service = rollup::by_service(&sums);
         for table in [&SERVICE_HOURLY, &SERVICE_DAILY] {
             rollup::add_at(self.database, table, owner, time_ns, &service)?;
+        }
+        if self.form == Form::Former {
+            return Ok(());
         }
         for table in [
             &LOCAL_SERVICE_QUARTERLY,
@@ -188,22 +214,21 @@ impl<'a, D: Database> Appending<'a, D> {
 
     fn write_part(&mut self) -> Result<(), StoreError> {
         let sums = rollup::drain_sorted(&mut self.sums.remote);
-        if sums.is_empty() {
-            return Ok(());
+        for sums in sums.chunks(parts::sums_within(self.database.largest_statement())) {
+            self.database.execute(
+                "INSERT INTO remote_part (host_id, account_id, month, epoch, part, sums)
+                 VALUES (?, ?, ?, ?, ?, ?)",
+                &[
+                    self.key.host_id.into(),
+                    self.key.account_id.into(),
+                    Period::Month.begin(self.time_ns).into(),
+                    self.key.epoch.into(),
+                    self.next_part.into(),
+                    Value::Bytes(parts::pack(sums)),
+                ],
+            )?;
+            self.next_part += 1;
         }
-        self.database.execute(
-            "INSERT INTO remote_part (host_id, account_id, month, epoch, part, sums)
-             VALUES (?, ?, ?, ?, ?, ?)",
-            &[
-                self.key.host_id.into(),
-                self.key.account_id.into(),
-                Period::Month.begin(self.counted_ns).into(),
-                self.key.epoch.into(),
-                self.next_part.into(),
-                Value::Bytes(parts::pack(&sums)),
-            ],
-        )?;
-        self.next_part += 1;
         Ok(())
     }
 }

@@ -98,7 +98,7 @@ fn copy_with_records<F: Database, T: Database>(
         Some(_) => Value::Integer(first),
         None => Value::Null,
     };
-    stored::insert_snapshot(to, &snapshot.header, key, first, snapshot.counted_ns)
+    stored::insert_snapshot(to, &snapshot.header, key, first, Some(snapshot.counted_ns))
 }
 
 fn copy_table<F: Database, T: Database>(

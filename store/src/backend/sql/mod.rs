@@ -87,8 +87,27 @@ pub(super) trait Database {
         records: i64,
     ) -> Result<u64, StoreError>;
 
+    /// Gives the form in which the schema takes epochs; refuses one that a later release's program
+    /// brought up to date since this one opened it.
+    fn check_schema(&mut self) -> Result<Form, StoreError>;
+
+    /// The most bytes that a statement and its values may have together.
+    fn largest_statement(&self) -> usize {
+        usize::MAX
+    }
+
     /// Makes the view with the original's columns, unless it is there.
     fn ensure_account_view(&mut self, view: &str) -> Result<(), StoreError>;
+}
+
+/// The form in which a schema takes epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// This program's.
+    Current,
+    /// That of the version before, which other hosts may still need: an epoch counts when it
+    /// closed, and has no sums by local address and service. The migration makes both good.
+    Former,
 }
 
 /// What a snapshot is known by within a database.
@@ -148,6 +167,10 @@ pub(super) enum Value {
     Bytes(Vec<u8>),
     Text(String),
 }
+
+/// The most bytes that a value of a row takes in a statement of many rows: an address of 16
+/// bytes, its length and type, and its place in the text.
+const VALUE_BYTES: usize = 24;
 
 /// The counters' columns, in the order of [`counters`] and [`counter_values`].
 pub(super) const COUNTERS: [&str; 5] = [
@@ -354,6 +377,9 @@ pub(super) fn insert_rows<D: Database>(
     statement: impl Fn(usize) -> String,
 ) -> Result<(), StoreError> {
     let mut rows = D::DIALECT.rows_per_insert;
+    while rows > 1 && rows * columns * VALUE_BYTES > database.largest_statement() {
+        rows = (rows / 8).max(1);
+    }
     while !values.is_empty() {
         while rows * columns > values.len() {
             rows = (rows / 8).max(1);

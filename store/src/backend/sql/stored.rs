@@ -178,23 +178,24 @@ pub(super) fn insert_snapshot<D: Database>(
     header: &Header,
     key: SnapshotKey,
     first_record: Value,
-    counted_ns: i64,
+    counted_ns: Option<i64>,
 ) -> Result<(), StoreError> {
     let mut values = key.values().to_vec();
-    values.extend([
-        first_record,
-        nanoseconds(Timestamp::now()).into(),
-        counted_ns.into(),
-    ]);
+    values.extend([first_record, nanoseconds(Timestamp::now()).into()]);
     for figure in &Header::FIGURES {
         values.push(signed(figure.name, (figure.get)(header))?.into());
     }
     values.extend(growth::values(header.growth.as_ref())?);
+    let mut columns = columns("");
+    // The version before has no such column.
+    if let Some(counted_ns) = counted_ns {
+        columns += ", counted_ns";
+        values.push(counted_ns.into());
+    }
     database.execute(
         &format!(
-            "INSERT INTO snapshot (host_id, account_id, epoch, first_record, collected_ns, counted_ns, {})
+            "INSERT INTO snapshot (host_id, account_id, epoch, first_record, collected_ns, {columns})
              VALUES {}",
-            columns(""),
             places(1, values.len())
         ),
         &values,

@@ -173,15 +173,20 @@ impl Sqlite {
                 return Err(foreign());
             }
         }
+        self.check_version()
+    }
+
+    /// Refuses the database of a later release.
+    pub(super) fn check_version(&self) -> Result<(), StoreError> {
         let (found, known) = (migration::version(&self.connection)?, SCHEMA_VERSION);
-        if found > known {
-            return Err(StoreError::TooNew {
+        match found > known {
+            true => Err(StoreError::TooNew {
                 location: self.location(),
                 found,
                 known,
-            });
+            }),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     pub(super) fn pragma(&self, name: &str) -> Result<i64, StoreError> {

@@ -11,8 +11,8 @@ use super::connection::Sqlite;
 use super::migration::{self, MIGRATIONS};
 use super::views::{RECORDS_OF_SNAPSHOT, VIEW_WORDS};
 use crate::backend::sql::{
-    Access, Backend, Database, Dialect, SnapshotKey, Value, counter_values, one_integer, places,
-    schema,
+    Access, Backend, Database, Dialect, Form, SnapshotKey, Value, counter_values, one_integer,
+    places, schema,
 };
 use crate::snapshot::Record;
 use crate::store::StoreError;
@@ -118,6 +118,11 @@ impl Database for Sqlite {
             each(&values)?;
         }
         Ok(())
+    }
+
+    fn check_schema(&mut self) -> Result<Form, StoreError> {
+        // It was brought up to date when it was opened.
+        self.check_version().map(|()| Form::Current)
     }
 
     fn next_record(&mut self) -> Result<i64, StoreError> {
