@@ -21,6 +21,7 @@ use crate::account::{Account, Name};
 use crate::host::{HostCheck, KnownHost, RunningHost};
 use crate::origin::Origin;
 use crate::query::{Answer, Field, Query, Value};
+use crate::reading::{AddedRows, Reading};
 use crate::snapshot::{Counters, Header, Record};
 
 /// A database of snapshots.
@@ -36,6 +37,19 @@ pub trait Store {
     /// # Errors
     /// [`StoreError::Conflict`] if the identity is stored with other totals.
     fn begin<'a>(&'a mut self, origin: &Origin, header: &Header) -> Result<Begun<'a>, StoreError>;
+
+    /// Adds the rows of a reading of the original's counters that are not stored yet, all of
+    /// them or none.
+    ///
+    /// # Errors
+    /// [`StoreError::RowsDeleted`], or the database's.
+    fn add_reading(&mut self, origin: &Origin, reading: &Reading) -> Result<AddedRows, StoreError>;
+
+    /// The hosts of which readings of an account were added.
+    ///
+    /// # Errors
+    /// The database's.
+    fn imported_origins(&mut self, account: &Name) -> Result<Vec<Origin>, StoreError>;
 
     /// Sums up records.
     ///
@@ -377,6 +391,18 @@ pub enum StoreError {
         stored: i64,
         /// The snapshot's figure.
         offered: u64,
+    },
+    /// Rows of a reading's time were stored and deleted, and those to be added are others.
+    #[error(
+        "account {account}: rows of {closed} were imported before and are archived or deleted \
+         now, so it cannot be told which of these are new: restore the archive of that time, \
+         then import again"
+    )]
+    RowsDeleted {
+        /// The account.
+        account: Account,
+        /// The reading's time.
+        closed: Timestamp,
     },
     /// A number beyond what a signed 64-bit column holds.
     #[error("{what} is {value}, more than a database column holds")]

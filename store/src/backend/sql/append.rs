@@ -11,6 +11,7 @@ use super::rollup::{
 use super::{
     Access, Database, SnapshotKey, Value, first_row, one_integer, parts, schema, signed, stored,
 };
+use crate::account::Account;
 use crate::origin::Origin;
 use crate::snapshot::{Header, Record};
 use crate::store::{Append, Begun, StoreError};
@@ -37,15 +38,7 @@ pub(in crate::backend) fn begin<'a, D: Database>(
     origin: &Origin,
     header: &Header,
 ) -> Result<Begun<'a>, StoreError> {
-    // Defining a view would end a transaction of MySQL's.
-    if let Some(view) = schema::account_view(&header.account) {
-        database.ensure_account_view(&view)?;
-    }
-    match ensure_host(database, origin) {
-        // A server ends connections that were idle for long; the next one is new.
-        Err(StoreError::ConnectionLost(_)) => ensure_host(database, origin)?,
-        ensured => ensured?,
-    }
+    prepare(database, origin, &header.account)?;
     database.begin(Access::Write)?;
     match write_snapshot(database, origin, header) {
         Ok(Some(key_and_first)) => Ok(Begun::New(Box::new(AppendTransaction {
@@ -63,18 +56,45 @@ pub(in crate::backend) fn begin<'a, D: Database>(
     }
 }
 
+/// Makes what has to be there before the transaction: the account's view and the host.
+pub(super) fn prepare<D: Database>(
+    database: &mut D,
+    origin: &Origin,
+    account: &Account,
+) -> Result<(), StoreError> {
+    // Defining a view would end a transaction of MySQL's.
+    if let Some(view) = schema::account_view(account) {
+        database.ensure_account_view(&view)?;
+    }
+    match ensure_host(database, origin) {
+        // A server ends connections that were idle for long; the next one is new.
+        Err(StoreError::ConnectionLost(_)) => ensure_host(database, origin),
+        ensured => ensured,
+    }
+}
+
+/// The key of a header's epoch, whether it is stored or not; the account is made if it is
+/// new, and no other writer of its host goes on until the transaction ends.
+pub(super) fn key<D: Database>(
+    database: &mut D,
+    origin: &Origin,
+    header: &Header,
+) -> Result<SnapshotKey, StoreError> {
+    let host_id = host_id(database, &origin.machine_id, &origin.hostname)?;
+    Ok(SnapshotKey {
+        host_id,
+        account_id: account_id(database, host_id, origin, header)?,
+        epoch: signed("epoch", header.epoch)?,
+    })
+}
+
 /// Writes the snapshot's row unless there is one; gives its key and first record.
 fn write_snapshot<D: Database>(
     database: &mut D,
     origin: &Origin,
     header: &Header,
 ) -> Result<Option<(SnapshotKey, i64)>, StoreError> {
-    let host_id = host_id(database, &origin.machine_id, &origin.hostname)?;
-    let key = SnapshotKey {
-        host_id,
-        account_id: account_id(database, host_id, origin, header)?,
-        epoch: signed("epoch", header.epoch)?,
-    };
+    let key = key(database, origin, header)?;
     if let Some(stored) = stored::stored_figures(database, key)? {
         stored::check_same(header, &stored)?;
         return Ok(None);

@@ -21,6 +21,7 @@ mod kept;
 mod parts;
 mod proof;
 mod query;
+mod reading;
 mod restore;
 mod rollup;
 mod rotate;

@@ -4,10 +4,12 @@
 use std::path::Path;
 
 use super::backend::Backend;
-use super::{append, check, export, hosts, query, restore, rotate};
+use super::{append, check, export, hosts, query, reading, restore, rotate};
+use crate::account::Name;
 use crate::host::{HostCheck, KnownHost, RunningHost};
 use crate::origin::Origin;
 use crate::query::{Answer, Query};
+use crate::reading::{AddedRows, Reading};
 use crate::snapshot::Header;
 use crate::store::{Archive, Begun, Restored, Retention, Rotated, Store, StoreError};
 use crate::store::{Epochs, Level, Selection, Sum};
@@ -19,6 +21,14 @@ impl<B: Backend> Store for B {
 
     fn begin<'a>(&'a mut self, origin: &Origin, header: &Header) -> Result<Begun<'a>, StoreError> {
         append::begin(self, origin, header)
+    }
+
+    fn add_reading(&mut self, origin: &Origin, reading: &Reading) -> Result<AddedRows, StoreError> {
+        reading::add(self, origin, reading)
+    }
+
+    fn imported_origins(&mut self, account: &Name) -> Result<Vec<Origin>, StoreError> {
+        reading::origins(self, account)
     }
 
     fn query(&mut self, query: &Query) -> Result<Answer, StoreError> {
