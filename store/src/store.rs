@@ -412,6 +412,28 @@ pub enum StoreError {
         /// Its value.
         value: u64,
     },
+    /// An account's sums would not be within 63 bits.
+    #[error(
+        "account {account}: it counted {stored} {what} so far, and with {more} more there would \
+         be 2^63 - 1 or more, which no query can add up; the epoch is refused. Are its figures \
+         damaged?"
+    )]
+    TooMuch {
+        /// The account.
+        account: Account,
+        /// Packets or bytes.
+        what: &'static str,
+        /// What all its epochs counted.
+        stored: u64,
+        /// What the epoch counted.
+        more: u128,
+    },
+    /// A sum over several accounts is past 63 bits.
+    #[error(
+        "a sum is 2^63 - 1 or more, which the database cannot add up: ask for one account, or \
+         for a shorter time"
+    )]
+    SumTooLarge,
     /// Someone else writes and does not end.
     #[error("the database is locked by another program; try again when it is done")]
     Locked,

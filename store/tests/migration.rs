@@ -24,17 +24,19 @@ use trafstat_store::store::{Store, StoreError};
 const SENT_PACKETS: u64 = 30;
 
 /// What came with each version.
-const SQLITE: [&str; 3] = [
+const SQLITE: [&str; 4] = [
     include_str!("../src/backend/sqlite/0001_initial.sql"),
     include_str!("../src/backend/sqlite/0002_host_boot.sql"),
     include_str!("../src/backend/sqlite/0003_sampling.sql"),
+    include_str!("../src/backend/sqlite/0004_exact_history.sql"),
 ];
 
 /// The same of MySQL's.
-const MYSQL: [&str; 3] = [
+const MYSQL: [&str; 4] = [
     include_str!("../src/backend/mysql/0001_initial.sql"),
     include_str!("../src/backend/mysql/0002_host_boot.sql"),
     include_str!("../src/backend/mysql/0003_sampling.sql"),
+    include_str!("../src/backend/mysql/0004_exact_history.sql"),
 ];
 
 /// The tables of version 1 that rows can be in.

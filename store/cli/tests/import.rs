@@ -291,3 +291,34 @@ fn host_that_counted_is_asked_for_once_it_was_another() {
     // Another account was not imported yet.
     assert_eq!(import.import("192.0.2.7_32", SERVED, &[])[..2], [1, 0]);
 }
+
+#[test]
+fn reading_that_no_query_could_add_up_is_refused() {
+    let import = Import::new();
+    let reading = |day: u32| -> String {
+        let line = |packets: u64| {
+            let bytes = 1_u64 << 48;
+            format!(
+                "6\t3221225985\t{}\t443\t0\t1\t1\t{bytes}\t1\t0\t2026-01-0{day} 00:00:00\t1\n",
+                3_325_256_705 + packets
+            )
+        };
+        (0..16_383).map(line).collect()
+    };
+    for day in [1, 2] {
+        assert_eq!(
+            import.import("trafstat_192_0_2_0_24", &reading(day), &[])[0],
+            1
+        );
+    }
+    let file = import.file("trafstat_192_0_2_0_24", reading(3).as_bytes());
+    let output = import.command().arg(&file).output().unwrap();
+    assert_eq!(code(&output), Some(1));
+    assert!(
+        stderr(&output).contains("no query can add up"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(import.host.sent_packets(), 2 * 16_383);
+    assert_eq!(code(&import.host.run(&["check"])), Some(0));
+}

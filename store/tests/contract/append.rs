@@ -253,6 +253,59 @@ pub fn counter_past_63_bits_is_refused<D: Database>() {
     assert_eq!(total(&mut *store), Counters::default());
 }
 
+pub fn account_whose_sums_would_pass_63_bits_takes_no_more<D: Database>() {
+    let epoch = |epoch, quarters: u64| {
+        let mut huge = record(1, 1, 6, 22, 1);
+        huge.sent_bytes = quarters << 61;
+        SnapshotBuilder::new("lan", epoch, vec![huge])
+    };
+    let database = D::create();
+    let mut store = database.open();
+    stored(&mut *store, &epoch(1, 1)).unwrap();
+    stored(&mut *store, &epoch(2, 2)).unwrap();
+    let before = total(&mut *store);
+    let error = stored(&mut *store, &epoch(3, 1)).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CollectError::Store(StoreError::TooMuch { what: "bytes", .. })
+        ),
+        "{error}"
+    );
+    // What pruning deletes stays a part of the sums.
+    store.prune(time(NOON_NS + 10 * HOUR_NS)).unwrap();
+    stored(&mut *store, &epoch(3, 1)).unwrap_err();
+    assert_eq!(total(&mut *store), before);
+    assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+    // Another account counts for itself, but both together are past 63 bits.
+    let mut other = epoch(1, 3);
+    other.header.account_id = [7; 16];
+    other.header.name[..3].copy_from_slice(&b"wan".map(|byte| byte as _));
+    stored(&mut *store, &other).unwrap();
+    let error = store.query(&by(&[Field::Protocol])).unwrap_err();
+    assert!(matches!(error, StoreError::SumTooLarge), "{error}");
+    let mut query = by(&[Field::LocalIp]);
+    query.filter.accounts = vec!["lan".parse().unwrap()];
+    assert_eq!(store.query(&query).unwrap().total, before);
+}
+
+pub fn sums_go_with_a_backup<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    let mut huge = record(1, 1, 6, 22, 1);
+    huge.sent_bytes = 3 << 61;
+    stored(&mut *store, &SnapshotBuilder::new("lan", 1, vec![huge])).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let backup = folder.path().join("backup");
+    store.back_up(&backup).unwrap();
+    let other = D::create();
+    let mut other = other.open();
+    other.restore(&backup).unwrap();
+    for store in [&mut *store, &mut *other] {
+        stored(store, &SnapshotBuilder::new("lan", 2, vec![huge])).unwrap_err();
+    }
+}
+
 pub fn epoch_belongs_to_the_time_in_which_it_closed<D: Database>() {
     let database = D::create();
     let mut store = database.open();

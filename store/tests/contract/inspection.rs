@@ -21,6 +21,7 @@ pub fn check_finds_what_does_not_sum_up<D: Database>() {
         "UPDATE service_hourly SET received_packets = 0",
         "DELETE FROM service_daily WHERE protocol = 17",
         "DELETE FROM remote_part",
+        "UPDATE account SET counted_bytes = counted_bytes - 1",
     ] {
         let database = D::create();
         let mut store = database.open();
@@ -163,6 +164,33 @@ pub fn account_has_a_view_with_the_originals_columns<D: Database>() {
         "SELECT COUNT(*) FROM trafstat_192_0_2_0_24 WHERE _traf_id > 0 AND timestamp IS NOT NULL",
     );
     assert_eq!(rows, [["1"]]);
+}
+
+pub fn rows_of_an_account_view_have_ids_of_their_own<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    // Two hosts, two lives of an account, and numbers as large as those of imported epochs.
+    for (number, life) in [(1, 1), (1, 2), (2, 1)] {
+        let mut origin = origin();
+        origin.machine_id = format!("{number:032}");
+        for epoch in [1, 2, i64::MAX as u64] {
+            let records = vec![record(1, 1, 6, 22, 1), record(1, 2, 6, 22, 1)];
+            let mut snapshot = SnapshotBuilder::new("192.0.2.0_24", 1, records);
+            snapshot.header.account_id = [life; 16];
+            snapshot.header.epoch = epoch;
+            let bytes = snapshot.bytes();
+            append(
+                &mut *store,
+                &origin,
+                &mut Snapshot::open(&bytes[..]).unwrap(),
+            )
+            .unwrap();
+        }
+    }
+    let rows = database.run(
+        "SELECT COUNT(*), COUNT(DISTINCT _traf_id), SUM(local_pkt) FROM trafstat_192_0_2_0_24",
+    );
+    assert_eq!(rows, [["18", "18", "18"]]);
 }
 
 pub fn views_show_addresses_as_people_write_them<D: Database>() {

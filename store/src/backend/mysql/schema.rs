@@ -4,10 +4,11 @@
 use crate::backend::sql::schema;
 
 /// What brings the schema from each version to the next.
-pub(super) const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 4] = [
     include_str!("0001_initial.sql"),
     include_str!("0002_host_boot.sql"),
     include_str!("0003_sampling.sql"),
+    include_str!("0004_exact_history.sql"),
 ];
 
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
@@ -43,7 +44,9 @@ pub(super) const RECORD_COLUMN_COUNT: usize = 15;
 pub(super) const VIEW_WORDS: schema::ViewWords = schema::ViewWords {
     ip_text: |column| format!("INET6_NTOA({column})"),
     ipv4_number: |column| format!("INET_ATON(INET6_NTOA({column}))"),
-    record_id: "(s.epoch * 4294967296 + r.number)",
+    // The record's key as one number; imported epochs have numbers of 63 bits.
+    record_id: "(((CAST(r.host_id AS DECIMAL(65)) * 4294967296 + r.account_id) \
+         * 9223372036854775808 + r.epoch) * 4294967296 + r.number)",
     time: |seconds| format!("FROM_UNIXTIME({seconds})"),
     records_of_snapshot: RECORDS_OF_SNAPSHOT,
     seconds: |nanoseconds| format!("{nanoseconds} DIV 1000000000"),

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::bound::{self, Counted};
 use super::rollup::{
-    self, LOCAL_DAILY, LOCAL_HOURLY, Owner, Period, SERVICE_DAILY, SERVICE_HOURLY, SnapshotSums,
+    self, LOCAL_DAILY, LOCAL_HOURLY, Period, SERVICE_DAILY, SERVICE_HOURLY, SnapshotSums,
 };
 use super::{
     Access, Database, SnapshotKey, Value, first_row, one_integer, parts, schema, signed, stored,
@@ -20,6 +21,10 @@ use crate::store::{Append, Begun, StoreError};
 pub(super) struct Appending<'a, D: Database> {
     database: &'a mut D,
     key: SnapshotKey,
+    account: Account,
+    /// What the header says of its records' packets.
+    packets: u128,
+    syn_packets: u128,
     closed_ns: i64,
     next_record: i64,
     next_part: i64,
@@ -101,6 +106,9 @@ fn write_snapshot<D: Database>(
     }
     let first_record = database.next_record()?;
     stored::insert_snapshot(database, header, key, first_record.into())?;
+    let mut counted = Counted::default();
+    counted.add(header);
+    bound::add(database, key.owner(), &header.account, &counted)?;
     Ok(Some((key, first_record)))
 }
 
@@ -130,6 +138,9 @@ impl<'a, D: Database> Appending<'a, D> {
         Self {
             database,
             key,
+            account: header.account.clone(),
+            packets: header.totals.recorded.packets.into(),
+            syn_packets: 0,
             // It is in the row already, so it fits.
             closed_ns: header.closed_ns as i64,
             next_record: first_record,
@@ -157,6 +168,8 @@ impl<'a, D: Database> Appending<'a, D> {
         self.database
             .insert_records(self.key, self.next_record, records)?;
         self.next_record += records.len() as i64;
+        let syn_packets = records.iter().map(|record| record.counters.syn_packets);
+        self.syn_packets += syn_packets.map(u128::from).sum::<u128>();
         self.sums.add(records);
         if self.sums.local_is_full() {
             self.write_local()?;
@@ -169,21 +182,18 @@ impl<'a, D: Database> Appending<'a, D> {
 
     /// Writes the sums that are held.
     pub(super) fn finish(&mut self) -> Result<(), StoreError> {
+        if let Some(more) = self.syn_packets.checked_sub(self.packets + 1) {
+            let more = Counted::packets(more + 1);
+            bound::add(self.database, self.key.owner(), &self.account, &more)?;
+        }
         self.write_local()?;
         self.write_part()?;
         let month = Period::Month.begin(self.closed_ns);
-        parts::add_if_due(self.database, self.owner(), month)
-    }
-
-    fn owner(&self) -> Owner {
-        Owner {
-            host_id: self.key.host_id,
-            account_id: self.key.account_id,
-        }
+        parts::add_if_due(self.database, self.key.owner(), month)
     }
 
     fn write_local(&mut self) -> Result<(), StoreError> {
-        let owner = self.owner();
+        let owner = self.key.owner();
         let local = rollup::drain_sorted(&mut self.sums.local);
         for table in [&LOCAL_HOURLY, &LOCAL_DAILY] {
             let begin = table.period.begin(self.closed_ns);

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Copies a whole database into an empty one.
 
+use std::collections::HashMap;
 use std::path::Path;
 
+use super::bound::{self, Counted};
 use super::rollup::{
-    LOCAL_DAILY, LOCAL_HOURLY, REMOTE_MONTHLY, Rollup, SERVICE_DAILY, SERVICE_HOURLY,
+    LOCAL_DAILY, LOCAL_HOURLY, Owner, REMOTE_MONTHLY, Rollup, SERVICE_DAILY, SERVICE_HOURLY,
 };
 use super::stored::{self, StoredSnapshot, read_whole, snapshots};
 use super::{Access, COUNTERS, Database, SnapshotKey, Value, in_transaction, insert_rows, places};
+use crate::account::Account;
 use crate::backend::Sqlite;
+use crate::snapshot::Header;
 use crate::store::{Store, StoreError};
 use crate::whole_file::write_new_file;
 
@@ -58,8 +62,22 @@ pub(super) fn copy_everything<F: Database, T: Database>(
         ],
     )?;
     let keys = snapshots(from, "1 = 1", &[])?;
+    let mut counted: HashMap<(i64, i64), (Account, Counted)> = HashMap::new();
     for &key in &keys {
-        copy_with_records(from, to, key)?;
+        let header = copy_with_records(from, to, key)?;
+        let (_, sum) = counted
+            .entry((key.host_id, key.account_id))
+            .or_insert_with(|| (header.account.clone(), Counted::default()));
+        sum.add(&header);
+    }
+    // Not copied, since databases of earlier versions have no such columns.
+    for ((host_id, account_id), (account, sum)) in &counted {
+        let (host_id, account_id) = (*host_id, *account_id);
+        let owner = Owner {
+            host_id,
+            account_id,
+        };
+        bound::add(to, owner, account, sum)?;
     }
     for rollup in [
         LOCAL_HOURLY,
@@ -91,7 +109,7 @@ fn copy_with_records<F: Database, T: Database>(
     from: &mut F,
     to: &mut T,
     key: SnapshotKey,
-) -> Result<(), StoreError> {
+) -> Result<Header, StoreError> {
     let snapshot = StoredSnapshot::read(from, key)?;
     let first = to.next_record()?;
     if snapshot.first_record.is_some() {
@@ -106,7 +124,8 @@ fn copy_with_records<F: Database, T: Database>(
         Some(_) => Value::Integer(first),
         None => Value::Null,
     };
-    stored::insert_snapshot(to, &snapshot.header, key, first)
+    stored::insert_snapshot(to, &snapshot.header, key, first)?;
+    Ok(snapshot.header)
 }
 
 fn copy_table<F: Database, T: Database>(

@@ -12,10 +12,11 @@ use crate::store::StoreError;
 pub(super) const APPLICATION_ID: i64 = 0x5452_4146;
 
 /// What brings the schema from each version to the next.
-pub(super) const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 4] = [
     include_str!("0001_initial.sql"),
     include_str!("0002_host_boot.sql"),
     include_str!("0003_sampling.sql"),
+    include_str!("0004_exact_history.sql"),
 ];
 
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
