@@ -10,10 +10,11 @@
 //!   kernel's copy be acknowledged.
 //! - The same identity again is not stored again, and with other totals refused.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -37,6 +38,21 @@ pub trait Store {
     /// # Errors
     /// [`StoreError::Conflict`] if the identity is stored with other totals.
     fn begin<'a>(&'a mut self, origin: &Origin, header: &Header) -> Result<Begun<'a>, StoreError>;
+
+    /// Adds what an epoch of a capture has more than it had when it was stored, as an epoch of
+    /// its own; with `is_last` the capture ends with it, and may be an earlier copy of a longer
+    /// one.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherEpochs`] if the stored epoch had another length,
+    /// [`StoreError::Conflict`] if it is another one for another reason, or the database's.
+    fn add_growth(
+        &mut self,
+        origin: &Origin,
+        header: &Header,
+        records: &[Record],
+        is_last: bool,
+    ) -> Result<Grown, StoreError>;
 
     /// Adds the rows of a reading of the original's counters that are not stored yet, all of
     /// them or none.
@@ -158,6 +174,43 @@ pub enum Begun<'a> {
     New(Box<dyn Append + 'a>),
     /// The snapshot is stored already, with the same totals.
     AlreadyStored,
+}
+
+/// What became of an epoch that is stored with other totals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Grown {
+    /// It grew, and the difference is stored now; the header of that.
+    Added(Box<Header>),
+    /// All of it is stored already.
+    Known,
+}
+
+/// How long the epochs are in which a capture is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredLength {
+    /// It is one epoch.
+    Whole,
+    /// They close at multiples of this.
+    Every(SignedDuration),
+    /// Their times do not tell.
+    Unknown,
+}
+
+impl fmt::Display for StoredLength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => f.write_str("as one epoch; collect it without --epoch"),
+            Self::Every(length) => {
+                write!(
+                    f,
+                    "in epochs of {length:#}; collect it with --epoch {length:#}"
+                )
+            }
+            Self::Unknown => f.write_str(
+                "in epochs of another length; collect it with the --epoch that it was stored with",
+            ),
+        }
+    }
 }
 
 /// An open transaction that appends one snapshot; dropped, it leaves nothing.
@@ -392,16 +445,25 @@ pub enum StoreError {
         /// The snapshot's figure.
         offered: u64,
     },
-    /// Rows of a reading's time were stored and deleted, and those to be added are others.
+    /// The epochs of a capture are stored with another length.
     #[error(
-        "account {account}: rows of {closed} were imported before and are archived or deleted \
-         now, so it cannot be told which of these are new: restore the archive of that time, \
-         then import again"
+        "account {account}: this capture is stored already, {stored}. Nothing of it is stored now"
+    )]
+    OtherEpochs {
+        /// The account.
+        account: Account,
+        /// How it is stored.
+        stored: StoredLength,
+    },
+    /// Records were stored and deleted, and those to be added are others.
+    #[error(
+        "account {account}: the records of {closed} are archived or deleted, so it cannot be told \
+         which of these are new: restore the archive of that time, then try again"
     )]
     RowsDeleted {
         /// The account.
         account: Account,
-        /// The reading's time.
+        /// When they were counted.
         closed: Timestamp,
     },
     /// A number beyond what a signed 64-bit column holds.

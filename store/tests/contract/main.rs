@@ -75,6 +75,7 @@ macro_rules! contracts {
                 counter_past_63_bits_is_refused,
                 account_whose_sums_would_pass_63_bits_takes_no_more,
                 sums_go_with_a_backup,
+                epoch_that_grew_adds_its_difference_once,
                 epoch_belongs_to_the_time_in_which_it_closed,
                 store_opened_again_has_everything,
                 migrating_twice_changes_nothing,

@@ -16,6 +16,7 @@ mod copy;
 mod explain;
 mod export;
 mod fields;
+mod grown;
 mod growth;
 mod hosts;
 mod kept;
