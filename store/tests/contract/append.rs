@@ -338,7 +338,7 @@ pub fn epoch_that_grew_adds_its_difference_once<D: Database>() {
     let error = grow(&mut *store, &steps[0], false).unwrap_err();
     assert!(matches!(error, StoreError::OtherEpochs { .. }), "{error}");
     // Neither less of a flow nor another flow in its place is growth.
-    for packets in [[9, 7], [17, 0]] {
+    for packets in [[9, 8], [18, 0]] {
         let error = grow(&mut *store, &epoch(packets, 30), true).unwrap_err();
         assert!(matches!(error, StoreError::Conflict { .. }), "{error}");
     }

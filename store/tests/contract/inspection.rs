@@ -224,6 +224,50 @@ pub fn views_show_addresses_as_people_write_them<D: Database>() {
     }
 }
 
+pub fn views_show_ipv6_addresses_in_their_short_form<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    stored(&mut *store, &lan(1)).unwrap();
+    let addresses = [
+        "::",
+        "::1",
+        "1::",
+        "2001:db8::7",
+        "2001:db8:0:1::",
+        "1:0:0:2::3",
+        "1::2:0:0:3",
+        "1:2:3:4:5:6:7:8",
+        "10:200:3000::ff:0:abcd",
+        "1::3:4:5:6:7:8",
+        "1:2:3:4:5:6:7::",
+        "::2:3:4:5:6:7:8",
+        "::192.0.2.7",
+        "::ffff:192.0.2.7",
+        "::fffe:c000:207",
+        "192.0.2.200",
+    ];
+    for address in addresses {
+        let octets = match address.parse::<std::net::IpAddr>().unwrap() {
+            std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
+            std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        let digits: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
+        database.run(&format!("UPDATE record SET remote_ip = x'{digits}'"));
+        let shown = database.run("SELECT DISTINCT remote_ip FROM flow");
+        assert_eq!(shown, [[address]]);
+    }
+}
+
+pub fn views_show_times_in_utc<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    stored(&mut *store, &lan(1)).unwrap();
+    let flow = database.run("SELECT DISTINCT closed FROM flow WHERE closed >= '2026-01-31'");
+    assert_eq!(flow, [["2026-01-31 13:00:00"]]);
+    let day = database.run("SELECT DISTINCT day FROM local_day WHERE day < '2026-02-01'");
+    assert_eq!(day, [["2026-01-31 00:00:00"]]);
+}
+
 pub fn hostile_names_are_only_names<D: Database>() {
     let database = D::create();
     let mut store = database.open();

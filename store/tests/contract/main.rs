@@ -96,6 +96,8 @@ macro_rules! contracts {
                 account_has_a_view_with_the_originals_columns,
                 rows_of_an_account_view_have_ids_of_their_own,
                 views_show_addresses_as_people_write_them,
+                views_show_ipv6_addresses_in_their_short_form,
+                views_show_times_in_utc,
                 hostile_names_are_only_names,
                 hostile_names_in_a_backup_are_refused,
                 addresses_of_any_bytes_are_stored,
