@@ -227,10 +227,13 @@ impl ShowOptions {
         if answer.groups.is_empty() {
             info!("{}", nothing(answer.epochs));
         }
-        if self.format == Format::Csv {
-            for remark in accuracy::remarks(&answer.accuracy) {
-                info!("{remark}");
-            }
+        let sentences = match self.format {
+            Format::Table if answer.groups.is_empty() => accuracy::left_out(&answer.accuracy),
+            Format::Csv => accuracy::remarks(&answer.accuracy),
+            _ => Vec::new(),
+        };
+        for sentence in sentences {
+            info!("{sentence}");
         }
         let style = table::Style {
             rates: self.rates,

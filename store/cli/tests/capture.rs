@@ -272,6 +272,13 @@ fn capture_outside_of_the_local_net_suggests_another() {
             && remark.contains("--local-net 198.51.100.0/24"),
         "{remark}"
     );
+    let report = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<&str> = report.lines().last().unwrap().split_whitespace().collect();
+    // Records, packets, bytes, outside, skipped and folded.
+    assert_eq!(
+        words[words.len() - 7..],
+        ["0", "0", "0", "6", "0", "0", "stored"]
+    );
 }
 
 #[test]
