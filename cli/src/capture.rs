@@ -225,10 +225,6 @@ pub fn remarks(capture: &Capture, once: bool) -> Vec<String> {
         remarks.push(format!(
             "{label}: none of its {counted} IP packets has an address of --local-net{options}"
         ));
-    } else if outside > 0 {
-        remarks.push(format!(
-            "{label}: {outside} packets have no address of --local-net and are not counted"
-        ));
     }
     if tally.repeats > 0 {
         remarks.push(match once {

@@ -183,9 +183,19 @@ fn table_is_for_people_and_ends_with_the_total() {
             "",
             "3 epochs, counted from 2026-01-31 12:00 to 2026-01-31 14:00 UTC.",
             "On average 248 bit/s sent, 3.7 kbit/s received.",
+            "",
+            LEFT_OUT[0],
+            LEFT_OUT[1],
         ]
     );
 }
+
+/// What of the database's packets had neither side in the local net, and what sampling left out.
+const LEFT_OUT: [&str; 2] = [
+    "9 packets (540 B) had neither side in the local net and are not counted; broadcast and \
+     multicast that was received are among them.",
+    "6 packets (360 B) were left out by sampling; those that were taken count for them.",
+];
 
 /// Lines of a table with a space between their words.
 fn lines(output: &Output) -> Vec<String> {
@@ -212,6 +222,8 @@ fn sampled_figures_have_standard_errors() {
             // Of each epoch 5 * 90 = 450 in packets, 4,096 * 90 in bytes.
             "Sampled. One standard error (68 %) of the total: ± 30 packets, ± 859 B.",
             "TCP, up to one in 10: 10 packets taken, ± 30 packets, ± 859 B.",
+            LEFT_OUT[0],
+            LEFT_OUT[1],
         ]
     );
     // 6,000 packets at up to one in 10: the root of 6,000 * 9. UDP was not sampled.
@@ -234,7 +246,7 @@ fn sampled_figures_have_standard_errors() {
     // Of a part of the records, nothing is known of the bytes.
     let part = lines(&database.show(&["--local-port", "443"]));
     assert_eq!(
-        part[part.len() - 1],
+        part[part.len() - 3],
         "Sampled. One standard error (68 %) of the total: ± 233 packets."
     );
 }
@@ -264,7 +276,7 @@ fn error_that_an_old_module_did_not_report_is_not_guessed() {
     let table = lines(&database.show(&["--by", "account"]));
     assert_eq!(table[1], "lan 217.8 KiB 3.2 MiB 2,230 4,460 4 ?");
     assert_eq!(table[2], "dmz 300 B 4.4 KiB 3 6 1 0");
-    assert_eq!(table[table.len() - 1], told);
+    assert_eq!(table[table.len() - 3], told);
     let csv = database.show(&["--by", "account", "--format", "csv"]);
     assert_eq!(stderr(&csv), format!("trafstat: {told}\n"));
     let json = database.json(&["--by", "hour,account", "--local-ip", "192.0.2.1"]);
@@ -298,6 +310,37 @@ fn packets_without_room_for_their_local_address_are_told() {
     );
     let dmz = database.json(&["--account", "dmz"]);
     assert_eq!(dmz["unattributed"], Value::Null);
+}
+
+#[test]
+fn what_no_record_has_is_told() {
+    let database = Database::of(|mut snapshot| {
+        snapshot.header.folded_packets = 2;
+        snapshot.header.folded_bytes = 200;
+        snapshot
+    });
+    let table = lines(&database.show(&[]));
+    assert_eq!(table[table.len() - 3..][..2], LEFT_OUT);
+    assert_eq!(
+        table[table.len() - 1],
+        "4 packets (400 B) are counted without their remote side: raise --max-entries."
+    );
+    let json = database.json(&[]);
+    for (name, packets, bytes) in [("outside", 9, 540), ("skipped", 6, 360), ("folded", 4, 400)] {
+        assert_eq!(
+            json[name],
+            json!({"packets": packets, "bytes": bytes}),
+            "{name}"
+        );
+    }
+    // Of the accounts that are asked for, and where no record fits.
+    let nothing = database.show(&["--account", "dmz", "--protocol", "icmp"]);
+    let told = stderr(&nothing);
+    assert!(told.contains("no record fits"), "{told}");
+    assert!(
+        told.contains("3 packets (180 B) had neither side in the local net"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -10,10 +10,11 @@
 //!   kernel's copy be acknowledged.
 //! - The same identity again is not stored again, and with other totals refused.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -21,6 +22,7 @@ use crate::account::{Account, Name};
 use crate::host::{HostCheck, KnownHost, RunningHost};
 use crate::origin::Origin;
 use crate::query::{Answer, Field, Query, Value};
+use crate::reading::{AddedRows, Reading};
 use crate::snapshot::{Counters, Header, Record};
 
 /// A database of snapshots.
@@ -36,6 +38,34 @@ pub trait Store {
     /// # Errors
     /// [`StoreError::Conflict`] if the identity is stored with other totals.
     fn begin<'a>(&'a mut self, origin: &Origin, header: &Header) -> Result<Begun<'a>, StoreError>;
+
+    /// Adds what an epoch of a capture has more than it had when it was stored, as an epoch of
+    /// its own; with `is_last` the capture ends with it, and may be an earlier copy of a longer
+    /// one.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherEpochs`] if the stored epoch had another length,
+    /// [`StoreError::Conflict`] if it is another one for another reason, or the database's.
+    fn add_growth(
+        &mut self,
+        origin: &Origin,
+        header: &Header,
+        records: &[Record],
+        is_last: bool,
+    ) -> Result<Grown, StoreError>;
+
+    /// Adds the rows of a reading of the original's counters that are not stored yet, all of
+    /// them or none.
+    ///
+    /// # Errors
+    /// [`StoreError::RowsDeleted`], or the database's.
+    fn add_reading(&mut self, origin: &Origin, reading: &Reading) -> Result<AddedRows, StoreError>;
+
+    /// The hosts of which readings of an account were added.
+    ///
+    /// # Errors
+    /// The database's.
+    fn imported_origins(&mut self, account: &Name) -> Result<Vec<Origin>, StoreError>;
 
     /// Sums up records.
     ///
@@ -144,6 +174,43 @@ pub enum Begun<'a> {
     New(Box<dyn Append + 'a>),
     /// The snapshot is stored already, with the same totals.
     AlreadyStored,
+}
+
+/// What became of an epoch that is stored with other totals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Grown {
+    /// It grew, and the difference is stored now; the header of that.
+    Added(Box<Header>),
+    /// All of it is stored already.
+    Known,
+}
+
+/// How long the epochs are in which a capture is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredLength {
+    /// It is one epoch.
+    Whole,
+    /// They close at multiples of this.
+    Every(SignedDuration),
+    /// Their times do not tell.
+    Unknown,
+}
+
+impl fmt::Display for StoredLength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => f.write_str("as one epoch; collect it without --epoch"),
+            Self::Every(length) => {
+                write!(
+                    f,
+                    "in epochs of {length:#}; collect it with --epoch {length:#}"
+                )
+            }
+            Self::Unknown => f.write_str(
+                "in epochs of another length; collect it with the --epoch that it was stored with",
+            ),
+        }
+    }
 }
 
 /// An open transaction that appends one snapshot; dropped, it leaves nothing.
@@ -393,6 +460,27 @@ pub enum StoreError {
         /// The snapshot's figure.
         offered: u64,
     },
+    /// The epochs of a capture are stored with another length.
+    #[error(
+        "account {account}: this capture is stored already, {stored}. Nothing of it is stored now"
+    )]
+    OtherEpochs {
+        /// The account.
+        account: Account,
+        /// How it is stored.
+        stored: StoredLength,
+    },
+    /// Records were stored and deleted, and those to be added are others.
+    #[error(
+        "account {account}: the records of {closed} are archived or deleted, so it cannot be told \
+         which of these are new: restore the archive of that time, then try again"
+    )]
+    RowsDeleted {
+        /// The account.
+        account: Account,
+        /// When they were counted.
+        closed: Timestamp,
+    },
     /// A number beyond what a signed 64-bit column holds.
     #[error("{what} is {value}, more than a database column holds")]
     OutOfRange {
@@ -407,6 +495,28 @@ pub enum StoreError {
          max_allowed_packet on the server, for example to 16M"
     )]
     PacketTooLarge(String),
+    /// An account's sums would not be within 63 bits.
+    #[error(
+        "account {account}: it counted {stored} {what} so far, and with {more} more there would \
+         be 2^63 - 1 or more, which no query can add up; the epoch is refused. Are its figures \
+         damaged?"
+    )]
+    TooMuch {
+        /// The account.
+        account: Account,
+        /// Packets or bytes.
+        what: &'static str,
+        /// What all its epochs counted.
+        stored: u64,
+        /// What the epoch counted.
+        more: u128,
+    },
+    /// A sum over several accounts is past 63 bits.
+    #[error(
+        "a sum is 2^63 - 1 or more, which the database cannot add up: ask for one account, or \
+         for a shorter time"
+    )]
+    SumTooLarge,
     /// Someone else writes and does not end.
     #[error("the database is locked by another program; try again when it is done")]
     Locked,

@@ -442,3 +442,16 @@ fn check_waits_for_a_busy_server_longer_than_an_append() {
         assert!(checked.join().unwrap().unwrap().is_empty());
     });
 }
+#[test]
+fn views_show_times_in_utc_whatever_the_sessions_zone_is() {
+    let mut database = Database::create();
+    stored(&mut database.open(), 1).unwrap();
+    for zone in ["+00:00", "+05:30", "-08:00"] {
+        database.run(&format!("SET time_zone = '{zone}'"));
+        let closed: Option<String> = database
+            .root
+            .query_first("SELECT DISTINCT CAST(closed AS CHAR) FROM flow")
+            .unwrap();
+        assert_eq!(closed.unwrap(), "2026-01-31 13:00:00", "{zone}");
+    }
+}

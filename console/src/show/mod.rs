@@ -239,15 +239,17 @@ impl ShowOptions {
             info!("{}", nothing(answer.epochs));
         }
         // A table that is not empty has it below.
+        let mut sentences = Vec::new();
         if self.format == Format::Csv || answer.groups.is_empty() {
-            for remark in inexact::sentences(answer.inexact.as_ref(), &style.names) {
-                info!("{remark}");
-            }
+            sentences = inexact::sentences(answer.inexact.as_ref(), &style.names);
         }
-        if self.format == Format::Csv {
-            for remark in accuracy::remarks(&answer.accuracy) {
-                info!("{remark}");
-            }
+        sentences.extend(match self.format {
+            Format::Table if answer.groups.is_empty() => accuracy::left_out(&answer.accuracy),
+            Format::Csv => accuracy::remarks(&answer.accuracy),
+            _ => Vec::new(),
+        });
+        for sentence in sentences {
+            info!("{sentence}");
         }
         to_stdout(|writer| write(answer, self.format, &style, writer))
             .context("cannot write to standard output")

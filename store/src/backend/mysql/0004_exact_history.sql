@@ -50,3 +50,7 @@ CREATE TABLE IF NOT EXISTS local_service_daily (
 ) ENGINE = InnoDB;
 
 ALTER TABLE kept MODIFY COLUMN level VARCHAR(16) NOT NULL;
+
+ALTER TABLE account
+    ADD COLUMN counted_packets  BIGINT NOT NULL DEFAULT 0,
+    ADD COLUMN counted_bytes    BIGINT NOT NULL DEFAULT 0;

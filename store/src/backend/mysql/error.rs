@@ -58,6 +58,8 @@ fn of_server(server: &MySqlError) -> StoreError {
         1049 => StoreError::Denied(format!(
             "{message}: create it with \"CREATE DATABASE\" and grant the user all rights on it"
         )),
+        // A number past its type.
+        1690 => StoreError::SumTooLarge,
         // Table crashed, index corrupt.
         126 | 127 | 144 | 145 | 1034 | 1035 | 1194 | 1195 | 1712 => {
             StoreError::Corrupt(message.clone())

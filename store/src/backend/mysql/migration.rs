@@ -76,6 +76,15 @@ impl Mysql {
         for (name, select) in schema::views(&VIEW_WORDS) {
             self.define_view(name, &select)?;
         }
+        let mut account_views = Vec::new();
+        self.select("SELECT name FROM account_view", &[], &mut |row| {
+            account_views.push(row[0].text()?.to_owned());
+            Ok(())
+        })?;
+        for name in account_views {
+            let select = schema::account_view_select(&name, &VIEW_WORDS);
+            self.define_view(&name, &select)?;
+        }
         let protocols: Vec<Value> = protocol::all()
             .flat_map(|(number, name)| [number.into(), name.into()])
             .collect();

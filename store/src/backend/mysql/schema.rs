@@ -63,8 +63,12 @@ pub(super) const RECORD_COLUMN_COUNT: usize = 15;
 pub(super) const VIEW_WORDS: schema::ViewWords = schema::ViewWords {
     ip_text: |column| format!("INET6_NTOA({column})"),
     ipv4_number: |column| format!("INET_ATON(INET6_NTOA({column}))"),
-    record_id: "(s.epoch * 4294967296 + r.number)",
-    time: |seconds| format!("FROM_UNIXTIME({seconds})"),
+    // The record's key as one number; imported epochs have numbers of 63 bits.
+    record_id: "(((CAST(r.host_id AS DECIMAL(65)) * 4294967296 + r.account_id) \
+         * 9223372036854775808 + r.epoch) * 4294967296 + r.number)",
+    // Not FROM_UNIXTIME(), which goes by the session's time zone.
+    time: |seconds| format!("(TIMESTAMP'1970-01-01 00:00:00' + INTERVAL {seconds} SECOND)"),
+    original_time: |seconds| format!("FROM_UNIXTIME({seconds})"),
     records_of_snapshot: RECORDS_OF_SNAPSHOT,
     seconds: |nanoseconds| format!("{nanoseconds} DIV 1000000000"),
 };

@@ -5,14 +5,16 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::bound::{self, Counted};
 use super::rollup::{
     self, LOCAL_DAILY, LOCAL_HOURLY, LOCAL_SERVICE_DAILY, LOCAL_SERVICE_HOURLY,
-    LOCAL_SERVICE_QUARTERLY, Owner, Period, SERVICE_DAILY, SERVICE_HOURLY, SnapshotSums,
+    LOCAL_SERVICE_QUARTERLY, Period, SERVICE_DAILY, SERVICE_HOURLY, SnapshotSums,
 };
 use super::{
     Access, Database, Form, SnapshotKey, Value, first_row, one_integer, parts, schema, signed,
     stored,
 };
+use crate::account::Account;
 use crate::origin::Origin;
 use crate::snapshot::{Header, Record};
 use crate::store::{Append, Begun, StoreError};
@@ -21,7 +23,11 @@ use crate::store::{Append, Begun, StoreError};
 pub(super) struct Appending<'a, D: Database> {
     database: &'a mut D,
     key: SnapshotKey,
+    account: Account,
     form: Form,
+    /// What the header says of its records' packets.
+    packets: u128,
+    syn_packets: u128,
     /// The time at which the epoch counts.
     time_ns: i64,
     next_record: i64,
@@ -41,15 +47,7 @@ pub(in crate::backend) fn begin<'a, D: Database>(
     origin: &Origin,
     header: &Header,
 ) -> Result<Begun<'a>, StoreError> {
-    // Defining a view would end a transaction of MySQL's.
-    if let Some(view) = schema::account_view(&header.account) {
-        database.ensure_account_view(&view)?;
-    }
-    match ensure_host(database, origin) {
-        // A server ends connections that were idle for long; the next one is new.
-        Err(StoreError::ConnectionLost(_)) => ensure_host(database, origin)?,
-        ensured => ensured?,
-    }
+    prepare(database, origin, &header.account)?;
     database.begin(Access::Write)?;
     match write_snapshot(database, origin, header) {
         Ok(Some(written)) => Ok(Begun::New(Box::new(AppendTransaction {
@@ -74,6 +72,38 @@ struct Written {
     first_record: i64,
 }
 
+/// Makes what has to be there before the transaction: the account's view and the host.
+pub(super) fn prepare<D: Database>(
+    database: &mut D,
+    origin: &Origin,
+    account: &Account,
+) -> Result<(), StoreError> {
+    // Defining a view would end a transaction of MySQL's.
+    if let Some(view) = schema::account_view(account) {
+        database.ensure_account_view(&view)?;
+    }
+    match ensure_host(database, origin) {
+        // A server ends connections that were idle for long; the next one is new.
+        Err(StoreError::ConnectionLost(_)) => ensure_host(database, origin),
+        ensured => ensured,
+    }
+}
+
+/// The key of a header's epoch, whether it is stored or not; the account is made if it is
+/// new, and no other writer of its host goes on until the transaction ends.
+pub(super) fn key<D: Database>(
+    database: &mut D,
+    origin: &Origin,
+    header: &Header,
+) -> Result<SnapshotKey, StoreError> {
+    let host_id = host_id(database, &origin.machine_id, &origin.hostname)?;
+    Ok(SnapshotKey {
+        host_id,
+        account_id: account_id(database, host_id, origin, header)?,
+        epoch: signed("epoch", header.epoch)?,
+    })
+}
+
 /// Writes the snapshot's row unless there is one.
 fn write_snapshot<D: Database>(
     database: &mut D,
@@ -81,12 +111,7 @@ fn write_snapshot<D: Database>(
     header: &Header,
 ) -> Result<Option<Written>, StoreError> {
     let form = database.check_schema()?;
-    let host_id = host_id(database, &origin.machine_id, &origin.hostname)?;
-    let key = SnapshotKey {
-        host_id,
-        account_id: account_id(database, host_id, origin, header)?,
-        epoch: signed("epoch", header.epoch)?,
-    };
+    let key = key(database, origin, header)?;
     if let Some(stored) = stored::stored_figures(database, key)? {
         stored::check_same(header, &stored)?;
         return Ok(None);
@@ -97,6 +122,11 @@ fn write_snapshot<D: Database>(
         Form::Former => None,
     };
     stored::insert_snapshot(database, header, key, first_record.into(), counted_ns)?;
+    if form == Form::Current {
+        let mut counted = Counted::default();
+        counted.add(header);
+        bound::add(database, key.owner(), &header.account, &counted)?;
+    }
     Ok(Some(Written {
         key,
         form,
@@ -134,7 +164,10 @@ impl<'a, D: Database> Appending<'a, D> {
         Self {
             database,
             key: written.key,
+            account: header.account.clone(),
             form: written.form,
+            packets: header.totals.recorded.packets.into(),
+            syn_packets: 0,
             // It is in the row already, so it fits.
             time_ns: time_ns as i64,
             next_record: written.first_record,
@@ -162,6 +195,8 @@ impl<'a, D: Database> Appending<'a, D> {
         self.database
             .insert_records(self.key, self.next_record, records)?;
         self.next_record += records.len() as i64;
+        let syn_packets = records.iter().map(|record| record.counters.syn_packets);
+        self.syn_packets += syn_packets.map(u128::from).sum::<u128>();
         self.sums.add(records);
         if self.sums.local_is_full() {
             self.write_local()?;
@@ -174,21 +209,19 @@ impl<'a, D: Database> Appending<'a, D> {
 
     /// Writes the sums that are held.
     pub(super) fn finish(&mut self) -> Result<(), StoreError> {
+        let more = self.syn_packets.checked_sub(self.packets + 1);
+        if let Some(more) = more.filter(|_| self.form == Form::Current) {
+            let more = Counted::packets(more + 1);
+            bound::add(self.database, self.key.owner(), &self.account, &more)?;
+        }
         self.write_local()?;
         self.write_part()?;
         let month = Period::Month.begin(self.time_ns);
-        parts::add_if_due(self.database, self.owner(), month)
-    }
-
-    fn owner(&self) -> Owner {
-        Owner {
-            host_id: self.key.host_id,
-            account_id: self.key.account_id,
-        }
+        parts::add_if_due(self.database, self.key.owner(), month)
     }
 
     fn write_local(&mut self) -> Result<(), StoreError> {
-        let owner = self.owner();
+        let owner = self.key.owner();
         let sums = rollup::drain_sorted(&mut self.sums.local_service);
         let time_ns = self.time_ns;
         let local = rollup::by_local(&sums);

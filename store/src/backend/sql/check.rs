@@ -15,6 +15,7 @@ pub(in crate::backend) fn check<D: Database>(database: &mut D) -> Result<Vec<Str
     in_transaction(database, Access::Read, |database| {
         let mut wrong = Vec::new();
         check_records(database, &mut wrong)?;
+        check_counted(database, &mut wrong)?;
         let kept = Kept::read(database)?;
         for rollup in ROLLUPS {
             check_sums(database, &rollup, kept.since(Some(rollup)), &mut wrong)?;
@@ -44,6 +45,27 @@ fn check_records<D: Database>(database: &mut D, wrong: &mut Vec<String>) -> Resu
         ));
         Ok(())
     })
+}
+
+/// An account that counted more than its row says may come to sums that no query can add up.
+fn check_counted<D: Database>(database: &mut D, wrong: &mut Vec<String>) -> Result<(), StoreError> {
+    database.select(
+        "SELECT a.host_id, a.id FROM account AS a
+         JOIN snapshot AS s ON s.host_id = a.host_id AND s.account_id = a.id
+         GROUP BY a.host_id, a.id, a.counted_packets, a.counted_bytes
+         HAVING SUM(s.recorded_packets + s.outside_packets + s.skipped_packets)
+                 > a.counted_packets
+             OR SUM(s.recorded_bytes + s.outside_bytes + s.skipped_bytes) > a.counted_bytes",
+        &[],
+        &mut |row| {
+            wrong.push(format!(
+                "what host {}, account {} counted is more than its row says",
+                row[0].integer()?,
+                row[1].integer()?
+            ));
+            Ok(())
+        },
+    )
 }
 
 /// Sums by host, account and period: packets and bytes.

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Copies a whole database into an empty one.
 
+use std::collections::HashMap;
 use std::path::Path;
 
-use super::rollup::{ROLLUPS, Rollup};
+use super::bound::{self, Counted};
+use super::rollup::{Owner, ROLLUPS, Rollup};
 use super::stored::{self, StoredSnapshot, read_whole, snapshots};
 use super::{Access, COUNTERS, Database, SnapshotKey, Value, in_transaction, insert_rows, places};
+use crate::account::Account;
 use crate::backend::Sqlite;
+use crate::snapshot::Header;
 use crate::store::{Store, StoreError};
 use crate::whole_file::write_new_file;
 
@@ -56,8 +60,22 @@ pub(super) fn copy_everything<F: Database, T: Database>(
         ],
     )?;
     let keys = snapshots(from, "1 = 1", &[])?;
+    let mut counted: HashMap<(i64, i64), (Account, Counted)> = HashMap::new();
     for &key in &keys {
-        copy_with_records(from, to, key)?;
+        let header = copy_with_records(from, to, key)?;
+        let (_, sum) = counted
+            .entry((key.host_id, key.account_id))
+            .or_insert_with(|| (header.account.clone(), Counted::default()));
+        sum.add(&header);
+    }
+    // Not copied, since databases of earlier versions have no such columns.
+    for ((host_id, account_id), (account, sum)) in &counted {
+        let (host_id, account_id) = (*host_id, *account_id);
+        let owner = Owner {
+            host_id,
+            account_id,
+        };
+        bound::add(to, owner, account, sum)?;
     }
     for rollup in ROLLUPS {
         copy_table(from, to, rollup.table, &rollup_columns(&rollup))?;
@@ -83,7 +101,7 @@ fn copy_with_records<F: Database, T: Database>(
     from: &mut F,
     to: &mut T,
     key: SnapshotKey,
-) -> Result<(), StoreError> {
+) -> Result<Header, StoreError> {
     let snapshot = StoredSnapshot::read(from, key)?;
     let first = to.next_record()?;
     if snapshot.first_record.is_some() {
@@ -98,7 +116,9 @@ fn copy_with_records<F: Database, T: Database>(
         Some(_) => Value::Integer(first),
         None => Value::Null,
     };
-    stored::insert_snapshot(to, &snapshot.header, key, first, Some(snapshot.counted_ns))
+    let counted_ns = Some(snapshot.counted_ns);
+    stored::insert_snapshot(to, &snapshot.header, key, first, counted_ns)?;
+    Ok(snapshot.header)
 }
 
 fn copy_table<F: Database, T: Database>(

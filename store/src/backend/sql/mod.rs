@@ -9,18 +9,21 @@
 mod append;
 mod archive;
 mod backend;
+mod bound;
 mod check;
 mod conditions;
 mod copy;
 mod explain;
 mod export;
 mod fields;
+mod grown;
 mod growth;
 mod hosts;
 mod kept;
 mod parts;
 mod proof;
 mod query;
+mod reading;
 mod recount;
 mod restore;
 mod rollup;
@@ -181,10 +184,21 @@ pub(super) const COUNTERS: [&str; 5] = [
     "syn_packets",
 ];
 
+/// The largest number that a column holds.
+const LARGEST: u64 = i64::MAX as u64;
+
 impl SnapshotKey {
     /// Its columns host_id, account_id and epoch.
     pub(super) fn values(self) -> [Value; 3] {
         [self.host_id, self.account_id, self.epoch].map(Value::from)
+    }
+
+    /// The account that it is of.
+    fn owner(self) -> rollup::Owner {
+        rollup::Owner {
+            host_id: self.host_id,
+            account_id: self.account_id,
+        }
     }
 }
 
@@ -331,7 +345,11 @@ pub(super) fn one_integer<D: Database>(
 
 /// The counters in a row from `first` on.
 pub(super) fn counters(row: &[Value], first: usize) -> Result<Counters, StoreError> {
-    let counter = |offset: usize| row[first + offset].unsigned();
+    let counter = |offset: usize| match row[first + offset].unsigned()? {
+        // MySQL casts a larger sum to this. No account's reaches it, but that of several may.
+        LARGEST => Err(StoreError::SumTooLarge),
+        counter => Ok(counter),
+    };
     Ok(Counters {
         sent_packets: counter(0)?,
         received_packets: counter(1)?,

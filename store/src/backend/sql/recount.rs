@@ -10,6 +10,7 @@
 //! that moves its sums. So this may end at any point and begin again, and a collector of the
 //! earlier version may store meanwhile.
 
+use super::bound;
 use super::kept::{self, CLOSED_LEVEL, Kept, LOCAL_SERVICE_LEVEL};
 use super::rollup::{
     self, LOCAL_DAILY, LOCAL_HOURLY, LOCAL_SERVICE_DAILY, LOCAL_SERVICE_HOURLY,
@@ -63,6 +64,8 @@ struct Uncounted {
     counted_ns: i64,
     has_records: bool,
     records: i64,
+    /// All its packets and bytes.
+    counted: [i64; 2],
 }
 
 /// Counts some epochs of an account; whether there were any.
@@ -75,6 +78,13 @@ fn some<D: Database>(database: &mut D, owner: Owner) -> Result<bool, StoreError>
         records > RECORDS_AT_ONCE
     });
     epochs.truncate(fitting.unwrap_or(epochs.len()).max(1));
+    let mut counted = [0_i64; 2];
+    for epoch in &epochs {
+        for (sum, more) in counted.iter_mut().zip(epoch.counted) {
+            *sum = sum.saturating_add(more);
+        }
+    }
+    bound::add_stored(database, owner, counted)?;
     let (with, without): (Vec<_>, Vec<_>) = epochs.into_iter().partition(|epoch| epoch.has_records);
     let changes_month = |epoch: &Uncounted| {
         Period::Month.begin(epoch.closed_ns) != Period::Month.begin(epoch.counted_ns)
@@ -99,7 +109,10 @@ fn lock<D: Database>(database: &mut D, owner: Owner) -> Result<(), StoreError> {
 fn uncounted<D: Database>(database: &mut D, owner: Owner) -> Result<Vec<Uncounted>, StoreError> {
     let mut epochs = Vec::new();
     database.select(
-        "SELECT epoch, opened_ns, closed_ns, duration_ns, first_record, records FROM snapshot
+        "SELECT epoch, opened_ns, closed_ns, duration_ns, first_record, records,
+             recorded_packets, outside_packets, skipped_packets,
+             recorded_bytes, outside_bytes, skipped_bytes
+         FROM snapshot
          WHERE host_id = ? AND account_id = ? AND counted_ns < 0
          ORDER BY counted_ns, epoch LIMIT ?",
         &[
@@ -120,11 +133,18 @@ fn uncounted<D: Database>(database: &mut D, owner: Owner) -> Result<Vec<Uncounte
                 counted_ns: counted_ns as i64,
                 has_records: row[4] != Value::Null,
                 records: row[5].integer()?,
+                counted: [sum(&row[6..9])?, sum(&row[9..12])?],
             });
             Ok(())
         },
     )?;
     Ok(epochs)
+}
+
+/// The sum of some columns, or the largest number that a column holds.
+fn sum(columns: &[Value]) -> Result<i64, StoreError> {
+    let add = |sum: i64, column: &Value| Ok(sum.saturating_add(column.integer()?));
+    columns.iter().try_fold(0, add)
 }
 
 /// Leaves epochs without records where they are.

@@ -14,8 +14,10 @@ pub(in crate::backend) struct ViewWords {
     pub(in crate::backend) ipv4_number: fn(&str) -> String,
     /// A number of record `r` that no other of its account has.
     pub(in crate::backend) record_id: &'static str,
-    /// Seconds since 1970 as a date and time.
+    /// Seconds since 1970 as a date and time, UTC.
     pub(in crate::backend) time: fn(&str) -> String,
+    /// The same as the original's table shows it: where sessions have a time zone, in theirs.
+    pub(in crate::backend) original_time: fn(&str) -> String,
     /// Which records `r` are those of snapshot `s`.
     pub(in crate::backend) records_of_snapshot: &'static str,
     /// Nanoseconds to seconds.
@@ -53,7 +55,7 @@ WHERE a.view_name = '{view}'",
         record_id = words.record_id,
         local_ip = (words.ipv4_number)("r.local_ip"),
         remote_ip = (words.ipv4_number)("r.remote_ip"),
-        timestamp = (words.time)(&(words.seconds)("s.closed_ns")),
+        timestamp = (words.original_time)(&(words.seconds)("s.closed_ns")),
         records = words.records_of_snapshot,
     )
 }

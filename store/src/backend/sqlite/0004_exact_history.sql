@@ -52,3 +52,8 @@ CREATE TABLE local_service_daily (
     syn_packets       INTEGER NOT NULL,
     PRIMARY KEY (host_id, account_id, day, local_ip, protocol, local_port)
 ) STRICT, WITHOUT ROWID;
+
+-- What all epochs of an account counted, recorded, outside and skipped: an epoch that would
+-- bring it to 2^63 - 1 is refused.
+ALTER TABLE account ADD COLUMN counted_packets INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE account ADD COLUMN counted_bytes INTEGER NOT NULL DEFAULT 0;

@@ -200,6 +200,8 @@ impl From<rusqlite::Error> for StoreError {
             Some(ErrorCode::ReadOnly) => Self::ReadOnly,
             Some(ErrorCode::DiskFull) => Self::Full,
             Some(ErrorCode::DatabaseCorrupt) => Self::Corrupt(error.to_string()),
+            // SUM() has no code of its own for it.
+            _ if error.to_string().contains("integer overflow") => Self::SumTooLarge,
             _ => Self::Database(Box::new(error)),
         }
     }

@@ -63,10 +63,13 @@ fn select<D: Database>(query: &Query, fields: &[Field], span: &Span) -> (String,
         |condition: &str| integer(&format!("SUM(CASE WHEN {condition} THEN 1 ELSE 0 END)"));
     selected.extend([
         epochs("s.tcp_any_highest_rate IS NULL AND s.extrapolated_packets > 0"),
-        integer("SUM(COALESCE(s.unattributed_packets, 0))"),
-        integer("SUM(COALESCE(s.unattributed_bytes, 0))"),
         epochs("s.unattributed_packets > 0"),
     ]);
+    for volume in ["outside", "skipped", "folded", "unattributed"] {
+        for unit in ["packets", "bytes"] {
+            selected.push(integer(&format!("SUM(COALESCE(s.{volume}_{unit}, 0))")));
+        }
+    }
     let sql = format!(
         "SELECT {selected}
 FROM {accounts} {join} snapshot AS s {by_key}
@@ -95,10 +98,18 @@ fn accuracy(columns: &[Column]) -> Result<Accuracy, StoreError> {
         };
     }
     accuracy.unknown_epochs = rest[0].unsigned()?;
-    accuracy.unattributed = Volume {
-        packets: rest[1].unsigned()?,
-        bytes: rest[2].unsigned()?,
-    };
-    accuracy.unattributed_epochs = rest[3].unsigned()?;
+    accuracy.unattributed_epochs = rest[1].unsigned()?;
+    let volumes = [
+        &mut accuracy.outside,
+        &mut accuracy.skipped,
+        &mut accuracy.folded,
+        &mut accuracy.unattributed,
+    ];
+    for (volume, columns) in volumes.into_iter().zip(rest[2..].chunks_exact(2)) {
+        *volume = Volume {
+            packets: columns[0].unsigned()?,
+            bytes: columns[1].unsigned()?,
+        };
+    }
     Ok(accuracy)
 }
