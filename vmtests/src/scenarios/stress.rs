@@ -184,7 +184,7 @@ impl Stress<'_> {
                 loops.push(repeat(scope, stop, || self.read_reloaded(steady.backend)));
             }
             loops.push(repeat(scope, stop, || {
-                proc::accounts(&self.topology.local).map(drop)
+                self.unless(proc::accounts(&self.topology.local), &[])
             }));
             loops.push(repeat(scope, stop, || self.namespace_goes_and_comes()));
             let ended = Instant::now() + duration;
