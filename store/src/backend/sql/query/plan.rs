@@ -149,7 +149,7 @@ pub(super) fn plan(query: &Query, kept: &Kept, extent: Option<(i64, i64)>) -> Pl
     plan
 }
 
-/// The midnights of a zone from a time on to another.
+/// The midnights of a zone from the last one before a time to the first one after another.
 fn midnights(zone: &TimeZone, first: i64, last: i64) -> Vec<i64> {
     let date = |time| zone.to_datetime(timestamp(time)).date();
     if first > last {
@@ -160,7 +160,8 @@ fn midnights(zone: &TimeZone, first: i64, last: i64) -> Vec<i64> {
         Some(nanoseconds(midnight.timestamp()))
     };
     let days = date(first).series(jiff::Span::new().days(1));
-    let end = date(last);
+    // Nothing is counted after it, but sums that have the last time may reach beyond.
+    let end = date(last).saturating_add(jiff::Span::new().days(1));
     let mut midnights: Vec<i64> = days
         .take_while(|&day| day <= end)
         .filter_map(midnight)
@@ -419,7 +420,7 @@ mod tests {
                 ("local_daily", "ever"),
                 ("local_hourly", "12-31 00:00"),
                 ("local_service_quarterly", "12-31 18:00"),
-                ("local_daily", "01-31 00:00"),
+                ("local_daily", "02-01 00:00"),
             ],
         );
     }
