@@ -226,6 +226,12 @@ pub fn remarks(capture: &Capture, once: bool) -> Vec<String> {
             "{label}: none of its {counted} IP packets has an address of --local-net{options}"
         ));
     }
+    if capture.astray() > 0 {
+        remarks.push(format!(
+            "{label}: {} packets have a time far from their neighbours' and are counted at theirs",
+            capture.astray()
+        ));
+    }
     if tally.repeats > 0 {
         remarks.push(match once {
             true => format!(

@@ -802,32 +802,3 @@ fn closed_pipe_is_no_failure() {
         .unwrap();
     assert_eq!(status.code(), Some(0));
 }
-
-#[test]
-fn capture_is_shown_without_a_database() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.pcap");
-    let mut bytes = Vec::new();
-    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 262_144, 101] {
-        bytes.extend(word.to_le_bytes());
-    }
-    for word in [1_769_860_800_u32, 0, 28, 28] {
-        bytes.extend(word.to_le_bytes());
-    }
-    bytes.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0]);
-    bytes.extend([192, 0, 2, 1, 198, 51, 100, 7]);
-    bytes.extend([0x9c, 0x40, 0, 53, 0, 8, 0, 0]);
-    std::fs::write(&path, bytes).unwrap();
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_trafstat"))
-        .args(["show", "--format", "csv", "--by", "local-ip,remote-port"])
-        .arg(format!("--source=pcap:{}", path.display()))
-        .args(["--local-net", "192.0.2.0/24", "--remote-udp-ports", "53"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(
-        String::from_utf8(output.stdout).unwrap(),
-        "local_ip,remote_port,sent_packets,received_packets,sent_bytes,received_bytes,\
-         syn_packets\n192.0.2.1,53,1,0,28,0,0\n"
-    );
-}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat show`: from options to a query, from its answer to the screen.
 
+mod epoch;
 mod rates;
 mod table;
 
@@ -11,8 +12,8 @@ use std::ops::RangeInclusive;
 use anyhow::{Context, Result};
 use clap::Args;
 use ipnet::IpNet;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value as Json, json};
 use tracing::info;
 use trafstat_cli::capture::{CaptureOptions, SourceName, remarks};
@@ -189,8 +190,11 @@ impl ShowOptions {
     ///
     /// # Errors
     /// The store's or the capture's, or that standard output cannot be written.
-    pub fn run(self) -> Result<()> {
+    pub fn run(mut self) -> Result<()> {
         let query = self.query();
+        if let Some(SourceName::Capture(_)) = &self.capture.source {
+            self.refine_epochs(&query);
+        }
         let Some(SourceName::Capture(name)) = &self.capture.source else {
             let mut store = self.store.open_read_only()?;
             let answer = store.query(&query).context("cannot query the database")?;
@@ -205,6 +209,25 @@ impl ShowOptions {
             info!("{remark}");
         }
         Ok(capture.finish()?)
+    }
+
+    /// Has a capture counted in epochs that end where the answer's periods do.
+    ///
+    /// An epoch given by the user stays, with a hint where it is too long.
+    fn refine_epochs(&mut self, query: &Query) {
+        let Some(needed) = epoch::needed(query) else {
+            return;
+        };
+        match self.capture.epoch {
+            None => self.capture.epoch = Some(needed),
+            Some(given) if !epoch::divides(given, needed) => info!(
+                "epochs of {:#} do not end where the periods that are asked for do: --epoch {:#} \
+                 answers exactly",
+                SignedDuration::try_from(given).unwrap_or_default(),
+                SignedDuration::try_from(needed).unwrap_or_default()
+            ),
+            Some(_) => {}
+        }
     }
 
     fn query(&self) -> Query {

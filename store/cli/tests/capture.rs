@@ -30,6 +30,13 @@ fn capture(packets: u32) -> Vec<u8> {
     bytes
 }
 
+/// The same with another time of one packet.
+fn with_time(mut capture: Vec<u8>, packet: usize, seconds: u32) -> Vec<u8> {
+    let at = 24 + packet * (16 + 28);
+    capture[at..at + 4].copy_from_slice(&seconds.to_le_bytes());
+    capture
+}
+
 fn collect(db: &Path, source: &str, arguments: &[&str]) -> Output {
     program(db, source, arguments).output().unwrap()
 }
@@ -143,6 +150,31 @@ fn capture_in_epochs_of_another_length_is_refused_whole() {
             assert!(error.contains(names), "{error}");
             assert_eq!(sent_packets(&db), 200);
         }
+    }
+}
+
+#[test]
+fn time_far_from_its_neighbours_takes_no_other_packet_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pcap");
+    let source = format!("pcap:{}", path.display());
+    for (number, (packet, seconds)) in [(0, 0), (0, u32::MAX), (70, 0), (70, u32::MAX)]
+        .into_iter()
+        .enumerate()
+    {
+        let db = folder.path().join(format!("{number}.db"));
+        std::fs::write(&path, with_time(capture(150), packet, seconds)).unwrap();
+        let output = collect(&db, &source, &["--epoch", "1m"]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let accounts = report["accounts"].as_array().unwrap();
+        let packets: Vec<_> = accounts.iter().map(|account| &account["packets"]).collect();
+        assert_eq!(packets, [60, 60, 30], "packet {packet} at {seconds}");
+        let query = Query {
+            by: vec![Field::Day],
+            ..Query::default()
+        };
+        let answer = Sqlite::open_read_only(&db).unwrap().query(&query).unwrap();
+        assert_eq!(answer.groups.len(), 1);
     }
 }
 
