@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Output;
 
 use common::{HOUR_NS, SnapshotBuilder, lan, record};
-use program::{Host, Tmpfs, code, program, sent_packets, stderr, stdout};
+use program::{Host, Tmpfs, code, fastrand_like, program, sent_packets, stderr, stdout, waiting};
 use proptest::prelude::*;
 use rusqlite::Connection;
 
@@ -264,16 +264,10 @@ fn spool_of_an_earlier_release_is_taken_on() {
         .execute_batch(
             "PRAGMA foreign_keys = OFF;
              CREATE TABLE old (
-                 id INTEGER PRIMARY KEY AUTOINCREMENT,
-                 account_id BLOB NOT NULL,
-                 epoch INTEGER NOT NULL,
-                 machine_id TEXT NOT NULL,
-                 hostname TEXT NOT NULL,
-                 netns TEXT NOT NULL,
-                 header BLOB NOT NULL,
-                 spooled_ns INTEGER NOT NULL,
-                 UNIQUE (account_id, epoch)
-             );
+                 id INTEGER PRIMARY KEY AUTOINCREMENT, account_id BLOB NOT NULL,
+                 epoch INTEGER NOT NULL, machine_id TEXT NOT NULL, hostname TEXT NOT NULL,
+                 netns TEXT NOT NULL, header BLOB NOT NULL, spooled_ns INTEGER NOT NULL,
+                 UNIQUE (account_id, epoch));
              INSERT INTO old SELECT id, account_id, epoch, machine_id, hostname, netns, header,
                  spooled_ns FROM epoch;
              DROP TABLE epoch;
@@ -343,17 +337,6 @@ fn full_spool_leaves_the_epoch_with_the_kernel() {
         .map(|record| record.sent_packets)
         .sum();
     assert_eq!(host.sent_packets(), SENT_PACKETS + sum);
-}
-
-/// Numbers that look random, the same for the same seed (xorshift64).
-fn fastrand_like(seed: u64) -> impl FnMut() -> u64 {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    }
 }
 
 #[test]
@@ -535,13 +518,6 @@ fn states(host: &Host) -> Vec<String> {
         .unwrap()
         .map(Result::unwrap)
         .collect()
-}
-
-fn waiting(host: &Host) -> i64 {
-    Connection::open(host.spool())
-        .unwrap()
-        .query_row("SELECT COUNT(*) FROM epoch", [], |row| row.get(0))
-        .unwrap()
 }
 
 /// Something that happens to a host, or to its collector.
