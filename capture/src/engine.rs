@@ -100,6 +100,8 @@ struct Counter<F: Family<W>, const W: usize> {
     account: Option<Arc<Account<StdMemory, F, W>>>,
     /// Whether the open epoch saw a packet.
     saw: bool,
+    /// When the open epoch begins, if that is later than the last one's end and it saw none yet.
+    begins: Option<Timestamp>,
 }
 
 /// An account that an engine counts into.
@@ -237,22 +239,23 @@ impl Engine {
     /// Closes the open epoch, whose time is over, and opens that of `next_ns`.
     pub fn close(&mut self, next_ns: u64) {
         let closed_ns = self.clock.end_ns;
-        self.close_at(closed_ns);
         self.clock.begin(next_ns);
+        self.close_at(closed_ns, self.clock.begin_ns());
     }
 
     /// Closes the open epoch at the last time that a frame had.
     pub fn close_last(&mut self) {
-        self.close_at(self.clock.last_ns);
+        self.close_at(self.clock.last_ns, None);
     }
 
-    fn close_at(&mut self, now_ns: u64) {
+    fn close_at(&mut self, now_ns: u64, next_ns: Option<u64>) {
         let now = Timestamp::of_one_clock(now_ns);
+        let next = next_ns.map(Timestamp::of_one_clock);
         if let Some(counter) = &mut self.ipv4 {
-            counter.close(now);
+            counter.close(now, next);
         }
         if let Some(counter) = &mut self.ipv6 {
-            counter.close(now);
+            counter.close(now, next);
         }
     }
 
@@ -306,6 +309,7 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
             rule: rule.unwrap_or_else(|| unreachable!("memory of the standard library")),
             account: None,
             saw: false,
+            begins: None,
         }
     }
 
@@ -345,7 +349,13 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
         let Some(account) = &self.account else {
             return;
         };
-        self.saw = true;
+        if !self.saw {
+            self.saw = true;
+            // It would begin where the last one ended, however long ago, and count in the middle.
+            if let Some(begins) = self.begins.take() {
+                account.begin_at(begins);
+            }
+        }
         let link::Packet { bytes, len, .. } = packet;
         let wants_worker = match (frame.segments, account.tables(CPU, &())) {
             (None, Some(tables)) => account.count_if_eligible(&self.rule, &tables, bytes, len, &()),
@@ -368,11 +378,15 @@ impl<F: Family<W>, const W: usize> Counter<F, W> {
         }
     }
 
-    fn close(&mut self, now: Timestamp) {
+    /// Closes the epoch if it saw a packet; the next one begins at `next`, if that is known.
+    fn close(&mut self, now: Timestamp, next: Option<Timestamp>) {
         if let (Some(account), true) = (&self.account, self.saw) {
             // One that goes on to its end does not give up.
             let _ = account.close(now, &SingleThread, &());
             self.saw = false;
+            self.begins = next.filter(|next| next.wall_ns > now.wall_ns);
+        } else {
+            self.begins = next.or(self.begins);
         }
     }
 }
@@ -514,6 +528,12 @@ impl Clock {
         self.end_ns = self.interval_ns.map_or(u64::MAX, |interval| {
             (now_ns / interval + 1).saturating_mul(interval)
         });
+    }
+
+    /// When the open epoch begins, unless the capture is one.
+    fn begin_ns(&self) -> Option<u64> {
+        let interval = self.interval_ns?;
+        self.end_ns.checked_sub(interval)
     }
 }
 

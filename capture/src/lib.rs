@@ -12,6 +12,7 @@
 //! - [`live`] has an interface's frames from the kernel, and counts them as they come.
 //! - [`interface`] tells interfaces apart, and `repeats` a packet that several of them saw.
 //! - `addresses` finds out which network is likely the local one.
+//! - [`steady`] keeps one wrong time from taking other frames along.
 //! - [`engine`] counts into accounts and closes their epochs by the frames' clock.
 
 mod addresses;
@@ -21,6 +22,7 @@ pub mod interface;
 pub mod link;
 pub mod live;
 mod repeats;
+pub mod steady;
 
 pub use file::unpacked;
 use interface::InterfaceId;

@@ -225,9 +225,11 @@ pub fn remarks(capture: &Capture, once: bool) -> Vec<String> {
         remarks.push(format!(
             "{label}: none of its {counted} IP packets has an address of --local-net{options}"
         ));
-    } else if outside > 0 {
+    }
+    if capture.astray() > 0 {
         remarks.push(format!(
-            "{label}: {outside} packets have no address of --local-net and are not counted"
+            "{label}: {} packets have a time far from their neighbours' and are counted at theirs",
+            capture.astray()
         ));
     }
     if tally.repeats > 0 {

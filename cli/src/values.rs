@@ -16,11 +16,14 @@ pub fn field() -> impl TypedValueParser<Value = Field> {
         Field::RemotePort => ("remote-port", "Port of the remote side"),
         Field::Account => ("account", "Name of the account"),
         Field::Host => ("host", "Name of the host that counted"),
-        Field::FiveMinutes => ("5min", "The five minutes, UTC, in which the epoch closed"),
-        Field::Hour => ("hour", "The hour, UTC, in which the epoch closed"),
+        Field::FiveMinutes => (
+            "5min",
+            "The five minutes, UTC, that have the middle of the epoch",
+        ),
+        Field::Hour => ("hour", "The hour, UTC, that has the middle of the epoch"),
         Field::Day => (
             "day",
-            "The day in which that hour began, in the query's time zone",
+            "The day that has the middle of the epoch, in the local time zone",
         ),
     })
 }
@@ -50,6 +53,18 @@ pub fn level() -> impl TypedValueParser<Value = Level> {
         Level::LocalDay => ("local-day", "Daily sums by local address"),
         Level::ServiceHour => ("service-hour", "Hourly sums by protocol and local port"),
         Level::ServiceDay => ("service-day", "Daily sums by protocol and local port"),
+        Level::LocalServiceQuarter => (
+            "local-service-quarter",
+            "Sums of 15 minutes by local address, protocol and local port",
+        ),
+        Level::LocalServiceHour => (
+            "local-service-hour",
+            "Hourly sums by local address, protocol and local port",
+        ),
+        Level::LocalServiceDay => (
+            "local-service-day",
+            "Daily sums by local address, protocol and local port",
+        ),
         Level::RemoteMonth => ("remote-month", "Monthly sums by remote address"),
     })
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-//! Tells how exact figures are: the standard errors of sampled ones, and what lost even its
-//! local address.
+//! Tells how exact figures are: the standard errors of sampled ones, and what the records do not
+//! have, or not as it was.
 
 use serde_json::{Map, Value as Json, json};
 use trafstat_store::query::{Accuracy, StandardError};
-use trafstat_store::snapshot::SampleClass;
+use trafstat_store::snapshot::{SampleClass, Volume};
 
 use trafstat_cli::units;
 
@@ -30,7 +30,7 @@ pub fn cell(error: Option<StandardError>) -> String {
 /// The remarks on a total's accuracy, a sentence each; none where it is exact.
 pub fn sentences(accuracy: &Accuracy, error: Option<StandardError>) -> Vec<String> {
     let mut sentences = sampling(accuracy, error);
-    sentences.extend(unattributed(accuracy));
+    sentences.extend(left_out(accuracy));
     sentences
 }
 
@@ -76,6 +76,36 @@ fn unknown(accuracy: &Accuracy) -> Option<String> {
     })
 }
 
+/// What no record has, and what records have without an address, a sentence each.
+pub fn left_out(accuracy: &Accuracy) -> Vec<String> {
+    let volume = |volume: Volume, what: &str| {
+        (volume.packets > 0).then(|| {
+            format!(
+                "{} packets ({}) {what}.",
+                units::separated(volume.packets),
+                units::bytes(volume.bytes)
+            )
+        })
+    };
+    let sentences = [
+        volume(
+            accuracy.outside,
+            "had neither side in the local net and are not counted; broadcast and multicast that \
+             was received are among them",
+        ),
+        volume(
+            accuracy.skipped,
+            "were left out by sampling; those that were taken count for them",
+        ),
+        volume(
+            accuracy.folded,
+            "are counted without their remote side: raise --max-entries",
+        ),
+        unattributed(accuracy),
+    ];
+    sentences.into_iter().flatten().collect()
+}
+
 fn unattributed(accuracy: &Accuracy) -> Option<String> {
     (accuracy.unattributed_epochs > 0).then(|| {
         format!(
@@ -97,8 +127,15 @@ pub fn add_error(object: &mut Map<String, Json>, error: Option<StandardError>) {
     }
 }
 
-/// Adds the accuracy of all epochs to an answer; nothing where it is exact.
+/// Adds to an answer what no record has, and how exact all epochs are where they are not.
 pub fn add_accuracy(object: &mut Json, accuracy: &Accuracy) {
+    for (name, volume) in [
+        ("outside", accuracy.outside),
+        ("skipped", accuracy.skipped),
+        ("folded", accuracy.folded),
+    ] {
+        object[name] = json!({ "packets": volume.packets, "bytes": volume.bytes });
+    }
     if accuracy.is_sampled() || accuracy.unknown_epochs > 0 {
         let classes = SampleClass::ALL.iter().zip(&accuracy.classes);
         let classes: Map<String, Json> = classes

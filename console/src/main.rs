@@ -4,6 +4,7 @@
 mod accuracy;
 mod doctor;
 mod host_names;
+mod inexact;
 mod kernel_accounts;
 mod kernel_module;
 mod names;

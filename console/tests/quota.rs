@@ -71,6 +71,7 @@ impl Host {
         let mut snapshot = SnapshotBuilder::new("lan", epoch, records);
         let now = Timestamp::now().as_nanosecond() as u64;
         (snapshot.header.opened_ns, snapshot.header.closed_ns) = (now - 1000, now);
+        snapshot.header.duration_ns = 1000;
         let origin = Origin {
             machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
             hostname: "gateway".to_owned(),

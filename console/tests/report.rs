@@ -14,7 +14,7 @@ use trafstat_store::backend::Sqlite;
 use trafstat_store::collect::append;
 use trafstat_store::origin::Origin;
 use trafstat_store::snapshot::Snapshot;
-use trafstat_store::store::Store;
+use trafstat_store::store::{Retention, Store};
 
 /// Midnight before NOON_NS.
 const DAY_NS: u64 = NOON_NS - 12 * HOUR_NS;
@@ -123,7 +123,7 @@ fn percentile_is_over_the_hours_in_which_something_was_collected() {
     let report = Database::new().json(&["day", "2026-01-31"]);
     // 95 of 100 of 24 hours are 23: the largest but one sent 4,600 bytes.
     let p95 = report["addresses"]["lines"][0]["p95_sent_bits_per_second"].as_f64();
-    assert_eq!(p95.map(|rate| (rate * 3600.0 / 8.0).round()), Some(4600.0));
+    assert_eq!(p95.map(|rate| (rate * 3540.0 / 8.0).round()), Some(4600.0));
     // An hour of 24 is not in it.
     assert_eq!(
         report["addresses"]["lines"][1]["p95_sent_bits_per_second"],
@@ -131,9 +131,115 @@ fn percentile_is_over_the_hours_in_which_something_was_collected() {
     );
     let minutes = Database::new().json(&["day", "2026-01-31", "--sample", "5m"]);
     assert_eq!(minutes["sample_seconds"], 300);
-    // 24 of 288 samples have traffic: 274 do not exceed what the tenth hour sent.
+    // Each hour is spread over 12 samples: the percentile is the same.
     let p95 = minutes["addresses"]["lines"][0]["p95_sent_bits_per_second"].as_f64();
-    assert_eq!(p95.map(|rate| (rate * 300.0 / 8.0).round()), Some(2000.0));
+    assert_eq!(p95.map(|rate| (rate * 3540.0 / 8.0).round()), Some(4600.0));
+    assert_eq!(minutes["samples_are_spread"], true);
+    assert_eq!(report["samples_are_spread"], false);
+}
+
+#[test]
+fn percentile_of_an_account_is_over_its_own_samples() {
+    // A second account comes up for the last two hours and sends 1,000 bytes in each.
+    let database = Database::new();
+    let mut store = Sqlite::open(&database.path()).unwrap();
+    for epoch in [47, 48] {
+        let mut snapshot = SnapshotBuilder::new("dmz", epoch, vec![record(9, 1, 6, 25, 10)]);
+        snapshot.header.opened_ns = DAY_NS + (epoch - 25) * HOUR_NS;
+        snapshot.header.closed_ns = snapshot.header.opened_ns + HOUR_NS;
+        let origin = Origin {
+            machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
+            hostname: "gateway".to_owned(),
+            netns: "init".to_owned(),
+        };
+        let bytes = snapshot.bytes();
+        append(
+            &mut store,
+            &origin,
+            &mut Snapshot::open(&bytes[..]).unwrap(),
+        )
+        .unwrap();
+    }
+    let arguments = ["day", "2026-01-31", "--account", "dmz"];
+    let report = database.json(&arguments);
+    let p95 = report["total"]["p95_sent_bits_per_second"].as_f64();
+    assert_eq!(p95.map(|rate| (rate * 3600.0 / 8.0).round()), Some(1000.0));
+    // The hours before are no zeros, but gaps.
+    let steps = report["steps"].as_array().unwrap();
+    let counted: Vec<f64> = steps
+        .iter()
+        .map(|step| step["counted_seconds"].as_f64().unwrap())
+        .collect();
+    assert_eq!(counted[..22], [0.0; 22]);
+    assert_eq!(counted[22..], [3600.0; 2]);
+    let text = stdout(&database.report(&arguments));
+    let gaps = text.lines().filter(|line| line.ends_with(" not counted"));
+    assert_eq!(gaps.count(), 22, "{text}");
+    let html = stdout(&database.report(&[&arguments[..], &["--format", "html"]].concat()));
+    assert_eq!(html.matches(": not counted</title>").count(), 22);
+    // All accounts together: the last hours have both.
+    let all = database.json(&["day", "2026-01-31"]);
+    assert_eq!(all["steps"][23]["counted_seconds"], 3600.0);
+}
+
+#[test]
+fn epochs_longer_than_samples_are_told_in_every_form() {
+    let database = Database::new();
+    let minutes = ["day", "2026-01-31", "--sample", "5m"];
+    let spread = "Some epochs were longer than five minutes: for the percentiles, what they \
+                  counted is spread evenly over their time.";
+    for format in ["text", "html", "csv"] {
+        let output = database.report(&[&minutes[..], &["--format", format]].concat());
+        let all = [output.stdout, output.stderr].concat();
+        let all = String::from_utf8(all).unwrap();
+        assert!(all.contains(spread), "{all}");
+    }
+    assert_eq!(database.json(&minutes)["samples_are_spread"], true);
+    assert_eq!(database.json(&minutes[..2])["samples_are_spread"], false);
+}
+
+#[test]
+fn what_is_not_exact_is_told_in_every_form() {
+    let database = Database::new();
+    let all = "2026-03-01T00:00:00Z".parse().unwrap();
+    let retention = Retention {
+        records_before: Some(all),
+        quarterly_before: Some(all),
+        hourly_before: Some(all),
+        ..Retention::default()
+    };
+    let mut store = Sqlite::open(&database.path()).unwrap();
+    store.rotate(&retention, None).unwrap();
+    let day = ["day", "2026-01-31"];
+    let json = database.json(&day);
+    // A whole day in UTC is exact, its hours are gone.
+    assert_eq!(json["total"]["sent_bytes"], 60_100);
+    assert!(json["inexact"].is_null() && !json["missing_steps"].is_null());
+    assert!(!json["missing_samples"].is_null());
+    let lacks = "The percentiles have no samples of what was counted from 2026-01-31 00:29 to \
+                 2026-02-01 00:00";
+    let told = |database: &Database, arguments: &[&str], zone: &str, sentence: &str| {
+        for format in ["text", "html", "csv"] {
+            let output = Command::new(env!("CARGO_BIN_EXE_trafstat"))
+                .args(["report", "--db"])
+                .arg(database.path())
+                .args(arguments)
+                .args(["--format", format])
+                .env("TZ", zone)
+                .env("TRAFSTAT_CONFIG", "/dev/null")
+                .output()
+                .unwrap();
+            let all = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert!(all.contains(sentence), "{all}");
+        }
+    };
+    told(&database, &day, "UTC", lacks);
+    told(&database, &day, "UTC", "The chart lacks what was counted");
+    told(&database, &day, "Europe/Berlin", "Not exact. From ");
+    // The month has its days as the chart shows them.
+    let month = database.json(&["month", "2026-01"]);
+    assert_eq!(month["steps"][30]["sent_bytes"], 60_100);
+    assert!(month["inexact"].is_null() && month["missing_steps"].is_null());
 }
 
 #[test]

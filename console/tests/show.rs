@@ -15,11 +15,11 @@ use trafstat_store::backend::Sqlite;
 use trafstat_store::collect::append;
 use trafstat_store::origin::Origin;
 use trafstat_store::snapshot::Snapshot;
-use trafstat_store::store::Store;
+use trafstat_store::store::{Retention, Store};
 
 /// A database of two accounts and three epochs.
 ///
-/// `lan` closed at 13:00 and 14:00, `dmz` at 13:00 on 31 January 2026, UTC.
+/// `lan` counted from 12:00 to 13:00 and to 14:00, `dmz` to 13:00 on 31 January 2026, UTC.
 struct Database {
     folder: tempfile::TempDir,
 }
@@ -183,9 +183,19 @@ fn table_is_for_people_and_ends_with_the_total() {
             "",
             "3 epochs, counted from 2026-01-31 12:00 to 2026-01-31 14:00 UTC.",
             "On average 248 bit/s sent, 3.7 kbit/s received.",
+            "",
+            LEFT_OUT[0],
+            LEFT_OUT[1],
         ]
     );
 }
+
+/// What of the database's packets had neither side in the local net, and what sampling left out.
+const LEFT_OUT: [&str; 2] = [
+    "9 packets (540 B) had neither side in the local net and are not counted; broadcast and \
+     multicast that was received are among them.",
+    "6 packets (360 B) were left out by sampling; those that were taken count for them.",
+];
 
 /// Lines of a table with a space between their words.
 fn lines(output: &Output) -> Vec<String> {
@@ -212,6 +222,8 @@ fn sampled_figures_have_standard_errors() {
             // Of each epoch 5 * 90 = 450 in packets, 4,096 * 90 in bytes.
             "Sampled. One standard error (68 %) of the total: ± 30 packets, ± 859 B.",
             "TCP, up to one in 10: 10 packets taken, ± 30 packets, ± 859 B.",
+            LEFT_OUT[0],
+            LEFT_OUT[1],
         ]
     );
     // 6,000 packets at up to one in 10: the root of 6,000 * 9. UDP was not sampled.
@@ -234,7 +246,7 @@ fn sampled_figures_have_standard_errors() {
     // Of a part of the records, nothing is known of the bytes.
     let part = lines(&database.show(&["--local-port", "443"]));
     assert_eq!(
-        part[part.len() - 1],
+        part[part.len() - 3],
         "Sampled. One standard error (68 %) of the total: ± 233 packets."
     );
 }
@@ -264,7 +276,7 @@ fn error_that_an_old_module_did_not_report_is_not_guessed() {
     let table = lines(&database.show(&["--by", "account"]));
     assert_eq!(table[1], "lan 217.8 KiB 3.2 MiB 2,230 4,460 4 ?");
     assert_eq!(table[2], "dmz 300 B 4.4 KiB 3 6 1 0");
-    assert_eq!(table[table.len() - 1], told);
+    assert_eq!(table[table.len() - 3], told);
     let csv = database.show(&["--by", "account", "--format", "csv"]);
     assert_eq!(stderr(&csv), format!("trafstat: {told}\n"));
     let json = database.json(&["--by", "hour,account", "--local-ip", "192.0.2.1"]);
@@ -298,6 +310,37 @@ fn packets_without_room_for_their_local_address_are_told() {
     );
     let dmz = database.json(&["--account", "dmz"]);
     assert_eq!(dmz["unattributed"], Value::Null);
+}
+
+#[test]
+fn what_no_record_has_is_told() {
+    let database = Database::of(|mut snapshot| {
+        snapshot.header.folded_packets = 2;
+        snapshot.header.folded_bytes = 200;
+        snapshot
+    });
+    let table = lines(&database.show(&[]));
+    assert_eq!(table[table.len() - 3..][..2], LEFT_OUT);
+    assert_eq!(
+        table[table.len() - 1],
+        "4 packets (400 B) are counted without their remote side: raise --max-entries."
+    );
+    let json = database.json(&[]);
+    for (name, packets, bytes) in [("outside", 9, 540), ("skipped", 6, 360), ("folded", 4, 400)] {
+        assert_eq!(
+            json[name],
+            json!({"packets": packets, "bytes": bytes}),
+            "{name}"
+        );
+    }
+    // Of the accounts that are asked for, and where no record fits.
+    let nothing = database.show(&["--account", "dmz", "--protocol", "icmp"]);
+    let told = stderr(&nothing);
+    assert!(told.contains("no record fits"), "{told}");
+    assert!(
+        told.contains("3 packets (180 B) had neither side in the local net"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -424,10 +467,80 @@ fn rates_are_averages_over_the_time_covered() {
     // An hour's average is over the hour: 1,118 packets in 3,600 seconds.
     let first = lines.next().unwrap();
     assert!(
-        first.starts_with("2026-01-31T13:00:00Z,1118,2236,111800"),
+        first.starts_with("2026-01-31T12:00:00Z,1118,2236,111800"),
         "{csv}"
     );
     assert!(first.contains(",0.3105555555555555"), "{csv}");
+}
+
+#[test]
+fn rates_of_an_account_are_over_its_own_time() {
+    let database = Database::new();
+    let rate = |arguments: &[&str], index: usize| {
+        let arguments = [arguments, &["--rates"]].concat();
+        let rate = &database.records(&arguments)[index]["sent_packets_per_second"];
+        (rate.as_f64().unwrap() * 3600.0).round()
+    };
+    // It was counted for one of the two hours.
+    for arguments in [
+        &["--by", "local-ip", "--account", "dmz"][..],
+        &["--by", "remote-ip", "--account", "dmz"],
+        &["--by", "hour,account", "--account", "dmz"],
+        &["--by", "day", "--account", "dmz"],
+    ] {
+        assert_eq!(rate(arguments, 0), 3.0, "{arguments:?}");
+    }
+    assert_eq!(rate(&["--by", "account", "--sort", "fields"], 0), 3.0);
+    assert_eq!(rate(&["--by", "account", "--sort", "fields"], 1), 1115.0);
+    let text = stdout(&database.show(&["--account", "dmz"]));
+    // 300 bytes in an hour.
+    assert!(text.contains("On average 1 bit/s sent"), "{text}");
+}
+
+#[test]
+fn what_is_not_exact_is_told_in_every_format() {
+    let database = Database::new();
+    let january = "2026-01-31T20:00:00Z".parse().unwrap();
+    let retention = Retention {
+        records_before: Some(january),
+        quarterly_before: Some(january),
+        hourly_before: Some("2026-02-01T00:00:00Z".parse().unwrap()),
+        ..Retention::default()
+    };
+    let mut store = Sqlite::open(&database.path()).unwrap();
+    store.rotate(&retention, None).unwrap();
+    // The day counts as a whole where its middle is.
+    let cut = ["--by", "local-ip", "--until", "2026-01-31 13:00"];
+    let coarse = "Not exact. At 2026-01-31 13:00 the time is cut where only sums over a day in UTC \
+                  are left; each belongs to the side that has its middle.";
+    let gone = ["--by", "hour"];
+    let missing = "Not whole. What was counted from 2026-01-31 12:30 to 2026-01-31 20:00 is not in \
+                   it: the figures that would tell were deleted.";
+    assert_eq!(database.sent_packets(&cut[2..]), 2233);
+    let text = stdout(&database.show(&cut));
+    assert!(text.contains(coarse), "{text}");
+    for (arguments, sentence) in [(&cut[..], coarse), (&gone[..], missing)] {
+        let csv = database.show(&[arguments, &["--format", "csv"]].concat());
+        assert!(stderr(&csv).contains(sentence), "{}", stderr(&csv));
+        let json = database.show(&[arguments, &["--format", "json"]].concat());
+        let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+        assert!(!json["inexact"].is_null(), "{json}");
+    }
+    let json = database.show(&[&cut[..], &["--format", "json"]].concat());
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(
+        json["inexact"]["coarse"],
+        json!({
+            "first": "2026-01-31T13:00:00Z",
+            "last": "2026-01-31T13:00:00Z",
+            "period": "day",
+        })
+    );
+    assert!(stderr(&database.show(&gone)).contains(missing));
+    // What is exact says nothing.
+    let json = database.show(&["--by", "day", "--format", "json"]);
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(json["inexact"].is_null(), "{json}");
 }
 
 #[test]
@@ -441,9 +554,9 @@ fn times_are_in_their_order_and_in_the_local_zone() {
     assert_eq!(
         hours,
         [
-            json!(["2026-01-31T13:00:00Z", "dmz", 3]),
+            json!(["2026-01-31T12:00:00Z", "dmz", 3]),
+            json!(["2026-01-31T12:00:00Z", "lan", 1115]),
             json!(["2026-01-31T13:00:00Z", "lan", 1115]),
-            json!(["2026-01-31T14:00:00Z", "lan", 1115]),
         ]
     );
     let output = Command::new(env!("CARGO_BIN_EXE_trafstat"))
@@ -453,7 +566,7 @@ fn times_are_in_their_order_and_in_the_local_zone() {
         .env("TRAFSTAT_CONFIG", "/dev/null")
         .output()
         .unwrap();
-    // 13:00 UTC is 2:00 of the next day there.
+    // 12:30 UTC is 1:30 of the next day there.
     assert!(
         stdout(&output).contains("\n2026-02-01,2233,"),
         "{}",
@@ -534,14 +647,14 @@ fn filters_choose_records() {
 }
 
 #[test]
-fn time_chooses_epochs_by_when_they_closed() {
+fn time_chooses_epochs_by_their_middle() {
     let database = Database::new();
     for (time, sent_packets) in [
-        (&["--since", "2026-01-31 13:00"][..], 2233),
-        (&["--since", "2026-01-31T13:00:01Z"], 1115),
-        (&["--until", "2026-01-31 14:00"], 1118),
+        (&["--since", "2026-01-31 12:30"][..], 2233),
+        (&["--since", "2026-01-31T12:30:01Z"], 1115),
+        (&["--until", "2026-01-31 13:00"], 1118),
         (
-            &["--since", "2026-01-31 13:30", "--until", "2026-01-31 14:00"],
+            &["--since", "2026-01-31 13:00", "--until", "2026-01-31 13:30"],
             0,
         ),
     ] {
@@ -560,14 +673,14 @@ fn time_without_a_zone_is_in_the_local_one() {
             "--format",
             "csv",
             "--since",
-            "2026-01-31 15:00",
+            "2026-01-31 14:00",
         ])
         .arg("--db")
         .arg(database.path())
         .env("TZ", "Europe/Berlin")
         .output()
         .unwrap();
-    // 15:00 in Berlin is 14:00 UTC, when the second epoch of lan closed.
+    // 14:00 in Berlin is 13:00 UTC, when the second epoch of lan began.
     assert!(
         stdout(&output).contains("6,1010,2020"),
         "{}",
@@ -688,33 +801,4 @@ fn closed_pipe_is_no_failure() {
         .status()
         .unwrap();
     assert_eq!(status.code(), Some(0));
-}
-
-#[test]
-fn capture_is_shown_without_a_database() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.pcap");
-    let mut bytes = Vec::new();
-    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 262_144, 101] {
-        bytes.extend(word.to_le_bytes());
-    }
-    for word in [1_769_860_800_u32, 0, 28, 28] {
-        bytes.extend(word.to_le_bytes());
-    }
-    bytes.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0]);
-    bytes.extend([192, 0, 2, 1, 198, 51, 100, 7]);
-    bytes.extend([0x9c, 0x40, 0, 53, 0, 8, 0, 0]);
-    std::fs::write(&path, bytes).unwrap();
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_trafstat"))
-        .args(["show", "--format", "csv", "--by", "local-ip,remote-port"])
-        .arg(format!("--source=pcap:{}", path.display()))
-        .args(["--local-net", "192.0.2.0/24", "--remote-udp-ports", "53"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(
-        String::from_utf8(output.stdout).unwrap(),
-        "local_ip,remote_port,sent_packets,received_packets,sent_bytes,received_bytes,\
-         syn_packets\n192.0.2.1,53,1,0,28,0,0\n"
-    );
 }

@@ -27,6 +27,7 @@
 //!   that of the original's tables, and nowhere else.
 //! - [`host`] is who collects into a store that several hosts share.
 //! - [`import`] takes over what the original xt_TRAFSTAT's users have.
+//! - [`reading`] is what the original's counters gave at one time, and what a store lacks of it.
 //! - [`query`] is a question to the store and its answer.
 //! - [`protocol`] and [`services`] have the names of protocols and ports.
 //! - [`options`] reads the configuration, which says where the store is.
@@ -115,6 +116,7 @@ pub mod options;
 pub mod origin;
 pub mod protocol;
 pub mod query;
+pub mod reading;
 pub mod services;
 pub mod snapshot;
 pub mod source;

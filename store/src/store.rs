@@ -10,10 +10,11 @@
 //!   kernel's copy be acknowledged.
 //! - The same identity again is not stored again, and with other totals refused.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -21,6 +22,7 @@ use crate::account::{Account, Name};
 use crate::host::{HostCheck, KnownHost, RunningHost};
 use crate::origin::Origin;
 use crate::query::{Answer, Field, Query, Value};
+use crate::reading::{AddedRows, Reading};
 use crate::snapshot::{Counters, Header, Record};
 
 /// A database of snapshots.
@@ -36,6 +38,34 @@ pub trait Store {
     /// # Errors
     /// [`StoreError::Conflict`] if the identity is stored with other totals.
     fn begin<'a>(&'a mut self, origin: &Origin, header: &Header) -> Result<Begun<'a>, StoreError>;
+
+    /// Adds what an epoch of a capture has more than it had when it was stored, as an epoch of
+    /// its own; with `is_last` the capture ends with it, and may be an earlier copy of a longer
+    /// one.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherEpochs`] if the stored epoch had another length,
+    /// [`StoreError::Conflict`] if it is another one for another reason, or the database's.
+    fn add_growth(
+        &mut self,
+        origin: &Origin,
+        header: &Header,
+        records: &[Record],
+        is_last: bool,
+    ) -> Result<Grown, StoreError>;
+
+    /// Adds the rows of a reading of the original's counters that are not stored yet, all of
+    /// them or none.
+    ///
+    /// # Errors
+    /// [`StoreError::RowsDeleted`], or the database's.
+    fn add_reading(&mut self, origin: &Origin, reading: &Reading) -> Result<AddedRows, StoreError>;
+
+    /// The hosts of which readings of an account were added.
+    ///
+    /// # Errors
+    /// The database's.
+    fn imported_origins(&mut self, account: &Name) -> Result<Vec<Origin>, StoreError>;
 
     /// Sums up records.
     ///
@@ -68,7 +98,7 @@ pub trait Store {
     ///
     /// # Errors
     /// [`StoreError::CutOffInFuture`], [`StoreError::CutOffBeyondNewest`] and
-    /// [`StoreError::TooMuch`]; then nothing was deleted. The database's or the folder's; what
+    /// [`StoreError::MostDeleted`]; then nothing was deleted. The database's or the folder's; what
     /// was deleted until then is archived, and the next time goes on.
     fn rotate(
         &mut self,
@@ -107,7 +137,7 @@ pub trait Store {
     /// was added until then stays.
     fn restore(&mut self, from: &Path) -> Result<Restored, StoreError>;
 
-    /// Deletes the records of every epoch that closed before a time; sums stay.
+    /// Deletes the records of every epoch that counts before a time; sums stay.
     ///
     /// # Errors
     /// As [`Self::rotate`].
@@ -120,7 +150,7 @@ pub trait Store {
     }
 
     /// Shows every epoch of a selection with its records, account by account and in the
-    /// order in which they closed; each as of one moment.
+    /// order in which they count; each as of one moment.
     ///
     /// # Errors
     /// The database's, or what `to` says.
@@ -158,6 +188,43 @@ pub enum Begun<'a> {
     AlreadyStored,
 }
 
+/// What became of an epoch that is stored with other totals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Grown {
+    /// It grew, and the difference is stored now; the header of that.
+    Added(Box<Header>),
+    /// All of it is stored already.
+    Known,
+}
+
+/// How long the epochs are in which a capture is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredLength {
+    /// It is one epoch.
+    Whole,
+    /// They close at multiples of this.
+    Every(SignedDuration),
+    /// Their times do not tell.
+    Unknown,
+}
+
+impl fmt::Display for StoredLength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => f.write_str("as one epoch; collect it without --epoch"),
+            Self::Every(length) => {
+                write!(
+                    f,
+                    "in epochs of {length:#}; collect it with --epoch {length:#}"
+                )
+            }
+            Self::Unknown => f.write_str(
+                "in epochs of another length; collect it with the --epoch that it was stored with",
+            ),
+        }
+    }
+}
+
 /// An open transaction that appends one snapshot; dropped, it leaves nothing.
 pub trait Append {
     /// Adds records, as they are and in their order.
@@ -178,11 +245,13 @@ pub trait Append {
 /// Sums are deleted by whole periods, in UTC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Records of epochs that closed before this are deleted.
+    /// Records of epochs that count before this are deleted.
     pub records_before: Option<Timestamp>,
-    /// Hourly sums by local address and by service.
+    /// Sums by local address and service of a quarter of an hour.
+    pub quarterly_before: Option<Timestamp>,
+    /// Hourly sums by local address, by service and by both.
     pub hourly_before: Option<Timestamp>,
-    /// Daily sums by local address and by service.
+    /// Daily sums by local address, by service and by both.
     pub daily_before: Option<Timestamp>,
     /// Monthly sums by remote address.
     pub monthly_before: Option<Timestamp>,
@@ -250,6 +319,12 @@ pub enum Level {
     ServiceHour,
     /// Daily sums by protocol and local port.
     ServiceDay,
+    /// Sums by local address, protocol and local port of a quarter of an hour.
+    LocalServiceQuarter,
+    /// Hourly sums by local address, protocol and local port.
+    LocalServiceHour,
+    /// Daily sums by local address, protocol and local port.
+    LocalServiceDay,
     /// Monthly sums by remote address.
     RemoteMonth,
 }
@@ -259,9 +334,9 @@ pub enum Level {
 pub struct Selection {
     /// Names of accounts; all if none.
     pub accounts: Vec<Name>,
-    /// Epochs that closed, or sums whose period begins, at this time or later.
+    /// Epochs that count, or sums whose period begins, at this time or later.
     pub since: Option<Timestamp>,
-    /// Epochs that closed, or sums whose period begins, before this time.
+    /// Epochs that count, or sums whose period begins, before this time.
     pub until: Option<Timestamp>,
 }
 
@@ -290,7 +365,7 @@ pub struct Sum<'a> {
     pub origin: &'a Origin,
     /// The account.
     pub account: &'a Account,
-    /// When its hour, day or month begins.
+    /// When its quarter, hour, day or month begins.
     pub begin: Timestamp,
     /// What it is the sum by: the level's fields in their order.
     pub key: &'a [Value],
@@ -300,12 +375,15 @@ pub struct Sum<'a> {
 
 impl Level {
     /// Every one, in the order in which help lists them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Flow,
         Self::LocalHour,
         Self::LocalDay,
         Self::ServiceHour,
         Self::ServiceDay,
+        Self::LocalServiceQuarter,
+        Self::LocalServiceHour,
+        Self::LocalServiceDay,
         Self::RemoteMonth,
     ];
 
@@ -315,6 +393,9 @@ impl Level {
             Self::Flow => &[],
             Self::LocalHour | Self::LocalDay => &[Field::LocalIp],
             Self::ServiceHour | Self::ServiceDay => &[Field::Protocol, Field::LocalPort],
+            Self::LocalServiceQuarter | Self::LocalServiceHour | Self::LocalServiceDay => {
+                &[Field::LocalIp, Field::Protocol, Field::LocalPort]
+            }
             Self::RemoteMonth => &[Field::RemoteIp],
         }
     }
@@ -323,8 +404,9 @@ impl Level {
     pub fn period(self) -> &'static str {
         match self {
             Self::Flow => "closed",
-            Self::LocalHour | Self::ServiceHour => "hour",
-            Self::LocalDay | Self::ServiceDay => "day",
+            Self::LocalServiceQuarter => "quarter",
+            Self::LocalHour | Self::ServiceHour | Self::LocalServiceHour => "hour",
+            Self::LocalDay | Self::ServiceDay | Self::LocalServiceDay => "day",
             Self::RemoteMonth => "month",
         }
     }
@@ -362,8 +444,8 @@ pub enum StoreError {
     },
     /// Written by an earlier release, and opened for reading only.
     #[error(
-        "{location} has schema version {found}, this program reads {known}: run \
-         \"trafstat-store\" once to upgrade it"
+        "{location} has schema version {found}, this program reads {known}: \
+         \"trafstat-store migrate\" upgrades it"
     )]
     TooOld {
         /// The database.
@@ -389,6 +471,27 @@ pub enum StoreError {
         stored: i64,
         /// The snapshot's figure.
         offered: u64,
+    },
+    /// The epochs of a capture are stored with another length.
+    #[error(
+        "account {account}: this capture is stored already, {stored}. Nothing of it is stored now"
+    )]
+    OtherEpochs {
+        /// The account.
+        account: Account,
+        /// How it is stored.
+        stored: StoredLength,
+    },
+    /// Records were stored and deleted, and those to be added are others.
+    #[error(
+        "account {account}: the records of {closed} are archived or deleted, so it cannot be told \
+         which of these are new: restore the archive of that time, then try again"
+    )]
+    RowsDeleted {
+        /// The account.
+        account: Account,
+        /// When they were counted.
+        closed: Timestamp,
     },
     /// A number beyond what a signed 64-bit column holds.
     #[error("{what} is {value}, more than a database column holds")]
@@ -422,7 +525,35 @@ pub enum StoreError {
     },
     /// More than half of a level would be deleted; what it would be.
     #[error("nothing is deleted: it would be {0}, more than half; if that is meant, add --force")]
-    TooMuch(String),
+    MostDeleted(String),
+    /// A statement that the server does not take for its size; what is known of the sizes.
+    #[error(
+        "the database server does not take a statement of this size: {0}; raise \
+         max_allowed_packet on the server, for example to 16M"
+    )]
+    PacketTooLarge(String),
+    /// An account's sums would not be within 63 bits.
+    #[error(
+        "account {account}: it counted {stored} {what} so far, and with {more} more there would \
+         be 2^63 - 1 or more, which no query can add up; the epoch is refused. Are its figures \
+         damaged?"
+    )]
+    TooMuch {
+        /// The account.
+        account: Account,
+        /// Packets or bytes.
+        what: &'static str,
+        /// What all its epochs counted.
+        stored: u64,
+        /// What the epoch counted.
+        more: u128,
+    },
+    /// A sum over several accounts is past 63 bits.
+    #[error(
+        "a sum is 2^63 - 1 or more, which the database cannot add up: ask for one account, or \
+         for a shorter time"
+    )]
+    SumTooLarge,
     /// Someone else writes and does not end.
     #[error("the database is locked by another program; try again when it is done")]
     Locked,
@@ -441,6 +572,9 @@ pub enum StoreError {
          MAX_USER_CONNECTIONS"
     )]
     TooManyConnections,
+    /// A server with which this program does not work; what it is and what it would have to be.
+    #[error("the database server cannot be used: {0}")]
+    Unsupported(String),
     /// The database can be read only.
     #[error("the database is read-only: is it a replica, or is its file system mounted read-only?")]
     ReadOnly,

@@ -157,7 +157,7 @@ fn utc(client: &Client) -> &'static str {
 
 /// The original's columns, and what MySQL says of them as columns of the view.
 const COLUMNS: [(&str, &str); 12] = [
-    ("_traf_id", "bigint"),
+    ("_traf_id", "decimal"),
     ("protocol", "tinyint unsigned"),
     ("local_ip", "bigint unsigned"),
     ("remote_ip", "bigint unsigned"),

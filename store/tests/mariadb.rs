@@ -5,11 +5,20 @@ mod common;
 #[path = "common/mariadb.rs"]
 mod mariadb_server;
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
 use common::{SnapshotBuilder, record};
+use mariadb_server::NetworkServer;
 use mysql::prelude::Queryable;
-use trafstat_store::backend::{Mysql, MysqlLogin, Password};
+use trafstat_store::backend::{Mysql, MysqlHost, MysqlLogin, Password};
 use trafstat_store::collect::{CollectError, State, append};
 use trafstat_store::origin::Origin;
+use trafstat_store::query::Query;
 use trafstat_store::snapshot::Snapshot;
 use trafstat_store::store::{Archive, ArchiveForm, Begun, Retention, Store, StoreError};
 
@@ -217,11 +226,37 @@ fn database_of_another_program_and_of_another_release_are_refused() {
     drop(database.open());
     Mysql::open_read_only(&database.login()).unwrap();
     database.run("INSERT INTO trafstat_schema VALUES (1000)");
-    let error = Mysql::open(&database.login()).unwrap_err();
-    assert!(
-        matches!(error, StoreError::TooNew { found: 1000, .. }),
-        "{error}"
-    );
+    for opened in [
+        Mysql::open(&database.login()),
+        Mysql::open_read_only(&database.login()),
+    ] {
+        let error = opened.unwrap_err();
+        assert!(
+            matches!(error, StoreError::TooNew { found: 1000, .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn next_version_is_read_and_not_appended_to() {
+    let mut database = Database::create();
+    let mut store = database.open();
+    stored(&mut store, 1).unwrap();
+    // While the collector is connected, another host's program migrates.
+    database.run("INSERT INTO trafstat_schema SELECT MAX(version) + 1 FROM trafstat_schema");
+    let error = store_error(stored(&mut store, 2).unwrap_err());
+    assert!(matches!(error, StoreError::TooNew { .. }), "{error}");
+    let error = Mysql::open_to_append(&database.login()).unwrap_err();
+    assert!(matches!(error, StoreError::TooNew { .. }), "{error}");
+
+    let mut reader = Mysql::open_read_only(&database.login()).unwrap();
+    let answer = reader.query(&Query::default()).unwrap();
+    assert_eq!(answer.total.sent_packets, 10);
+    // A copy would lack what the next version adds.
+    let folder = tempfile::tempdir().unwrap();
+    let error = reader.back_up(&folder.path().join("copy.db")).unwrap_err();
+    assert!(matches!(error, StoreError::TooNew { .. }), "{error}");
 }
 
 #[test]
@@ -243,8 +278,12 @@ fn hostile_database_name_is_only_a_name() {
         folder: folder.path(),
         form: ArchiveForm::default(),
     };
+    let an_hour = jiff::SignedDuration::from_hours(1);
     let retention = Retention {
-        records_before: store.retention_time().unwrap(),
+        records_before: store
+            .retention_time()
+            .unwrap()
+            .map(|newest| newest - an_hour),
         ..Retention::default()
     };
     let rotated = store.rotate(&retention, Some(archive)).unwrap();
@@ -256,4 +295,183 @@ fn hostile_database_name_is_only_a_name() {
         .query_first("SELECT COUNT(*) FROM trafstat_lan")
         .unwrap();
     assert_eq!(rows, Some(2));
+}
+
+/// A server on the network that takes packets of a mebibyte.
+fn network_server() -> &'static NetworkServer {
+    static SERVER: OnceLock<NetworkServer> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        NetworkServer::start("limits", |_| {
+            vec![
+                "--max-allowed-packet=1M".to_owned(),
+                "--skip-ssl".to_owned(),
+            ]
+        })
+    })
+}
+
+/// How root logs in to a new database of it, through this port.
+fn login_by_network(port: u16) -> MysqlLogin {
+    let socket = network_server().socket();
+    let mut login = mariadb_server::login(&socket, &mariadb_server::create_database(&socket));
+    login.hosts = vec![MysqlHost::Tcp {
+        host: "127.0.0.1".to_owned(),
+        port,
+    }];
+    mariadb_server::connect(&socket, None)
+        .query_drop("GRANT ALL ON *.* TO root@'127.0.0.1'")
+        .unwrap();
+    login
+}
+
+/// The least that the store does with.
+const LEAST_PACKET: usize = 32 << 10;
+
+/// An epoch of 70,000 remote addresses, whose sums take more than a mebibyte.
+fn many_remotes() -> SnapshotBuilder {
+    let records = (0..70_000_u32)
+        .map(|number| {
+            let mut record = record(1, 1, 6, 443, u64::from(number) << 30);
+            record.remote_ip = (0x0a00_0000 + number).to_be_bytes();
+            record.sent_bytes = u64::from(number) << 26;
+            record.received_bytes = u64::from(number) << 26;
+            record
+        })
+        .collect();
+    SnapshotBuilder::new("lan", 1, records)
+}
+
+#[test]
+fn epoch_larger_than_a_packet_is_stored_in_several() {
+    let server = network_server();
+    let bytes = many_remotes().bytes();
+    for (load_data, packet) in [(true, 1 << 20), (false, 1 << 20), (true, LEAST_PACKET)] {
+        let login = login_by_network(server.port);
+        let mut root = mariadb_server::connect(&server.socket(), Some(&login.database));
+        // Of connections from now on; other tests here do with it, too.
+        root.query_drop(format!("SET GLOBAL max_allowed_packet = {packet}"))
+            .unwrap();
+        let mut store = Mysql::open_to_append(&login).unwrap();
+        if !load_data {
+            store = store.without_load_data();
+        }
+        store.migrate().unwrap();
+        let mut snapshot = Snapshot::open(&bytes[..]).unwrap();
+        let state = append(&mut store, &origin(), &mut snapshot).unwrap();
+        assert_eq!(state, State::Stored);
+        let (parts, bytes, largest): (u64, u64, usize) = root
+            .query_first(
+                "SELECT COUNT(*), CAST(SUM(LENGTH(sums)) AS UNSIGNED), MAX(LENGTH(sums))
+                 FROM remote_part",
+            )
+            .unwrap()
+            .unwrap();
+        assert!(bytes > 1 << 20, "{bytes} bytes prove nothing");
+        assert!(parts > 1 && largest < packet, "{parts} of {largest} bytes");
+        assert!(store.check().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn statement_that_no_packet_holds_names_the_limit() {
+    let login = login_by_network(network_server().port);
+    let mut store = Mysql::open_to_append(&login).unwrap();
+    store.migrate().unwrap();
+    let mut long = origin();
+    long.netns = "n".repeat(2 << 20);
+    let bytes = lan(1).bytes();
+    let error = append(&mut store, &long, &mut Snapshot::open(&bytes[..]).unwrap()).unwrap_err();
+    let error = store_error(error);
+    assert!(matches!(error, StoreError::PacketTooLarge(_)), "{error}");
+    assert!(error.to_string().contains("max_allowed_packet"), "{error}");
+    assert_eq!(stored(&mut store, 1).unwrap(), State::Stored);
+}
+
+/// Stands before the server, and hands nothing on any more from the one statement on that has
+/// this in it; connections stay open.
+fn falls_silent_at(text: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        static IS_SILENT: AtomicBool = AtomicBool::new(false);
+        for client in listener.incoming() {
+            let client = client.unwrap();
+            let server = TcpStream::connect(("127.0.0.1", network_server().port)).unwrap();
+            let hand_on = move |mut from: TcpStream, mut to: TcpStream| {
+                let mut bytes = [0; 65536];
+                while let Ok(count @ 1..) = from.read(&mut bytes) {
+                    if bytes[..count].windows(text.len()).any(|part| part == text) {
+                        IS_SILENT.store(true, Ordering::SeqCst);
+                    }
+                    if IS_SILENT.load(Ordering::SeqCst) {
+                        loop {
+                            thread::park();
+                        }
+                    }
+                    to.write_all(&bytes[..count]).unwrap();
+                }
+            };
+            let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            thread::spawn(move || hand_on(from, to));
+            thread::spawn(move || hand_on(server, client));
+        }
+    });
+    port
+}
+
+#[test]
+fn server_that_falls_silent_within_a_statement_is_gone_in_seconds() {
+    let mut login = login_by_network(falls_silent_at(b"INSERT INTO snapshot"));
+    login.answer_timeout = Duration::from_secs(3);
+    login.connect_timeout = Duration::from_secs(3);
+    let mut store = Mysql::open_to_append(&login).unwrap();
+    store.migrate().unwrap();
+    let begin = Instant::now();
+    let error = store_error(stored(&mut store, 1).unwrap_err());
+    assert!(matches!(error, StoreError::ConnectionLost(_)), "{error}");
+    // Nor does another connection wait for long.
+    let error = store_error(stored(&mut store, 1).unwrap_err());
+    assert!(matches!(error, StoreError::Unreachable(_)), "{error}");
+    assert!(
+        error.to_string().contains("no answer within 3 seconds"),
+        "{error}"
+    );
+    assert!(
+        begin.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+#[test]
+fn check_waits_for_a_busy_server_longer_than_an_append() {
+    let mut login = login_by_network(network_server().port);
+    login.answer_timeout = Duration::from_secs(1);
+    Mysql::open(&login).unwrap().migrate().unwrap();
+    let mut append = Mysql::open_to_append(&login).unwrap();
+    let mut check = Mysql::open_read_only(&login).unwrap();
+    let socket = network_server().socket();
+    let mut root = mariadb_server::connect(&socket, Some(&login.database));
+    root.query_drop("LOCK TABLES remote_part WRITE").unwrap();
+    thread::scope(|scope| {
+        let checked = scope.spawn(move || check.check());
+        let error = append.check().unwrap_err();
+        assert!(matches!(error, StoreError::ConnectionLost(_)), "{error}");
+        thread::sleep(Duration::from_secs(2));
+        root.query_drop("UNLOCK TABLES").unwrap();
+        assert!(checked.join().unwrap().unwrap().is_empty());
+    });
+}
+#[test]
+fn views_show_times_in_utc_whatever_the_sessions_zone_is() {
+    let mut database = Database::create();
+    stored(&mut database.open(), 1).unwrap();
+    for zone in ["+00:00", "+05:30", "-08:00"] {
+        database.run(&format!("SET time_zone = '{zone}'"));
+        let closed: Option<String> = database
+            .root
+            .query_first("SELECT DISTINCT CAST(closed AS CHAR) FROM flow")
+            .unwrap();
+        assert_eq!(closed.unwrap(), "2026-01-31 13:00:00", "{zone}");
+    }
 }

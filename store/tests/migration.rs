@@ -9,7 +9,8 @@ mod mysql_server;
 
 use std::path::Path;
 
-use common::{SnapshotBuilder, lan};
+use common::{HOUR_NS, NOON_NS, SnapshotBuilder, lan};
+use jiff::Timestamp;
 use mysql::prelude::Queryable;
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -39,28 +40,81 @@ const MYSQL: [&str; 4] = [
     include_str!("../src/backend/mysql/0004_exact_history.sql"),
 ];
 
-/// The tables of version 1 that rows can be in.
-const TABLES_1: [&str; 10] = [
-    "host",
-    "account",
-    "snapshot",
-    "record",
-    "local_hourly",
-    "local_daily",
-    "service_hourly",
-    "service_daily",
-    "remote_monthly",
-    "remote_part",
-];
+/// The tables of version 1 that rows can be in, but for sums.
+const TABLES_1: [&str; 4] = ["host", "account", "snapshot", "record"];
+
+/// 2026-02-01T00:00:00Z.
+const FEBRUARY: u64 = NOON_NS / 1_000_000_000 + 12 * 3600;
+
+/// 2026-01-01T00:00:00Z.
+const JANUARY: u64 = FEBRUARY - 31 * 86_400;
+
+/// The last epoch that old databases have: it closes with its month.
+const LAST: u64 = 3;
+
+fn snapshot(epoch: u64) -> SnapshotBuilder {
+    let mut snapshot = lan(epoch);
+    if epoch == LAST {
+        snapshot.header.closed_ns = FEBRUARY * 1_000_000_000;
+        snapshot.header.opened_ns = snapshot.header.closed_ns - HOUR_NS;
+    }
+    snapshot
+}
 
 /// Stores an epoch of a module of this release.
 fn store_epoch(store: &mut dyn Store, epoch: u64) {
-    store_snapshot(store, &lan(epoch));
+    store_snapshot(store, &snapshot(epoch));
 }
 
 /// Stores an epoch as the releases had it that the old databases are of.
 fn store_old_epoch(store: &mut dyn Store, epoch: u64) {
-    store_snapshot(store, &lan(epoch).with_header_size(240));
+    store_snapshot(store, &snapshot(epoch).with_header_size(240));
+}
+
+/// Fills the tables of sums as versions before 4 did: an epoch counted when it closed.
+///
+/// `second` is a time in nanoseconds as seconds, `records` which records are those of a snapshot.
+fn sum_up_by_closing(second: &str, records: &str, epochs: &str) -> Vec<String> {
+    let period = |seconds: u64| format!("{second} - {second} % {seconds}");
+    let month = format!("CASE WHEN {second} < {FEBRUARY} THEN {JANUARY} ELSE {FEBRUARY} END");
+    [
+        ("local_hourly", "hour", period(3600), "local_ip"),
+        ("local_daily", "day", period(86_400), "local_ip"),
+        (
+            "service_hourly",
+            "hour",
+            period(3600),
+            "protocol, local_port",
+        ),
+        (
+            "service_daily",
+            "day",
+            period(86_400),
+            "protocol, local_port",
+        ),
+        ("remote_monthly", "month", month, "remote_ip"),
+    ]
+    .into_iter()
+    .map(|(table, column, period, keys)| {
+        let owner = "s.host_id, s.account_id";
+        format!(
+            "INSERT INTO {table} (host_id, account_id, {column}, {keys}, sent_packets,
+                 received_packets, sent_bytes, received_bytes, syn_packets)
+             SELECT {owner}, {period}, {keys}, SUM(sent_packets), SUM(received_packets),
+                 SUM(sent_bytes), SUM(received_bytes), SUM(syn_packets)
+             FROM snapshot AS s JOIN record AS r ON {records}
+             WHERE {epochs} GROUP BY {owner}, {period}, {keys}"
+        )
+    })
+    .collect()
+}
+
+/// The sums of SQLite's databases.
+fn sum_up_sqlite(connection: &Connection, epochs: &str) {
+    let records = "r.id BETWEEN s.first_record AND s.first_record + s.records - 1";
+    for statement in sum_up_by_closing("s.closed_ns / 1000000000", records, epochs) {
+        connection.execute_batch(&statement).unwrap();
+    }
 }
 
 fn store_snapshot(store: &mut dyn Store, snapshot: &SnapshotBuilder) {
@@ -83,6 +137,10 @@ fn answers(store: &mut dyn Store) -> Vec<Answer> {
         vec![Field::Protocol, Field::LocalPort],
         vec![Field::RemoteIp],
         vec![Field::LocalIp, Field::RemoteIp],
+        vec![Field::LocalIp, Field::Protocol, Field::LocalPort],
+        vec![Field::Hour, Field::LocalIp],
+        vec![Field::Day, Field::LocalPort],
+        vec![Field::Day, Field::LocalIp, Field::LocalPort],
     ]
     .into_iter()
     .map(|by| {
@@ -110,7 +168,7 @@ fn assert_goes_on(store: &mut dyn Store, before: &[Answer]) {
         .iter()
         .map(|answer| answer.total.sent_packets)
         .collect();
-    assert_eq!(sent, [(epochs + 1) * SENT_PACKETS; 4]);
+    assert_eq!(sent, [(epochs + 1) * SENT_PACKETS; 8]);
     assert!(store.check().unwrap().is_empty());
     assert!(
         store
@@ -126,7 +184,7 @@ fn sqlite_of_version(version: usize, folder: &TempDir) -> (std::path::PathBuf, V
     let (new, old) = (folder.path().join("new.db"), folder.path().join("old.db"));
     let mut store = Sqlite::open(&new).unwrap();
     store.migrate().unwrap();
-    for epoch in 1..=3 {
+    for epoch in 1..=LAST {
         store_old_epoch(&mut store, epoch);
     }
     let answers = answers(&mut store);
@@ -152,6 +210,7 @@ fn sqlite_of_version(version: usize, folder: &TempDir) -> (std::path::PathBuf, V
             ))
             .unwrap();
     }
+    sum_up_sqlite(&connection, "1 = 1");
     let id: i64 = connection
         .pragma_query_value(Some("new"), "application_id", |row| row.get(0))
         .unwrap();
@@ -174,6 +233,97 @@ fn sqlite_of_an_earlier_version_keeps_its_figures() {
         store.migrate().unwrap();
         assert_goes_on(&mut store, &before);
     }
+}
+
+/// A collector of the earlier version stores into what is upgraded meanwhile.
+#[test]
+fn epoch_stored_by_the_earlier_version_meanwhile_counts_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, before) = sqlite_of_version(3, &folder);
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .execute_batch(&format!(
+            "CREATE TABLE late AS SELECT * FROM snapshot WHERE epoch = {LAST};
+             DELETE FROM snapshot WHERE epoch = {LAST};
+             DELETE FROM local_hourly; DELETE FROM local_daily;
+             DELETE FROM service_hourly; DELETE FROM service_daily; DELETE FROM remote_monthly"
+        ))
+        .unwrap();
+    sum_up_sqlite(&connection, "1 = 1");
+    let mut store = Sqlite::open(&path).unwrap();
+    store.migrate().unwrap();
+    // So is what an interrupted upgrade leaves.
+    let columns: String = connection
+        .query_row(
+            "SELECT group_concat(name) FROM pragma_table_info('late')",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    connection
+        .execute_batch(&format!(
+            "INSERT INTO snapshot ({columns}) SELECT {columns} FROM late; DROP TABLE late"
+        ))
+        .unwrap();
+    sum_up_sqlite(&connection, &format!("s.epoch = {LAST}"));
+    for _ in 0..2 {
+        store.migrate().unwrap();
+        assert_eq!(answers(&mut store), before);
+        assert!(store.check().unwrap().is_empty());
+    }
+}
+
+/// What to move, nothing tells any more.
+#[test]
+fn epochs_without_records_count_when_they_closed_and_that_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _) = sqlite_of_version(3, &folder);
+    let pruned_until = NOON_NS + HOUR_NS + 1;
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch(&format!(
+            "DELETE FROM record WHERE id <= 2;
+             UPDATE snapshot SET first_record = NULL WHERE epoch = 1;
+             INSERT INTO kept (level, since_ns) VALUES ('record', {pruned_until})"
+        ))
+        .unwrap();
+    let mut store = Sqlite::open(&path).unwrap();
+    store.migrate().unwrap();
+    assert!(store.check().unwrap().is_empty());
+    let mut query = Query {
+        by: vec![Field::Hour],
+        order: Order::Fields,
+        ..Query::default()
+    };
+    let hours: Vec<String> = store
+        .query(&query)
+        .unwrap()
+        .groups
+        .iter()
+        .map(|group| format!("{} {}", group.key[0], group.counters.sent_packets))
+        .collect();
+    // The first closed at 13:00, the second was counted from then on.
+    assert_eq!(
+        hours,
+        ["2026-01-31T13:00:00Z 60", "2026-01-31T23:00:00Z 30"]
+    );
+    let until = Timestamp::from_nanosecond(pruned_until.into()).unwrap();
+    let told = |store: &mut Sqlite, query: &Query| {
+        let inexact = store.query(query).unwrap().inexact;
+        inexact.and_then(|inexact| inexact.closed_until)
+    };
+    assert_eq!(told(&mut store, &query), Some(until));
+    query.filter.since = Some(until);
+    assert_eq!(told(&mut store, &query), None);
+    // Who does not ask for a time needs not know.
+    assert_eq!(told(&mut store, &Query::default()), None);
+    // There are no sums by address and service of it, and that is told, too.
+    query.filter.since = None;
+    query.by = vec![Field::LocalIp, Field::LocalPort];
+    let answer = store.query(&query).unwrap();
+    assert_eq!(answer.total.sent_packets, 60);
+    let missing = answer.inexact.unwrap().missing.unwrap();
+    assert_eq!(missing.since.as_nanosecond() as u64, NOON_NS + HOUR_NS);
 }
 
 fn assert_is_too_old(error: StoreError, version: usize) {
@@ -238,7 +388,7 @@ fn database_of_an_earlier_version_keeps_its_figures(socket: &Path) {
     let new = mariadb_server::create_database(socket);
     let mut store = Mysql::open(&mariadb_server::login(socket, &new)).unwrap();
     store.migrate().unwrap();
-    for epoch in 1..=3 {
+    for epoch in 1..=LAST {
         store_old_epoch(&mut store, epoch);
     }
     let before = answers(&mut store);
@@ -264,14 +414,15 @@ fn database_of_an_earlier_version_keeps_its_figures(socket: &Path) {
     }
 }
 
-/// Copies the columns that the older database has.
+/// Copies the columns that the older database has, and sums up its records as it did.
 fn copy_tables(socket: &Path, new: &str, old: &str) {
     let mut connection = mariadb_server::connect(socket, Some(old));
     for table in TABLES_1 {
         let columns: Vec<String> = connection
             .query(format!(
                 "SELECT column_name FROM information_schema.columns
-                 WHERE table_schema = DATABASE() AND table_name = '{table}'"
+                 WHERE table_schema = DATABASE() AND table_name = '{table}'
+                     AND column_name <> 'counted_ns'"
             ))
             .unwrap();
         let columns = columns.join(", ");
@@ -280,6 +431,10 @@ fn copy_tables(socket: &Path, new: &str, old: &str) {
                 "INSERT INTO {table} ({columns}) SELECT {columns} FROM {new}.{table}"
             ))
             .unwrap();
+    }
+    let records = "r.host_id = s.host_id AND r.account_id = s.account_id AND r.epoch = s.epoch";
+    for statement in sum_up_by_closing("s.closed_ns DIV 1000000000", records, "1 = 1") {
+        connection.query_drop(statement).unwrap();
     }
 }
 
@@ -349,7 +504,7 @@ fn what_is_kept_is_known_again_after_a_wrong_clock() {
     drop(store);
     let kept: Vec<i64> = Connection::open(&path)
         .unwrap()
-        .prepare("SELECT since_ns FROM kept ORDER BY level")
+        .prepare("SELECT since_ns FROM kept WHERE level IN ('day', 'hour', 'month', 'record') ORDER BY level")
         .unwrap()
         .query_map([], |row| row.get(0))
         .unwrap()
@@ -389,7 +544,7 @@ fn what_is_kept_is_known_again(socket: &Path) {
     let mut store = Mysql::open(&mariadb_server::login(socket, &old)).unwrap();
     store.migrate().unwrap();
     let kept: Vec<i64> = connection
-        .query("SELECT since_ns FROM kept ORDER BY level")
+        .query("SELECT since_ns FROM kept WHERE level IN ('day', 'hour', 'month', 'record') ORDER BY level")
         .unwrap();
     assert_eq!(kept, KEPT);
     assert_repaired(&mut store);
@@ -404,6 +559,40 @@ fn what_is_kept_is_known_again_after_a_wrong_clock_on_mariadb() {
 #[ignore = "needs MySQL's own server: cargo xtask test --all"]
 fn what_is_kept_is_known_again_after_a_wrong_clock_on_mysql() {
     what_is_kept_is_known_again(mysql_server::socket());
+}
+
+/// The first version that programs of the next one append to, and leave as it is.
+const FIRST_SHARED: usize = 3;
+
+fn version_before_is_appended_to_as_it_is(socket: &Path) {
+    for version in FIRST_SHARED..MYSQL.len() {
+        let before: Vec<&str> = MYSQL[..version]
+            .iter()
+            .flat_map(|earlier| statements(earlier))
+            .collect();
+        let old = begun(socket, &before, Some(version as i64));
+        let login = mariadb_server::login(socket, &old);
+        let mut collector = Mysql::open_to_append(&login).unwrap();
+        collector.migrate().unwrap();
+        for epoch in 1..=2 {
+            store_epoch(&mut collector, epoch);
+        }
+        let found: Option<usize> = mariadb_server::connect(socket, Some(&old))
+            .query_first("SELECT MAX(version) FROM trafstat_schema")
+            .unwrap();
+        assert_eq!(found, Some(version));
+
+        // The collector goes on when the database is migrated under it.
+        let mut store = Mysql::open(&login).unwrap();
+        store.migrate().unwrap();
+        store_epoch(&mut collector, 3);
+        assert_goes_on(&mut store, &answers(&mut collector));
+    }
+}
+
+#[test]
+fn version_before_on_mariadb_is_appended_to_as_it_is() {
+    version_before_is_appended_to_as_it_is(mariadb_server::socket());
 }
 
 #[test]

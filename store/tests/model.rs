@@ -95,7 +95,7 @@ fn ends_as_the_model(cases: u32, create: impl Fn() -> String) {
                 }
                 Event::Archive(before, form) => {
                     let retention = Retention {
-                        records_before: Some(closed(before)),
+                        records_before: Some(counted(before)),
                         even_most: true,
                         ..Retention::default()
                     };
@@ -219,8 +219,9 @@ fn sent(epoch: u64) -> u64 {
     5 << epoch
 }
 
-fn closed(epoch: u64) -> Timestamp {
-    Timestamp::from_nanosecond((NOON_NS + epoch * HOUR_NS).into()).unwrap()
+/// When an epoch counts: in the middle of its hour.
+fn counted(epoch: u64) -> Timestamp {
+    Timestamp::from_nanosecond((NOON_NS + epoch * HOUR_NS - HOUR_NS / 2).into()).unwrap()
 }
 
 fn sent_packets(store: &mut dyn Store, by: &[Field]) -> u64 {

@@ -41,6 +41,12 @@ const HARMLESS: &[&str] = &[
     // loading with it.
     "workqueue: Failed to allocate a worker",
     "workqueue: Failed to create a worker thread: -12",
+    // A page was made to fail that the kernel asks for while it opens or reads a file of the module:
+    // four lines.
+    "SLUB: Unable to allocate memory on CPU",
+    "  cache: kmalloc-",
+    " debugging increased min order, use slab_debug=O to disable.",
+    "  node 0: slabs: ",
 ];
 
 /// A place in the log.

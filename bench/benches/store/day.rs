@@ -162,11 +162,12 @@ fn insert_bare(connection: &mut Connection, epoch: u64, records: &[Record]) -> R
 }
 
 /// Tables that hold sums, which the records do not need.
-const ROLLUPS: [&str; 6] = [
+const ROLLUPS: [&str; 7] = [
     "local_hourly",
     "local_daily",
     "service_hourly",
     "service_daily",
+    "local_service_",
     "remote_monthly",
     "remote_part",
 ];

@@ -6,8 +6,10 @@ use std::path::Path;
 
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp, ZonedDateTime};
+use serde::Serialize;
 use trafstat_cli::output::with_causes;
 use trafstat_cli::store::StoreOptions;
+use trafstat_store::collect::{Spool, SpoolError, SpoolPlace, SpoolState};
 use trafstat_store::query::{Field, Filter, Order, Query};
 use trafstat_store::store::Store;
 
@@ -56,6 +58,8 @@ pub struct Facts {
     pub recent_epochs: Result<u64, String>,
     /// Epochs in the store that closed later than now.
     pub future_epochs: u64,
+    /// What is in the spool, or why that cannot be told.
+    pub spool: Result<SpoolCounts, String>,
     /// Free and all bytes of the store's file system, where it is a file here.
     pub store_space: Option<(u64, u64)>,
     /// Units of trafstat that are enabled, where systemd runs.
@@ -78,6 +82,15 @@ const FIREWALL_FILES: [&str; 9] = [
     "/etc/ufw/user6.rules",
     "/etc/nftables.conf",
 ];
+
+/// How many epochs are in the spool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct SpoolCounts {
+    /// Those that wait for the database.
+    pub waiting: u64,
+    /// Those that are set aside, since the database refuses them.
+    pub refused: u64,
+}
 
 /// Why the module does not load.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +124,7 @@ impl Default for Facts {
             configuration_error: None,
             recent_epochs: Ok(0),
             future_epochs: 0,
+            spool: Ok(SpoolCounts::default()),
             store_space: None,
             units: None,
             quotas: Ok(Vec::new()),
@@ -165,14 +179,16 @@ impl Facts {
             ..Self::default()
         };
         facts.ask(options);
-        facts.ask_quotas(options);
+        facts.ask_quotas_and_spool(options);
         facts.store_space = space(&system.path("/var/lib/trafstat"));
         Ok(facts)
     }
 
-    fn ask_quotas(&mut self, options: &StoreOptions) {
+    fn ask_quotas_and_spool(&mut self, options: &StoreOptions) {
         self.quotas = match options.config() {
             Ok(config) => {
+                self.spool = SpoolCounts::of(&config.collect.spool_place())
+                    .map_err(|error| error.to_string());
                 self.warn_at.clone_from(&config.quota.warn_at);
                 quota::used(&config, options, &ZonedDateTime::now())
                     .map_err(|error| with_causes(&error))
@@ -213,6 +229,18 @@ fn firewall_files(system: &dyn System) -> Result<Vec<String>> {
         }
     }
     Ok(found)
+}
+
+impl SpoolCounts {
+    fn of(place: &SpoolPlace) -> Result<Self, SpoolError> {
+        let Some(spool) = Spool::open_existing(place)? else {
+            return Ok(Self::default());
+        };
+        Ok(Self {
+            waiting: spool.count(SpoolState::Waiting)?,
+            refused: spool.count(SpoolState::Refused)?,
+        })
+    }
 }
 
 /// A program of iptables, and what its rules are saved as.

@@ -97,6 +97,7 @@ impl StatusOptions {
                     "kernels_without_module": facts.kernels_without_module,
                     "accounts": facts.accounts,
                     "recent_epochs": facts.recent_epochs.as_ref().ok(),
+                    "spool": facts.spool.as_ref().ok(),
                     "units": facts.units,
                     "quotas": facts
                         .quotas
@@ -193,6 +194,15 @@ fn write_status(
             "store      {epochs} epochs in the last {COLLECTED_WITHIN_MINUTES} minutes"
         )?,
         Err(reason) => writeln!(writer, "store      {reason}")?,
+    }
+    if let Ok(counts) = &facts.spool
+        && counts.waiting + counts.refused > 0
+    {
+        writeln!(
+            writer,
+            "spool      {} epochs wait, {} are set aside",
+            counts.waiting, counts.refused
+        )?;
     }
     for usage in facts.quotas.iter().flatten() {
         writeln!(writer, "quota      {}", usage.sentence())?;

@@ -16,6 +16,7 @@ use trafstat_cli::output::{Format, to_stdout};
 use trafstat_cli::store::StoreOptions;
 use trafstat_store::options::config::Config;
 
+use crate::inexact;
 use crate::names::Names;
 use tracing::info;
 use trafstat_cli::units;
@@ -90,6 +91,11 @@ impl QuotaOptions {
             return warnings::give(&usages, &config.quota.warn_at, Path::new(&state), &act);
         }
         let names = Names::new(now.time_zone().clone(), false);
+        for usage in usages.iter().filter(|_| self.format == Format::Csv) {
+            for remark in usage.remarks(&names) {
+                info!("{remark}");
+            }
+        }
         to_stdout(|writer| match self.format {
             Format::Table => write_table(&usages, &names, writer),
             Format::Csv => write_csv(&usages, writer),
@@ -126,16 +132,25 @@ impl Usage {
         )
     }
 
+    /// What is not exact about it, a line each.
+    fn remarks(&self, names: &Names) -> Vec<String> {
+        let sentences = inexact::sentences(self.inexact.as_ref(), names);
+        let named = |sentence| format!("{}: {sentence}", self.name);
+        sentences.into_iter().map(named).collect()
+    }
+
     /// For programs.
     pub fn json(&self) -> serde_json::Value {
-        json!({
+        let mut object = json!({
             "name": self.name,
             "begin": self.begin.to_string(),
             "end": self.end.to_string(),
             "used_bytes": self.used_bytes,
             "limit_bytes": self.limit_bytes,
             "percent": self.percent(),
-        })
+        });
+        inexact::add(&mut object, self.inexact.as_ref());
+        object
     }
 }
 
@@ -160,7 +175,11 @@ fn write_table(usages: &[Usage], names: &Names, writer: &mut dyn Write) -> io::R
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    writeln!(writer, "{}", table.trim_fmt())
+    writeln!(writer, "{}", table.trim_fmt())?;
+    for remark in usages.iter().flat_map(|usage| usage.remarks(names)) {
+        writeln!(writer, "{remark}")?;
+    }
+    Ok(())
 }
 
 fn write_csv(usages: &[Usage], writer: &mut dyn Write) -> io::Result<()> {

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use jiff::civil::Date;
 use jiff::{Span, Timestamp, ZonedDateTime};
 use trafstat_store::options::quota::{QuotaLimit, QuotaPeriod};
-use trafstat_store::query::{Filter, Query};
+use trafstat_store::query::{Filter, Inexact, Query};
 use trafstat_store::store::Store;
 
 /// What is used of a quota in the period that is not over.
@@ -21,6 +21,8 @@ pub struct Usage {
     pub used_bytes: u64,
     /// What may go over.
     pub limit_bytes: u64,
+    /// What is not exact about it, since finer sums were deleted.
+    pub inexact: Option<Inexact>,
 }
 
 impl Usage {
@@ -52,6 +54,7 @@ impl Usage {
                     end,
                     used_bytes: limit.count.bytes(&answer.total),
                     limit_bytes: limit.bytes.as_u64(),
+                    inexact: answer.inexact,
                 })
             })
             .collect()
@@ -187,6 +190,7 @@ mod tests {
             end: Timestamp::UNIX_EPOCH,
             used_bytes,
             limit_bytes: 1000,
+            inexact: None,
         };
         let reached = |used| usage(used).reached(&[80, 100]).collect::<Vec<_>>();
         assert!(reached(799).is_empty());

@@ -4,33 +4,23 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use trafstat_store::query::{
-    Accuracy, Answer, Covered, Field, Filter, Group, Order, Query, StandardError, Value,
+    Accuracy, Answer, Counted, Field, Filter, Group, Inexact, Missing, Order, Query, StandardError,
+    Value,
 };
 use trafstat_store::snapshot::Counters;
 use trafstat_store::store::Store;
 
 use super::period::Period;
+use super::samples::{SampleInterval, Samples};
 
 const ADDRESSES: &[Field] = &[Field::LocalIp];
 const SERVICES: &[Field] = &[Field::Protocol, Field::LocalPort];
 
 /// For more groups a statement would be longer than databases take.
 const MOST_FILTERED: usize = 400;
-
-/// What the 95th percentile is taken of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SampleInterval {
-    /// Averages over five minutes, from the records.
-    #[value(name = "5m")]
-    FiveMinutes,
-    /// Averages over an hour, from the sums.
-    #[value(name = "1h")]
-    Hour,
-}
 
 /// What is asked of the store.
 #[derive(Debug, Clone)]
@@ -62,6 +52,16 @@ pub struct Figures {
     pub epochs: u64,
     /// How exact the figures are.
     pub accuracy: Accuracy,
+    /// What they do not tell exactly, since finer sums were deleted.
+    pub inexact: Option<Inexact>,
+    /// The same of the period before.
+    pub previous_inexact: Option<Inexact>,
+    /// What the percentiles have no samples of any more.
+    pub missing_samples: Option<Missing>,
+    /// What the chart has no steps of any more.
+    pub missing_steps: Option<Missing>,
+    /// Whether some epochs were longer than samples.
+    pub samples_are_spread: bool,
     /// All traffic.
     pub total: Line,
     /// The same for each local address.
@@ -70,6 +70,8 @@ pub struct Figures {
     pub services: Section,
     /// When the steps of the charts begin.
     pub steps: Vec<Timestamp>,
+    /// For how many seconds each was counted; 0 is a gap.
+    pub step_seconds: Vec<f64>,
     /// Bytes of the steps of the period before, as far as it has them.
     pub previous_steps: Vec<u64>,
 }
@@ -126,6 +128,11 @@ impl Figures {
             before: (previous.begin()?, previous_until),
             steps: period.steps()?,
             samples: Samples::default(),
+            step_seconds: Vec::new(),
+            inexact: None,
+            previous_inexact: None,
+            missing_samples: None,
+            missing_steps: None,
         };
         let mut all = asker.answer(&[], asker.now, None, Filter::default())?;
         if all.groups.is_empty() {
@@ -134,9 +141,11 @@ impl Figures {
                 key: Vec::new(),
                 counters: Counters::default(),
                 error: all.error,
+                counted: None,
             });
         }
-        asker.samples = Samples::of(all.covered, question.sample, asker.now);
+        asker.inexact = Inexact::merge(asker.inexact, all.inexact);
+        asker.count()?;
         let total = asker.lines(&[], &all)?.pop().unwrap_or_default();
         let addresses = asker.section(ADDRESSES)?;
         let services = asker.section(SERVICES)?;
@@ -147,30 +156,19 @@ impl Figures {
             sample: question.sample,
             epochs: all.epochs,
             accuracy: all.accuracy,
+            inexact: asker.inexact,
+            previous_inexact: asker.previous_inexact,
+            missing_samples: asker.missing_samples,
+            missing_steps: asker.missing_steps,
+            samples_are_spread: asker.samples.are_spread(),
             total,
             addresses,
             services,
             steps: asker.steps,
+            step_seconds: asker.step_seconds,
             previous_steps,
             period,
         })
-    }
-}
-
-impl SampleInterval {
-    fn field(self) -> Field {
-        match self {
-            Self::FiveMinutes => Field::FiveMinutes,
-            Self::Hour => Field::Hour,
-        }
-    }
-
-    /// How long one is.
-    pub fn seconds(self) -> i64 {
-        match self {
-            Self::FiveMinutes => 300,
-            Self::Hour => 3600,
-        }
     }
 }
 
@@ -184,11 +182,38 @@ struct Queries<'a> {
     before: Time,
     steps: Vec<Timestamp>,
     samples: Samples,
+    step_seconds: Vec<f64>,
+    inexact: Option<Inexact>,
+    previous_inexact: Option<Inexact>,
+    missing_samples: Option<Missing>,
+    missing_steps: Option<Missing>,
 }
 
+/// By the other fields of groups: the time of each, and what it has.
+type ByTime = HashMap<Vec<Value>, Vec<(Timestamp, Counters)>>;
+
 impl Queries<'_> {
+    /// Finds out when something was counted.
+    fn count(&mut self) -> Result<()> {
+        let sample = self.question.sample;
+        let samples = self.counted(sample.field(), self.now)?;
+        self.missing_samples = missing(&samples);
+        self.samples = Samples::of(&counted(samples), sample);
+        let steps = self.counted(self.question.period.step_field(), self.now)?;
+        self.missing_steps = missing(&steps);
+        self.step_seconds = vec![0.0; self.steps.len()];
+        for epochs in counted(steps).by_epoch {
+            if let Some(time) = self.question.period.time_of(&epochs.key) {
+                let step = step_of(&self.steps, time);
+                self.step_seconds[step] += epochs.duration.as_secs_f64();
+            }
+        }
+        Ok(())
+    }
+
     fn section(&mut self, by: &'static [Field]) -> Result<Section> {
         let answer = self.answer(by, self.now, self.question.limit, Filter::default())?;
+        self.inexact = Inexact::merge(self.inexact, answer.inexact);
         Ok(Section {
             by,
             lines: self.lines(by, &answer)?,
@@ -196,7 +221,7 @@ impl Queries<'_> {
         })
     }
 
-    /// The answer's groups with what the period before had, and their samples.
+    /// The answer's groups with what the period before had, their samples and their steps.
     fn lines(&mut self, by: &[Field], answer: &Answer) -> Result<Vec<Line>> {
         if answer.groups.is_empty() {
             return Ok(Vec::new());
@@ -206,72 +231,98 @@ impl Queries<'_> {
             true => Filter::default(),
             false => filter_of(answer),
         };
-        let previous: HashMap<Vec<Value>, Counters> = self
-            .answer(by, self.before, None, filter.clone())?
-            .groups
-            .into_iter()
-            .map(|group| (group.key, group.counters))
-            .collect();
-        let sampled = [&[self.question.sample.field()], by].concat();
-        let mut samples: HashMap<Vec<Value>, Vec<(Timestamp, Counters)>> = HashMap::new();
-        for group in self.answer(&sampled, self.now, None, filter)?.groups {
-            let mut key = group.key.into_iter();
-            if let Some(Value::Time(time)) = key.next() {
-                let of_key = samples.entry(key.collect()).or_default();
-                of_key.push((time, group.counters));
-            }
-        }
+        let before = self.answer(by, self.before, None, filter.clone())?;
+        self.previous_inexact = Inexact::merge(self.previous_inexact, before.inexact);
+        let groups = before.groups.into_iter();
+        let previous: HashMap<Vec<Value>, Counters> =
+            groups.map(|group| (group.key, group.counters)).collect();
+        let (sample_field, step_field) = (
+            self.question.sample.field(),
+            self.question.period.step_field(),
+        );
+        let samples = self.by_time(sample_field, by, filter.clone())?;
+        let steps = match step_field == sample_field {
+            true => None,
+            false => Some(self.by_time(step_field, by, filter)?),
+        };
+        let steps = steps.as_ref().unwrap_or(&samples);
+        let of_key = |times: &ByTime, key| times.get(key).cloned().unwrap_or_default();
         Ok(answer
             .groups
             .iter()
             .map(|group| {
-                let samples = samples.remove(&group.key).unwrap_or_default();
-                let sent = |counters: &Counters| counters.sent_bytes;
-                let received = |counters: &Counters| counters.received_bytes;
+                let of_samples = of_key(&samples, &group.key);
+                let p95 = |of: fn(&Counters) -> u64| {
+                    let samples = of_samples.iter();
+                    self.samples.p95(
+                        &samples
+                            .map(|(time, counters)| (*time, of(counters)))
+                            .collect(),
+                    )
+                };
                 Line {
                     key: group.key.clone(),
                     counters: group.counters,
                     error: group.error,
                     previous: previous.get(&group.key).copied().unwrap_or_default(),
-                    sent_p95: self
-                        .samples
-                        .p95(samples.iter().map(|(_, sample)| sent(sample))),
-                    received_p95: self
-                        .samples
-                        .p95(samples.iter().map(|(_, sample)| received(sample))),
-                    steps: stepped(&self.steps, &samples),
+                    sent_p95: p95(|counters| counters.sent_bytes),
+                    received_p95: p95(|counters| counters.received_bytes),
+                    steps: stepped(&self.steps, &of_key(steps, &group.key)),
                 }
             })
             .collect())
     }
 
+    /// What groups have in each of some times.
+    fn by_time(&mut self, time: Field, by: &[Field], filter: Filter) -> Result<ByTime> {
+        let fields = [&[time], by].concat();
+        let mut times = ByTime::new();
+        for group in self.answer(&fields, self.now, None, filter)?.groups {
+            if let Some(time) = self.question.period.time_of(&group.key) {
+                let of_key = times.entry(group.key[1..].to_vec()).or_default();
+                of_key.push((time, group.counters));
+            }
+        }
+        Ok(times)
+    }
+
     fn previous_steps(&mut self, previous: &Period) -> Result<Vec<u64>> {
         let time = (previous.begin()?, previous.end()?);
-        let samples: Vec<(Timestamp, Counters)> = self
-            .answer(&[Field::Hour], time, None, Filter::default())?
-            .groups
-            .into_iter()
-            .filter_map(|group| match group.key[..] {
-                [Value::Time(time)] => Some((time, group.counters)),
-                _ => None,
-            })
-            .collect();
-        let steps = stepped(&previous.steps()?, &samples);
+        let answer = self.answer(&[previous.step_field()], time, None, Filter::default())?;
+        let times = answer.groups.iter().filter_map(|group| {
+            let time = previous.time_of(&group.key)?;
+            Some((time, group.counters))
+        });
+        let steps = stepped(&previous.steps()?, &times.collect::<Vec<_>>());
         Ok(steps
             .iter()
             .map(|(sent, received)| sent + received)
             .collect())
     }
 
+    /// How long was counted in each of some times.
+    fn counted(&mut self, field: Field, time: Time) -> Result<Answer> {
+        let query = Query {
+            counted: true,
+            ..self.query(&[field], time, None, Filter::default())
+        };
+        self.ask(&query)
+    }
+
     /// What the store says about a time; `more` has a filter by what groups are made by.
     fn answer(
         &mut self,
         by: &[Field],
-        (since, until): Time,
+        time: Time,
         limit: Option<u64>,
         more: Filter,
     ) -> Result<Answer> {
-        let query = Query {
+        let query = self.query(by, time, limit, more);
+        self.ask(&query)
+    }
+
+    fn query(&self, by: &[Field], (since, until): Time, limit: Option<u64>, more: Filter) -> Query {
+        Query {
             by: by.to_vec(),
             filter: Filter {
                 since: Some(since),
@@ -282,12 +333,22 @@ impl Queries<'_> {
             },
             order: Order::Bytes,
             limit,
+            zone: self.question.period.zone().clone(),
             ..Query::default()
-        };
-        self.store
-            .query(&query)
-            .context("cannot query the database")
+        }
     }
+
+    fn ask(&mut self, query: &Query) -> Result<Answer> {
+        self.store.query(query).context("cannot query the database")
+    }
+}
+
+fn counted(answer: Answer) -> Counted {
+    answer.counted.unwrap_or_default()
+}
+
+fn missing(answer: &Answer) -> Option<Missing> {
+    answer.inexact.and_then(|inexact| inexact.missing)
 }
 
 /// What admits an answer's groups; others may come too.
@@ -307,51 +368,19 @@ fn filter_of(answer: &Answer) -> Filter {
 }
 
 /// Bytes sent and received by step.
-fn stepped(steps: &[Timestamp], samples: &[(Timestamp, Counters)]) -> Vec<(u64, u64)> {
+fn stepped(steps: &[Timestamp], times: &[(Timestamp, Counters)]) -> Vec<(u64, u64)> {
     let mut sums = vec![(0, 0); steps.len()];
-    for (time, counters) in samples {
-        // An hour that begins before the first step is that step's, too.
-        let step = steps.partition_point(|begin| begin <= time).max(1) - 1;
-        sums[step].0 += counters.sent_bytes;
-        sums[step].1 += counters.received_bytes;
+    for (time, counters) in times {
+        let sum = &mut sums[step_of(steps, *time)];
+        sum.0 += counters.sent_bytes;
+        sum.1 += counters.received_bytes;
     }
     sums
 }
 
-/// How many samples there are, those without traffic included, and how long one is.
-#[derive(Debug, Clone, Copy, Default)]
-struct Samples {
-    count: u64,
-    seconds: i64,
-}
-
-impl Samples {
-    /// The samples of the time in which something was counted.
-    fn of(covered: Option<Covered>, sample: SampleInterval, (since, until): Time) -> Self {
-        let seconds = sample.seconds();
-        let count = covered.map_or(0, |covered| {
-            // By the clock that cannot be set: what was opened in 1970 was not open since.
-            let opened = covered.closed.checked_sub(covered.duration);
-            let opened = opened.unwrap_or(covered.opened);
-            let first = opened.max(since).as_second().div_euclid(seconds);
-            let closed = covered.closed.min(until).as_second();
-            u64::try_from(closed.div_euclid(seconds) - first + 1).unwrap_or_default()
-        });
-        Self { count, seconds }
-    }
-
-    /// The least rate in bits per second that 95 of 100 samples do not exceed.
-    fn p95(self, bytes: impl Iterator<Item = u64>) -> f64 {
-        let mut bytes: Vec<u64> = bytes.collect();
-        bytes.sort_unstable();
-        let count = self.count.max(bytes.len() as u64);
-        let rank = (count * 95).div_ceil(100);
-        // Samples without traffic are not among them, and are the least.
-        let silent = count - bytes.len() as u64;
-        let index = rank.checked_sub(silent + 1);
-        let at = index.and_then(|index| bytes.get(usize::try_from(index).ok()?));
-        at.map_or(0.0, |&bytes| bytes as f64 * 8.0 / self.seconds as f64)
-    }
+/// The step that a time is in; an hour that begins before the first step is that step's, too.
+fn step_of(steps: &[Timestamp], time: Timestamp) -> usize {
+    steps.partition_point(|begin| *begin <= time).max(1) - 1
 }
 
 /// How much more or less than before, as a part of that; none where there was nothing.
@@ -362,44 +391,7 @@ pub fn change(counters: &Counters, previous: &Counters) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use jiff::SignedDuration;
-
     use super::*;
-
-    fn samples(count: u64) -> Samples {
-        Samples { count, seconds: 8 }
-    }
-
-    #[test]
-    fn percentile_is_the_least_rate_that_95_of_100_samples_do_not_exceed() {
-        assert_eq!(samples(100).p95(1..=100), 95.0);
-        assert_eq!(samples(20).p95(1..=20), 19.0);
-        assert_eq!(samples(21).p95(1..=21), 20.0);
-        assert_eq!(samples(1).p95([7].into_iter()), 7.0);
-        assert_eq!(samples(0).p95([].into_iter()), 0.0);
-    }
-
-    #[test]
-    fn samples_without_traffic_count_as_nothing() {
-        // 5 of 100 exceed it, 6 do not.
-        assert_eq!(samples(100).p95(1..=5), 0.0);
-        assert_eq!(samples(100).p95(1..=6), 1.0);
-    }
-
-    #[test]
-    fn set_clock_makes_no_samples() {
-        let time = |hour: i64| Timestamp::from_second(hour * 3600).unwrap();
-        let covered = |opened| Covered {
-            opened,
-            closed: time(500_010),
-            duration: SignedDuration::from_hours(4),
-        };
-        let period = (time(500_000), time(500_024));
-        for opened in [time(500_006), Timestamp::UNIX_EPOCH] {
-            let samples = Samples::of(Some(covered(opened)), SampleInterval::Hour, period);
-            assert_eq!(samples.count, 5);
-        }
-    }
 
     #[test]
     fn change_is_a_part_of_what_was_before() {

@@ -63,6 +63,9 @@ fn page(figures: &Figures, names: &Names) -> Markup {
                 main {
                     h1 { (title) }
                     p { (text::headline(figures, names)) }
+                    @for sentence in text::inexact(figures, names) {
+                        p { (sentence) }
+                    }
                     @for sentence in accuracy::sentences(&figures.accuracy, figures.total.error) {
                         p { (sentence) }
                     }
@@ -150,6 +153,16 @@ fn bars(
 ) -> Markup {
     let (x, width) = (scale.left(index) + scale.step * 0.1, scale.step * 0.8);
     let (low, high) = (scale.height(sent), scale.height(received));
+    let seconds = figures.step_seconds.get(index).copied().unwrap_or_default();
+    if seconds == 0.0 && sent + received == 0 && begin < figures.until {
+        return html! {
+            g {
+                title { (figures.period.step_name(begin)) ": not counted" }
+                rect x=(tenths(x)) y=(TOP) width=(tenths(width)) height=(BASE - TOP)
+                    fill="currentColor" opacity="0.08" {}
+            }
+        };
+    }
     html! {
         g {
             title {
@@ -283,8 +296,8 @@ mod tests {
     use jiff::tz::TimeZone;
     use trafstat_store::query::{Accuracy, Field, Value};
 
-    use super::super::figures::SampleInterval;
     use super::super::period::{Length, Period, Which};
+    use super::super::samples::SampleInterval;
     use super::*;
 
     #[test]
@@ -303,6 +316,11 @@ mod tests {
             sample: SampleInterval::Hour,
             epochs: 1,
             accuracy: Accuracy::default(),
+            inexact: None,
+            previous_inexact: None,
+            missing_samples: None,
+            missing_steps: None,
+            samples_are_spread: false,
             total: Line::default(),
             addresses: section(vec![Line {
                 key: vec![Value::Name("<b title=\"a\" id='b'>&".to_owned())],
@@ -310,6 +328,7 @@ mod tests {
             }]),
             services: section(Vec::new()),
             steps: Vec::new(),
+            step_seconds: Vec::new(),
             previous_steps: Vec::new(),
         };
         let html = page(&figures, &Names::new(TimeZone::UTC, true)).into_string();

@@ -4,10 +4,12 @@
 use std::io::{self, Write};
 
 use serde_json::{Map, Value as Json, json};
+use trafstat_store::query::Missing;
 
 use super::figures::{Figures, Line, Section};
 use super::period::Length;
 use crate::accuracy;
+use crate::inexact;
 
 const P95: [&str; 2] = ["p95_sent_bits_per_second", "p95_received_bits_per_second"];
 
@@ -90,8 +92,14 @@ pub(super) fn write_json(figures: &Figures, writer: &mut dyn Write) -> io::Resul
         .steps
         .iter()
         .zip(&figures.total.steps)
-        .map(|(begin, (sent, received))| {
-            json!({"begin": begin.to_string(), "sent_bytes": sent, "received_bytes": received})
+        .zip(&figures.step_seconds)
+        .map(|((begin, (sent, received)), seconds)| {
+            json!({
+                "begin": begin.to_string(),
+                "sent_bytes": sent,
+                "received_bytes": received,
+                "counted_seconds": seconds,
+            })
         })
         .collect();
     let section = |section: &Section| {
@@ -124,11 +132,24 @@ pub(super) fn write_json(figures: &Figures, writer: &mut dyn Write) -> io::Resul
         },
         "epochs": figures.epochs,
         "sample_seconds": figures.sample.seconds(),
+        "samples_are_spread": figures.samples_are_spread,
         "total": of_line(&figures.total, &all, figures),
         "addresses": section(&figures.addresses),
         "services": section(&figures.services),
         "steps": steps,
     });
+    inexact::add(&mut object, figures.inexact.as_ref());
+    if figures.previous_inexact.is_some() {
+        object["previous"]["inexact"] = inexact::json(figures.previous_inexact.as_ref());
+    }
+    for (name, missing) in [
+        ("missing_samples", figures.missing_samples),
+        ("missing_steps", figures.missing_steps),
+    ] {
+        if let Some(Missing { since, until }) = missing {
+            object[name] = json!({"since": since.to_string(), "until": until.to_string()});
+        }
+    }
     accuracy::add_accuracy(&mut object, &figures.accuracy);
     writeln!(writer, "{object}")
 }

@@ -6,6 +6,7 @@ mod figures;
 mod html;
 mod machine;
 mod period;
+mod samples;
 mod text;
 
 use std::io::Write;
@@ -23,8 +24,9 @@ use trafstat_store::query::Filter;
 use crate::accuracy;
 use crate::names::Names;
 use crate::system::write_in_place_of;
-use figures::{Figures, Question, SampleInterval};
+use figures::{Figures, Question};
 use period::{Length, Period, Which};
+use samples::SampleInterval;
 
 /// The mode of a new file.
 const FILE_MODE: u32 = 0o644;
@@ -41,10 +43,12 @@ const FILE_MODE: u32 = 0o644;
   trafstat report month --sample 5m --format csv
                                               95th percentiles of five minutes, as is billed
 
-A percentile is of samples: the averages over each hour, or five minutes, in which something
-was collected or could have been. What was counted belongs to the time at which it was
-collected, so samples of 5m need a collector that runs so often, and records that are kept.
-Days and months are those of the local time zone.
+A percentile is of samples: the averages over each hour, or five minutes, in which these hosts
+and accounts counted. Times in which none of them counted are gaps, not zeros. Samples of 5m need
+records that are kept, and a collector that runs so often: what was counted in a longer time is
+spread evenly over it, and the report says so. docs/PERCENTILE.md has the method. Days and
+months are those of the local time zone; where finer sums were deleted, the report says what is
+not exact.
 
 Where rules sampled, figures are estimates, and ± is one standard error of packets: 68 times of
 100 the true number is not further away.
@@ -128,15 +132,16 @@ impl ReportOptions {
         };
         let mut store = self.store.open_read_only()?;
         let figures = Figures::ask(store.as_mut(), &question)?;
+        let names = Names::new(now.time_zone().clone(), self.numeric).with_hosts(&self.store);
         if figures.epochs == 0 {
             info!("nothing was collected in {}", figures.period.name());
         }
         if self.format == ReportFormat::Csv {
-            for remark in accuracy::remarks(&figures.accuracy) {
+            let inexact = text::inexact(&figures, &names).into_iter();
+            for remark in inexact.chain(accuracy::remarks(&figures.accuracy)) {
                 info!("{remark}");
             }
         }
-        let names = Names::new(now.time_zone().clone(), self.numeric).with_hosts(&self.store);
         if self.deliver {
             let hostname = rustix::system::uname();
             let hostname = hostname.nodename().to_string_lossy();

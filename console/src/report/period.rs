@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, ZonedDateTime};
+use trafstat_store::query::{Field, Value};
 
 const OUTSIDE: &str = "that is outside of the calendar";
 
@@ -116,7 +117,10 @@ impl Period {
         self.moved(self.length.span())?.begin()
     }
 
-    /// When its hours begin, or the days of a month.
+    /// When its hours begin, UTC's, or the days of a month.
+    ///
+    /// In a zone that is not whole hours from UTC, the first and the last hour of a day are a
+    /// part of one each.
     ///
     /// # Errors
     /// They are outside of the calendar.
@@ -126,7 +130,10 @@ impl Period {
         loop {
             let last = steps[steps.len() - 1];
             let next = match self.length {
-                Length::Day => last.checked_add(Span::new().hours(1))?,
+                Length::Day => {
+                    let hours = last.as_second().div_euclid(3600);
+                    Timestamp::from_second((hours + 1) * 3600)?
+                }
                 Length::Month => {
                     date = date.tomorrow().context(OUTSIDE)?;
                     begin(date, &self.zone)?
@@ -154,6 +161,28 @@ impl Period {
             Length::Day => time.strftime("%H:%M").to_string(),
             Length::Month => time.strftime("%-d").to_string(),
         }
+    }
+
+    /// What its steps are.
+    pub fn step_field(&self) -> Field {
+        match self.length {
+            Length::Day => Field::Hour,
+            Length::Month => Field::Day,
+        }
+    }
+
+    /// When the time or the day begins that a key begins with.
+    pub fn time_of(&self, key: &[Value]) -> Option<Timestamp> {
+        match key.first()? {
+            Value::Time(time) => Some(*time),
+            Value::Date(date) => begin(*date, &self.zone).ok(),
+            _ => None,
+        }
+    }
+
+    /// The time zone that it is in.
+    pub fn zone(&self) -> &TimeZone {
+        &self.zone
     }
 
     /// How long it is.

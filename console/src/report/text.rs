@@ -5,15 +5,20 @@ use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, Table, presets};
 
+use trafstat_store::query::Missing;
+
 use super::figures::{Figures, Line, Section, change};
+use super::samples::SampleInterval;
 use crate::accuracy;
+use crate::inexact;
 use crate::names::{Names, title};
 use trafstat_cli::units;
 
 /// Writes a headline, the steps with bars, and a table for each section.
 pub(super) fn write(figures: &Figures, names: &Names, writer: &mut dyn Write) -> io::Result<()> {
     writeln!(writer, "{}", headline(figures, names))?;
-    for sentence in accuracy::sentences(&figures.accuracy, figures.total.error) {
+    let accuracy = accuracy::sentences(&figures.accuracy, figures.total.error);
+    for sentence in inexact(figures, names).iter().chain(&accuracy) {
         writeln!(writer, "{sentence}")?;
     }
     writeln!(writer)?;
@@ -44,6 +49,48 @@ pub(super) fn headline(figures: &Figures, names: &Names) -> String {
     )
 }
 
+/// What the figures do not tell exactly, a sentence each.
+pub(super) fn inexact(figures: &Figures, names: &Names) -> Vec<String> {
+    let mut sentences = inexact::sentences(figures.inexact.as_ref(), names);
+    if figures.previous_inexact.is_some() {
+        sentences.push(format!(
+            "The figures of {} are not exact: finer ones were deleted.",
+            figures.previous.0.name()
+        ));
+    }
+    let between = |missing: Missing| {
+        let [since, until] = [missing.since, missing.until].map(|time| names.time(time));
+        format!("from {since} to {until}: the figures that would tell were deleted.")
+    };
+    if let Some(missing) = figures.missing_steps {
+        sentences.push(format!(
+            "The chart lacks what was counted {}",
+            between(missing)
+        ));
+    }
+    if let Some(missing) = figures.missing_samples {
+        sentences.push(format!(
+            "The percentiles have no samples of what was counted {}",
+            between(missing)
+        ));
+    }
+    if figures.samples_are_spread {
+        sentences.push(format!(
+            "Some epochs were longer than {}: for the percentiles, what they counted is spread \
+             evenly over their time.",
+            sample(figures)
+        ));
+    }
+    sentences
+}
+
+fn sample(figures: &Figures) -> &'static str {
+    match figures.sample {
+        SampleInterval::Hour => "an hour",
+        SampleInterval::FiveMinutes => "five minutes",
+    }
+}
+
 /// What the columns mean.
 pub(super) fn footnote(figures: &Figures, names: &Names) -> String {
     let (previous, until) = &figures.previous;
@@ -51,14 +98,11 @@ pub(super) fn footnote(figures: &Figures, names: &Names) -> String {
         Ok(end) if *until < end => format!(" until {}", names.time(*until)),
         _ => String::new(),
     };
-    let sample = match figures.sample.seconds() {
-        3600 => "an hour",
-        _ => "five minutes",
-    };
     format!(
         "95%: the 95th percentile of the averages over {sample}. Change: in bytes, against {}{part}. Times are {}.",
         previous.name(),
         names.zone(figures.until),
+        sample = sample(figures),
     )
 }
 
@@ -82,9 +126,15 @@ fn write_steps(figures: &Figures, writer: &mut dyn Write) -> io::Result<()> {
         .map(bytes)
         .max()
         .unwrap_or_default();
-    for (begin, step) in figures.steps.iter().zip(&figures.total.steps) {
+    let steps = figures.steps.iter().zip(&figures.total.steps);
+    for ((begin, step), &seconds) in steps.zip(&figures.step_seconds) {
         if *begin >= figures.until {
             break;
+        }
+        if seconds == 0.0 && bytes(step) == 0 {
+            let name = figures.period.step_name(*begin);
+            writeln!(writer, "{name:>6} not counted")?;
+            continue;
         }
         let part = bytes(step) as f64 / largest.max(1) as f64;
         let name = figures.period.step_name(*begin);

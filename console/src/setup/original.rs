@@ -9,6 +9,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+use trafstat_store::origin::Origin;
 
 use crate::kernel_module::{self, is_loaded};
 use crate::system::System;
@@ -146,7 +147,17 @@ pub fn import(system: &dyn System, url: Option<&str>) -> Result<()> {
                 .map(|name| format!("{folder}/{name}")),
         );
     }
-    let command = ["trafstat-store", "import", "--format", "csv"];
+    // This host counted, and the original's collector stores nothing any more.
+    let origin = Origin::of_this_process()?.machine_id;
+    let command = [
+        "trafstat-store",
+        "import",
+        "--format",
+        "csv",
+        "--whole",
+        "--origin",
+        &origin,
+    ];
     if !paths.is_empty() {
         let paths: Vec<_> = paths.iter().map(String::as_str).collect();
         system.succeed(&[&command[..], &paths].concat(), "")?;
@@ -199,6 +210,7 @@ fn read_counters(system: &dyn System) -> Result<()> {
             .read(&format!("/proc/trafstat/{name}"))?
             .unwrap_or_default();
         if !counted.is_empty() {
+            // Behind what an earlier set-up kept and imported: then only these rows are new.
             let path = format!("{FOLDER}/{name}");
             let before = system.read(&path)?.unwrap_or_default();
             system.write(&path, &(before + &counted), 0o600)?;

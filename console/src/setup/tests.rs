@@ -173,7 +173,17 @@ impl System for FakeHost {
                 self.run(rest, input)
             }
             ["depmod", "--all"] => Ok(well("")),
-            ["trafstat-store", "import", "--format", "csv", files @ ..] => {
+            [
+                "trafstat-store",
+                "import",
+                "--format",
+                "csv",
+                "--whole",
+                "--origin",
+                origin,
+                files @ ..,
+            ] => {
+                assert!(!origin.is_empty());
                 self.change()?;
                 self.imported
                     .borrow_mut()

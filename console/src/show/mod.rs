@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! `trafstat show`: from options to a query, from its answer to the screen.
 
+mod epoch;
 mod rates;
 mod table;
 
@@ -11,8 +12,8 @@ use std::ops::RangeInclusive;
 use anyhow::{Context, Result};
 use clap::Args;
 use ipnet::IpNet;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value as Json, json};
 use tracing::info;
 use trafstat_cli::capture::{CaptureOptions, SourceName, remarks};
@@ -29,6 +30,7 @@ use trafstat_store::services::Services;
 use trafstat_store::snapshot::Counters;
 
 use crate::accuracy;
+use crate::inexact;
 use crate::names::Names;
 use rates::Rates;
 
@@ -51,8 +53,10 @@ use rates::Rates;
                                                    what is in a capture, without a store
 
 Times are \"2026-01-31 12:00\" in the local time zone, \"2026-01-31T12:00:00Z\", or so long
-ago: 30m, 2h, 7d, 4w. What was counted belongs to the time at which it was collected. Days
-begin in the local time zone, at the full hour, UTC, that is next; TZ=UTC shows all in UTC.
+ago: 30m, 2h, 7d, 4w. What was counted together, from one collection to the next, belongs to the
+middle of that time. Days are those of the local time zone; TZ=UTC shows all in UTC. Where records
+and finer sums were deleted, an hour or a day belongs to the time that has its middle, and the
+answer says so.
 
 Where rules sampled, figures are estimates, and ± is one standard error: 68 times of 100 the
 true number is not further away. That of whole accounts is known, in packets and bytes; that of
@@ -82,7 +86,8 @@ pub struct ShowOptions {
     #[arg(long, value_name = "N")]
     top: Option<u64>,
 
-    /// Averages a second instead of sums.
+    /// Averages a second instead of sums, over the time in which the hosts and accounts asked for
+    /// counted, of a line with a time, host or account that one's.
     #[arg(long)]
     rates: bool,
 
@@ -143,11 +148,11 @@ struct FilterOptions {
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     host: Vec<String>,
 
-    /// Only what was collected at this time or later.
+    /// Only what was counted at this time or later.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     since: Option<Timestamp>,
 
-    /// Only what was collected before this time.
+    /// Only what was counted before this time.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     until: Option<Timestamp>,
 }
@@ -185,8 +190,11 @@ impl ShowOptions {
     ///
     /// # Errors
     /// The store's or the capture's, or that standard output cannot be written.
-    pub fn run(self) -> Result<()> {
+    pub fn run(mut self) -> Result<()> {
         let query = self.query();
+        if let Some(SourceName::Capture(_)) = &self.capture.source {
+            self.refine_epochs(&query);
+        }
         let Some(SourceName::Capture(name)) = &self.capture.source else {
             let mut store = self.store.open_read_only()?;
             let answer = store.query(&query).context("cannot query the database")?;
@@ -201,6 +209,25 @@ impl ShowOptions {
             info!("{remark}");
         }
         Ok(capture.finish()?)
+    }
+
+    /// Has a capture counted in epochs that end where the answer's periods do.
+    ///
+    /// An epoch given by the user stays, with a hint where it is too long.
+    fn refine_epochs(&mut self, query: &Query) {
+        let Some(needed) = epoch::needed(query) else {
+            return;
+        };
+        match self.capture.epoch {
+            None => self.capture.epoch = Some(needed),
+            Some(given) if !epoch::divides(given, needed) => info!(
+                "epochs of {:#} do not end where the periods that are asked for do: --epoch {:#} \
+                 answers exactly",
+                SignedDuration::try_from(given).unwrap_or_default(),
+                SignedDuration::try_from(needed).unwrap_or_default()
+            ),
+            Some(_) => {}
+        }
     }
 
     fn query(&self) -> Query {
@@ -220,23 +247,33 @@ impl ShowOptions {
             order,
             limit: (top > 0).then_some(top),
             zone: TimeZone::system(),
+            // A table ends with averages.
+            counted: self.rates || self.format == Format::Table,
         }
     }
 
     fn write(&self, query: &Query, answer: &Answer) -> Result<()> {
-        if answer.groups.is_empty() {
-            info!("{}", nothing(answer.epochs));
-        }
-        if self.format == Format::Csv {
-            for remark in accuracy::remarks(&answer.accuracy) {
-                info!("{remark}");
-            }
-        }
         let style = table::Style {
             rates: self.rates,
             order: query.order,
             names: Names::new(query.zone.clone(), self.numeric).with_hosts(&self.store),
         };
+        if answer.groups.is_empty() {
+            info!("{}", nothing(answer.epochs));
+        }
+        // A table that is not empty has it below.
+        let mut sentences = Vec::new();
+        if self.format == Format::Csv || answer.groups.is_empty() {
+            sentences = inexact::sentences(answer.inexact.as_ref(), &style.names);
+        }
+        sentences.extend(match self.format {
+            Format::Table if answer.groups.is_empty() => accuracy::left_out(&answer.accuracy),
+            Format::Csv => accuracy::remarks(&answer.accuracy),
+            _ => Vec::new(),
+        });
+        for sentence in sentences {
+            info!("{sentence}");
+        }
         to_stdout(|writer| write(answer, self.format, &style, writer))
             .context("cannot write to standard output")
     }
@@ -289,7 +326,6 @@ fn rates_of(wanted: bool, counters: &Counters, seconds: Option<f64>) -> Option<R
 
 fn write_csv(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Result<()> {
     let mut csv = csv::Writer::from_writer(writer);
-    let seconds = rates::seconds_of_group(answer);
     let columns = answer.total.columns().map(|(column, _)| column);
     let rate_columns = Rates::new(&answer.total, 1.0).columns();
     let shown = if rates { &rate_columns[..] } else { &[] };
@@ -310,7 +346,7 @@ fn write_csv(answer: &Answer, rates: bool, writer: &mut dyn Write) -> io::Result
         }
         let counters = group.counters.columns();
         line.extend(counters.map(|(_, counter)| counter.to_string()));
-        let rates = rates_of(rates, &group.counters, seconds);
+        let rates = rates_of(rates, &group.counters, rates::seconds(group.counted));
         line.extend(shown.iter().enumerate().map(|(index, _)| {
             rates.map_or_else(String::new, |rates| rates.columns()[index].1.to_string())
         }));
@@ -336,7 +372,6 @@ fn write_json(answer: &Answer, style: &table::Style, writer: &mut dyn Write) -> 
         }
         Json::Object(object)
     };
-    let seconds = rates::seconds_of_group(answer);
     let records: Vec<Json> = answer
         .groups
         .iter()
@@ -349,16 +384,12 @@ fn write_json(answer: &Answer, style: &table::Style, writer: &mut dyn Write) -> 
                 }
             }
             record.extend(counters(&group.counters));
-            let rates = rates_of(rates, &group.counters, seconds);
+            let rates = rates_of(rates, &group.counters, rates::seconds(group.counted));
             with_rates(record, rates, group.error)
         })
         .collect();
     let covered = answer.covered;
-    let all = rates_of(
-        rates,
-        &answer.total,
-        covered.and_then(rates::seconds_covered),
-    );
+    let all = rates_of(rates, &answer.total, rates::seconds_of_all(answer));
     let mut object = json!({
         "records": records,
         "total": with_rates(counters(&answer.total).collect(), all, answer.error),
@@ -367,6 +398,7 @@ fn write_json(answer: &Answer, style: &table::Style, writer: &mut dyn Write) -> 
         "opened": covered.map(|covered| covered.opened.to_string()),
         "closed": covered.map(|covered| covered.closed.to_string()),
     });
+    inexact::add(&mut object, answer.inexact.as_ref());
     accuracy::add_accuracy(&mut object, &answer.accuracy);
     writeln!(writer, "{object}")
 }

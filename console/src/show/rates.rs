@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Averages a second.
 
-use trafstat_store::query::{Answer, Covered, Field};
+use jiff::SignedDuration;
+use trafstat_store::query::Answer;
 use trafstat_store::snapshot::Counters;
 
 /// What went over in a second, on average.
@@ -39,19 +40,13 @@ impl Rates {
     }
 }
 
-/// How long each group was counted: the step of time where it has one, else all the time.
-pub(super) fn seconds_of_group(answer: &Answer) -> Option<f64> {
-    let own = answer.by.iter().filter_map(|field| match field {
-        Field::FiveMinutes => Some(300.0),
-        Field::Hour => Some(3600.0),
-        Field::Day => Some(86_400.0),
-        _ => None,
-    });
-    own.reduce(f64::min)
-        .or_else(|| answer.covered.and_then(seconds_covered))
+/// How long something was counted; none where nothing tells.
+pub(super) fn seconds(counted: Option<SignedDuration>) -> Option<f64> {
+    let seconds = counted.map(|counted| counted.as_secs_f64());
+    seconds.filter(|&seconds| seconds > 0.0)
 }
 
-/// How long all was counted; none for epochs whose opening is not known.
-pub(super) fn seconds_covered(covered: Covered) -> Option<f64> {
-    Some(covered.seconds()).filter(|&seconds| seconds > 0.0)
+/// How long all of an answer was counted.
+pub(super) fn seconds_of_all(answer: &Answer) -> Option<f64> {
+    seconds(answer.counted.as_ref().map(|counted| counted.total))
 }

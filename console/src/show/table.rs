@@ -11,6 +11,7 @@ use trafstat_store::snapshot::Counters;
 
 use super::rates::{self, Rates};
 use crate::accuracy;
+use crate::inexact;
 use crate::names::{Names, title};
 use trafstat_cli::text::width;
 use trafstat_cli::units;
@@ -37,9 +38,12 @@ pub(super) fn write(answer: &Answer, style: &Style, writer: &mut dyn Write) -> i
     if let Some(time) = time_line(answer, &style.names) {
         writeln!(writer, "\n{time}")?;
     }
+    let inexact = inexact::sentences(answer.inexact.as_ref(), &style.names);
     let accuracy = accuracy::sentences(&answer.accuracy, answer.error);
-    if !accuracy.is_empty() {
-        writeln!(writer, "\n{}", accuracy.join("\n"))?;
+    for sentences in [inexact, accuracy] {
+        if !sentences.is_empty() {
+            writeln!(writer, "\n{}", sentences.join("\n"))?;
+        }
     }
     let shown = answer.groups.len() as u64;
     if shown < answer.group_count {
@@ -154,7 +158,6 @@ impl Grid {
                 })
                 .collect()
         };
-        let seconds = rates::seconds_of_group(answer);
         let mut total = vec![String::new(); answer.by.len()];
         if let Some(first) = total.first_mut() {
             "total".clone_into(first);
@@ -162,7 +165,7 @@ impl Grid {
         total.extend(cells(
             &answer.total,
             answer.error,
-            answer.covered.and_then(rates::seconds_covered),
+            rates::seconds_of_all(answer),
         ));
         Self {
             keys: answer.by.len(),
@@ -177,6 +180,7 @@ impl Grid {
                 .iter()
                 .map(|group| {
                     let mut line = style.names.key(&group.key);
+                    let seconds = rates::seconds(group.counted);
                     line.extend(cells(&group.counters, group.error, seconds));
                     line
                 })
@@ -258,7 +262,7 @@ fn time_line(answer: &Answer, names: &Names) -> Option<String> {
         names.time(covered.closed),
         names.zone(covered.closed)
     );
-    if let Some(seconds) = rates::seconds_covered(covered) {
+    if let Some(seconds) = rates::seconds_of_all(answer) {
         let rates = Rates::new(&answer.total, seconds);
         line.push_str(&format!(
             "\nOn average {} sent, {} received.",

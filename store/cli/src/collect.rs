@@ -14,8 +14,7 @@ use trafstat_cli::hint::with_hint;
 use trafstat_cli::output::{Format, to_stdout};
 use trafstat_cli::store::StoreOptions;
 use trafstat_store::collect::{
-    Collector, DEFAULT_SPOOL_PATH, DEFAULT_SPOOL_SIZE, Outcome, Round, Service, SpoolPlace, State,
-    Woken, next_due,
+    Collector, Outcome, Round, Service, SpoolPlace, State, Woken, next_due,
 };
 use trafstat_store::host::{HostCheck, RunningHost};
 use trafstat_store::options::config::{CollectConfig, parse_duration};
@@ -63,6 +62,11 @@ pub struct CollectOptions {
     #[arg(long, value_name = "SIZE", env = "TRAFSTAT_SPOOL_SIZE", global = true)]
     spool_size: Option<ByteSize>,
 
+    /// Keep every epoch in the spool first, and then store it: for shutdown, when the time for the
+    /// database's answers may run out. Collects once, whatever the configuration says.
+    #[arg(long, conflicts_with_all = ["every", "source"], global = true)]
+    spool_first: bool,
+
     /// How to report what became of each account.
     #[arg(long, value_enum, default_value_t = Format::Table, global = true)]
     format: Format,
@@ -78,7 +82,9 @@ pub struct CollectOptions {
 /// Collects from the kernel module: once, or as a service.
 pub fn run(options: &CollectOptions, store: &StoreOptions, settings: Settings) -> Result<ExitCode> {
     match options.every.or(settings.config.collect.every) {
-        Some(every) if !options.once => serve(options, store, settings, every),
+        Some(every) if !options.once && !options.spool_first => {
+            serve(options, store, settings, every)
+        }
         _ => once(options, &settings),
     }
 }
@@ -101,11 +107,14 @@ fn once(options: &CollectOptions, settings: &Settings) -> Result<ExitCode> {
     }
     let progress = Progress::new("collecting");
     let mut collector = Collector::new(
-        || settings.location.open(),
+        || settings.location.open_to_append(),
         Some(options.spool_place(&settings.config.collect)),
         &progress,
     )
     .on(running_host()?);
+    if options.spool_first {
+        collector = collector.spooling_first();
+    }
     let round = collector.round(&mut sources)?;
     progress.finish();
     complain(&round);
@@ -125,6 +134,13 @@ fn once(options: &CollectOptions, settings: &Settings) -> Result<ExitCode> {
         warn!(
             "{} epochs wait in the spool; the next collection stores them",
             round.waiting
+        );
+    }
+    if round.all_set_aside > 0 {
+        warn!(
+            "{} epochs are set aside, since the database refuses them; \"trafstat-store spool \
+             list\" tells why",
+            round.all_set_aside
         );
     }
     if !round.outcomes.is_empty() || options.format != Format::Table {
@@ -219,7 +235,7 @@ impl<S: Source> Rounds<'_, S> {
             options, service, ..
         } = self;
         let mut collector = Collector::new(
-            || settings.location.open(),
+            || settings.location.open_to_append(),
             Some(options.spool_place(&settings.config.collect)),
             *service,
         )
@@ -336,6 +352,7 @@ fn summary(round: &Round) -> String {
         (spooled as u64, "spooled"),
         (round.forwarded, "forwarded from the spool"),
         (round.waiting, "waiting in the spool"),
+        (round.all_set_aside, "set aside"),
         (failed as u64, "failed"),
     ] {
         if number > 0 {
@@ -362,7 +379,15 @@ fn complain(round: &Round) {
     }
     for (origin, error) in &round.refused {
         warn!(
-            "an epoch from network namespace {} stays in the spool: {error}",
+            "an epoch from network namespace {} stays in the spool: {}",
+            origin.netns,
+            error.reason()
+        );
+    }
+    for (origin, reason) in &round.set_aside {
+        error!(
+            "an epoch from network namespace {} is set aside: {reason}. \"trafstat-store spool \
+             list\" has it, \"spool retry\" has it offered to the database again",
             origin.netns
         );
     }
@@ -418,16 +443,10 @@ impl CollectOptions {
     }
 
     pub fn spool_place(&self, config: &CollectConfig) -> SpoolPlace {
+        let configured = config.spool_place();
         SpoolPlace {
-            path: self
-                .spool
-                .clone()
-                .or_else(|| config.spool.clone())
-                .unwrap_or_else(|| PathBuf::from(DEFAULT_SPOOL_PATH)),
-            limit: self
-                .spool_size
-                .or(config.spool_size)
-                .unwrap_or(DEFAULT_SPOOL_SIZE),
+            path: self.spool.clone().unwrap_or(configured.path),
+            limit: self.spool_size.unwrap_or(configured.limit),
         }
     }
 

@@ -37,11 +37,11 @@ pub struct ExportOptions {
     #[arg(long, value_name = "NAME")]
     account: Vec<Name>,
 
-    /// Only epochs that closed, or periods that begin, at this time or later.
+    /// Only epochs whose middle is, or periods that begin, at this time or later.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     since: Option<Timestamp>,
 
-    /// Only epochs that closed, or periods that begin, before this time.
+    /// Only epochs whose middle is, or periods that begin, before this time.
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     until: Option<Timestamp>,
 

@@ -6,19 +6,22 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use ipnet::Ipv4Net;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use tracing::warn;
 use trafstat_cli::output::{Format, Listing, to_stdout};
 use trafstat_cli::store::login_at;
 use trafstat_cli::time;
 use trafstat_store::account::Name;
 use trafstat_store::import::OriginalTables;
 use trafstat_store::import::{
-    ClosedAt, ImportError, Imported, OriginalAccount, import, original_account, rows_of_file,
+    ClosedAt, ImportError, Imported, OriginalAccount, Times, import, original_account, rows_of_file,
 };
 use trafstat_store::options::secret::Secret;
 use trafstat_store::origin::Origin;
+use trafstat_store::store::Store;
 
 use crate::settings::Settings;
 use trafstat_cli::progress::Progress;
@@ -27,12 +30,16 @@ use trafstat_cli::progress::Progress;
 /// tables in MySQL.
 ///
 /// The same rows are stored once, however often they are imported and wherever they are
-/// found; tables are read only. Files may be compressed
-/// with gzip, zstd or xz. Times in files are local; the environment variable TZ says of which zone.
+/// found: a row is known by the host that counted it, its account, its time and what it says, and
+/// of equal rows of one time as many are stored as the file or table has that has most of them.
+/// Tables are read only. Files may be compressed with gzip, zstd or xz. Times in files are local;
+/// the environment variable TZ says of which zone. Of the hour that comes twice when summer time
+/// ends, the order of the rows tells which one is meant.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   trafstat-store import /var/trafstat/trafstat_192_0_2_0_24_*.gz
   trafstat-store import --from-url mysql://trafstat@localhost/trafstat
+  trafstat-store import --origin old-gateway trafstat_192_0_2_0_24_*.gz
   trafstat-store import --local-net 192.0.2.0/24 --closed \"2024-01-31 12:00\" dump.csv")]
 pub struct ImportOptions {
     /// Files as they come from /proc/trafstat, or from SELECT * INTO OUTFILE.
@@ -73,30 +80,45 @@ pub struct ImportOptions {
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
     closed: Option<Timestamp>,
 
-    /// Machine id of the host that counted, if it is another one than this.
-    #[arg(long, value_name = "ID", requires = "hostname")]
-    machine_id: Option<String>,
+    /// The host that counted, by its machine id or its name [default: this host].
+    ///
+    /// Where rows of the account were imported as another host's, it must be given: the same
+    /// rows of two hosts would count twice.
+    #[arg(
+        long,
+        alias = "machine-id",
+        value_name = "HOST",
+        value_parser = NonEmptyStringValueParser::new()
+    )]
+    origin: Option<String>,
 
-    /// Name of the host that counted.
-    #[arg(long, value_name = "NAME", requires = "machine_id")]
+    /// A name for the host that counted, if it is known by its machine id only.
+    #[arg(long, value_name = "NAME", requires = "origin")]
     hostname: Option<String>,
+
+    /// Take the last reading of a file or table, too, though it is younger than 10 minutes and
+    /// may still get rows.
+    #[arg(long)]
+    whole: bool,
 }
 
+/// A reading that is older gets no more rows: the original stores all of one within seconds.
+const WHOLE_AFTER: SignedDuration = SignedDuration::from_mins(10);
+
 pub fn run(options: &ImportOptions, format: Format, settings: &Settings) -> Result<ExitCode> {
-    let mut origin = Origin::of_this_process()?;
-    if let (Some(machine_id), Some(hostname)) = (&options.machine_id, &options.hostname) {
-        origin = Origin {
-            machine_id: machine_id.clone(),
-            hostname: hostname.clone(),
-            netns: "init".to_owned(),
-        };
-    }
     let progress = Progress::new("importing");
     let lines = match &options.from_url {
-        Some(url) => options.import_tables(url, &origin, settings, &progress)?,
-        None => options.import_files(&origin, settings, &progress)?,
+        Some(url) => options.import_tables(url, settings, &progress)?,
+        None => options.import_files(settings, &progress)?,
     };
     progress.finish();
+    for line in lines.iter().filter(|line| line.imported.held_back > 0) {
+        warn!(
+            "{}: its last {} rows are younger than 10 minutes and may not be all of their \
+             reading; the next import takes them, or this one with --whole",
+            line.source, line.imported.held_back
+        );
+    }
     let listing = Listing {
         columns: COLUMNS,
         numbers: 2..COLUMNS.len(),
@@ -108,12 +130,7 @@ pub fn run(options: &ImportOptions, format: Format, settings: &Settings) -> Resu
 }
 
 impl ImportOptions {
-    fn import_files(
-        &self,
-        origin: &Origin,
-        settings: &Settings,
-        progress: &Progress,
-    ) -> Result<Vec<Line>> {
+    fn import_files(&self, settings: &Settings, progress: &Progress) -> Result<Vec<Line>> {
         // Before anything is stored: what is wrong with one of the names is said at once.
         let accounts: Vec<OriginalAccount> = self
             .files
@@ -121,14 +138,12 @@ impl ImportOptions {
             .map(|file| self.account_of(&file.file_name().unwrap_or_default().to_string_lossy()))
             .collect::<Result<_>>()?;
         let mut store = settings.location.open()?;
+        let origins = self.origins(store.as_mut(), &accounts)?;
         let mut lines = Vec::new();
-        for (file, account) in self.files.iter().zip(&accounts) {
-            let closed = match self.closed {
-                Some(time) => ClosedAt::Said(time),
-                None => ClosedAt::Guessed(file_time(file)?),
-            };
+        for ((file, account), origin) in self.files.iter().zip(&accounts).zip(&origins) {
+            let times = self.times(file_time(file)?);
             let rows = rows_of_file(file)?;
-            let imported = import(store.as_mut(), origin, account, rows, closed, progress)
+            let imported = import(store.as_mut(), origin, account, rows, times, progress)
                 .with_context(|| format!("{} is not imported to its end", file.display()))?;
             lines.push(Line {
                 source: file.display().to_string(),
@@ -142,7 +157,6 @@ impl ImportOptions {
     fn import_tables(
         &self,
         url: &Secret,
-        origin: &Origin,
         settings: &Settings,
         progress: &Progress,
     ) -> Result<Vec<Line>> {
@@ -166,16 +180,14 @@ impl ImportOptions {
             .map(|table| self.account_of(table))
             .collect::<Result<_>>()?;
         let mut store = settings.location.open()?;
+        let origins = self.origins(store.as_mut(), &accounts)?;
         let mut lines = Vec::new();
-        for (table, account) in tables.into_iter().zip(&accounts) {
-            let closed = match self.closed {
-                Some(time) => ClosedAt::Said(time),
-                None => ClosedAt::Guessed(Timestamp::now()),
-            };
+        for ((table, account), origin) in tables.into_iter().zip(&accounts).zip(&origins) {
+            let times = self.times(Timestamp::now());
             let imported = originals
                 .rows(&table)
                 .map_err(ImportError::Rows)
-                .and_then(|rows| import(store.as_mut(), origin, account, rows, closed, progress))
+                .and_then(|rows| import(store.as_mut(), origin, account, rows, times, progress))
                 .with_context(|| format!("table {table} is not imported to its end"))?;
             lines.push(Line {
                 source: table,
@@ -184,6 +196,82 @@ impl ImportOptions {
             });
         }
         Ok(lines)
+    }
+
+    fn times(&self, guess: Timestamp) -> Times {
+        Times {
+            closed: self.closed.map_or(ClosedAt::Guessed(guess), ClosedAt::Said),
+            whole_until: (!self.whole).then(|| Timestamp::now() - WHOLE_AFTER),
+        }
+    }
+
+    /// The host that counted into each of the accounts.
+    fn origins(&self, store: &mut dyn Store, accounts: &[OriginalAccount]) -> Result<Vec<Origin>> {
+        let own = Origin::of_this_process()?;
+        if let Some(said) = &self.origin {
+            let origin = self.origin_called(said, store, own)?;
+            return Ok(vec![origin; accounts.len()]);
+        }
+        for OriginalAccount { name, .. } in accounts {
+            let known = store.imported_origins(name)?;
+            if known
+                .iter()
+                .any(|origin| origin.machine_id != own.machine_id)
+            {
+                let hosts: Vec<_> = known.iter().map(|origin| &*origin.hostname).collect();
+                bail!(
+                    "account {}: rows were imported before as counted by {}. If the same host \
+                     counted these, name it with --origin {}; if this host did, with --origin {}",
+                    name.as_str(),
+                    hosts.join(", "),
+                    known[0].machine_id,
+                    own.machine_id
+                );
+            }
+        }
+        Ok(vec![own; accounts.len()])
+    }
+
+    /// The host of this machine id or name: one that the store knows, this one or a new one.
+    fn origin_called(&self, said: &str, store: &mut dyn Store, own: Origin) -> Result<Origin> {
+        let mut hosts: Vec<Origin> = Vec::new();
+        let known = store.hosts()?.into_iter().map(|host| Origin {
+            machine_id: host.machine_id,
+            hostname: host.hostname,
+            netns: "init".to_owned(),
+        });
+        for host in [own].into_iter().chain(known) {
+            if hosts
+                .iter()
+                .all(|other| other.machine_id != host.machine_id)
+            {
+                hosts.push(host);
+            }
+        }
+        if let Some(by_id) = hosts.iter().position(|host| host.machine_id == said) {
+            hosts = vec![hosts.swap_remove(by_id)];
+        } else {
+            hosts.retain(|host| host.hostname == said);
+        }
+        let mut origin = match &hosts[..] {
+            [] => Origin {
+                machine_id: said.to_owned(),
+                hostname: said.to_owned(),
+                netns: "init".to_owned(),
+            },
+            [host] => host.clone(),
+            hosts => {
+                let ids: Vec<_> = hosts.iter().map(|host| &*host.machine_id).collect();
+                bail!(
+                    "--origin {said}: several hosts have this name; give the machine id, one of {}",
+                    ids.join(", ")
+                );
+            }
+        };
+        if let Some(hostname) = &self.hostname {
+            origin.hostname.clone_from(hostname);
+        }
+        Ok(origin)
     }
 
     /// The account of a file or table of this name.
@@ -216,7 +304,7 @@ fn file_time(file: &Path) -> Result<Timestamp> {
     Ok(Timestamp::try_from(time)?)
 }
 
-const COLUMNS: [&str; 8] = [
+const COLUMNS: [&str; 9] = [
     "source",
     "account",
     "epochs",
@@ -225,6 +313,7 @@ const COLUMNS: [&str; 8] = [
     "records",
     "packets",
     "bytes",
+    "held_back",
 ];
 
 #[derive(Serialize)]
@@ -242,7 +331,7 @@ struct Line {
 }
 
 impl Line {
-    fn cells(&self) -> [String; 8] {
+    fn cells(&self) -> [String; 9] {
         let Imported {
             epochs,
             known_epochs,
@@ -250,10 +339,26 @@ impl Line {
             records,
             packets,
             bytes,
+            held_back,
         } = self.imported;
-        let figures = [epochs, known_epochs, rows, records, packets, bytes];
-        let [epochs, known_epochs, rows, records, packets, bytes] =
-            figures.map(|figure| figure.to_string());
+        let figures = [
+            epochs,
+            known_epochs,
+            rows,
+            records,
+            packets,
+            bytes,
+            held_back,
+        ];
+        let [
+            epochs,
+            known_epochs,
+            rows,
+            records,
+            packets,
+            bytes,
+            held_back,
+        ] = figures.map(|figure| figure.to_string());
         [
             self.source.clone(),
             self.account.clone(),
@@ -263,6 +368,7 @@ impl Line {
             records,
             packets,
             bytes,
+            held_back,
         ]
     }
 }

@@ -82,10 +82,12 @@ fn end(
     said.tell(Some(seen));
     let last = LastRounds(service);
     let mut collector = Collector::new(
-        || settings.location.open(),
+        || settings.location.open_to_append(),
         Some(options.spool_place(&settings.config.collect)),
         &last,
-    );
+    )
+    // What is not in the spool when the time to stop is over is lost.
+    .spooling_first();
     let is_idle = |live: &Live| live.accounts().iter().all(|account| account.is_idle());
     let mut round = collector.round(&mut [(origin.clone(), InterfaceSource::of(live))])?;
     options.report(&round)?;

@@ -16,6 +16,7 @@ mod restore;
 mod retention;
 mod rotate;
 mod settings;
+mod spool;
 mod user;
 
 use std::process::ExitCode;
@@ -57,9 +58,11 @@ use crate::settings::{Settings, WRONG_USAGE};
   trafstat-store export local-day --since 30d
                                          write daily sums by local address as CSV
   trafstat-store hosts --format json     who collects into it, and whose clock is off
+  trafstat-store spool list              what waits for the database, and what it refuses
 
 While the database is away, epochs wait in the spool on this host; the next collection
-stores them. SIGHUP makes the service read the configuration again.
+stores them. An epoch that the database refuses is set aside there; nothing else waits
+for it. SIGHUP makes the service read the configuration again.
 
 Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 3 nothing is lost, but
 epochs wait in the spool for the database."
@@ -96,6 +99,7 @@ enum Command {
     /// clock was ahead of the server's.
     Hosts,
     Import(import::ImportOptions),
+    Spool(spool::SpoolOptions),
     /// Write the manual page and shell completions.
     #[command(hide = true)]
     Manual(ManualOptions),
@@ -130,6 +134,7 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Backup(options)) => backup::run(options, &settings()?),
         Some(Command::Export(options)) => export::run(options, cli.collect.format(), &settings()?),
         Some(Command::Import(options)) => import::run(options, cli.collect.format(), &settings()?),
+        Some(Command::Spool(options)) => spool::run(options, &cli.collect, &cli.store),
         Some(Command::Manual(options)) => {
             options
                 .write(Cli::command())

@@ -30,7 +30,7 @@ impl<'a> Report<'a> {
     pub fn write(&self, format: Format, writer: &mut dyn Write) -> io::Result<()> {
         let listing = Listing {
             columns: COLUMNS,
-            numbers: 3..7,
+            numbers: 3..10,
             rows: self.accounts.iter().map(Line::cells).collect(),
             json: self,
         };
@@ -38,11 +38,13 @@ impl<'a> Report<'a> {
     }
 }
 
-const COLUMNS: [&str; 8] = [
-    "netns", "account", "family", "epoch", "records", "packets", "bytes", "state",
+const COLUMNS: [&str; 11] = [
+    "netns", "account", "family", "epoch", "records", "packets", "bytes", "outside", "skipped",
+    "folded", "state",
 ];
 
-/// One account; the figures are those of its records.
+/// One account. Packets and bytes are those of its records; packets outside had neither side in
+/// the local net, skipped ones were left out by sampling, and folded ones lost their remote side.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
     netns: &'a str,
@@ -52,6 +54,9 @@ struct Line<'a> {
     records: Option<u64>,
     packets: Option<u64>,
     bytes: Option<u64>,
+    outside: Option<u64>,
+    skipped: Option<u64>,
+    folded: Option<u64>,
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -68,6 +73,9 @@ impl<'a> Line<'a> {
             records: header.map(|header| header.records),
             packets: header.map(|header| header.totals.recorded.packets),
             bytes: header.map(|header| header.totals.recorded.bytes),
+            outside: header.map(|header| header.totals.outside.packets),
+            skipped: header.map(|header| header.totals.skipped.packets),
+            folded: header.map(|header| header.totals.folded.packets),
             state: match outcome.result {
                 Ok(State::Stored) => "stored",
                 Ok(State::AlreadyStored) => "already stored",
@@ -78,7 +86,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    fn cells(&self) -> [String; 8] {
+    fn cells(&self) -> [String; 11] {
         let figure = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
         [
             self.netns.to_owned(),
@@ -88,6 +96,9 @@ impl<'a> Line<'a> {
             figure(self.records),
             figure(self.packets),
             figure(self.bytes),
+            figure(self.outside),
+            figure(self.skipped),
+            figure(self.folded),
             self.state.to_owned(),
         ]
     }

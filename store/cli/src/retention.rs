@@ -31,13 +31,13 @@ fn asking(
     mut delete: impl FnMut(&Retention) -> Result<Rotated, StoreError>,
 ) -> Result<Rotated> {
     match delete(retention) {
-        Err(StoreError::TooMuch(what)) if person_is_there() => {
+        Err(StoreError::MostDeleted(what)) if person_is_there() => {
             match confirmed(&format!("Delete {what}?")).context("cannot ask")? {
                 true => Ok(delete(&Retention {
                     even_most: true,
                     ..*retention
                 })?),
-                false => Err(StoreError::TooMuch(what).into()),
+                false => Err(StoreError::MostDeleted(what).into()),
             }
         }
         done => Ok(done?),

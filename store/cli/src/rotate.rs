@@ -32,6 +32,11 @@ pub struct RotateOptions {
     #[arg(long, value_name = "TIME", value_parser = parse_keep_for)]
     keep_records: Option<KeepFor>,
 
+    /// How long sums of 15 minutes are kept; days of time zones that are not whole hours from UTC
+    /// are exact as long as these are there.
+    #[arg(long, value_name = "TIME", value_parser = parse_keep_for)]
+    keep_quarterly: Option<KeepFor>,
+
     /// How long hourly sums are kept, such as 2y.
     #[arg(long, value_name = "TIME", value_parser = parse_keep_for)]
     keep_hourly: Option<KeepFor>,
@@ -69,10 +74,12 @@ pub struct RotateOptions {
 pub fn run(options: &RotateOptions, settings: &Settings) -> Result<ExitCode> {
     let config = &settings.config.retention;
     let mut records = options.keep_records.or(config.keep_records);
+    let quarterly = options.keep_quarterly.or(config.keep_quarterly);
     let hourly = options.keep_hourly.or(config.keep_hourly);
     let daily = options.keep_daily.or(config.keep_daily);
     let monthly = options.keep_monthly.or(config.keep_monthly);
-    let says_nothing = records.or(hourly).or(daily).or(monthly).is_none();
+    let sums = quarterly.or(hourly).or(daily).or(monthly);
+    let says_nothing = records.or(sums).is_none();
     if says_nothing && options.scheduled {
         records = Some(KeepFor(Span::new().days(SCHEDULED_DAYS)));
     } else if says_nothing {
@@ -104,6 +111,7 @@ pub fn run(options: &RotateOptions, settings: &Settings) -> Result<ExitCode> {
     };
     let retention = Retention {
         records_before: cut_off(now, records)?,
+        quarterly_before: cut_off(now, quarterly)?,
         hourly_before: cut_off(now, hourly)?,
         daily_before: cut_off(now, daily)?,
         monthly_before: cut_off(now, monthly)?,

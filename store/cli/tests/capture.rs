@@ -30,6 +30,13 @@ fn capture(packets: u32) -> Vec<u8> {
     bytes
 }
 
+/// The same with another time of one packet.
+fn with_time(mut capture: Vec<u8>, packet: usize, seconds: u32) -> Vec<u8> {
+    let at = 24 + packet * (16 + 28);
+    capture[at..at + 4].copy_from_slice(&seconds.to_le_bytes());
+    capture
+}
+
 fn collect(db: &Path, source: &str, arguments: &[&str]) -> Output {
     program(db, source, arguments).output().unwrap()
 }
@@ -79,18 +86,96 @@ fn capture_collected_again_is_not_counted_again() {
 }
 
 #[test]
-fn capture_that_grew_is_refused_from_the_epoch_on_that_grew() {
+fn capture_that_grew_adds_what_its_last_epoch_grew_by() {
     let folder = tempfile::tempdir().unwrap();
     let (db, path) = (folder.path().join("a.db"), folder.path().join("a.pcap"));
     let source = format!("pcap:{}", path.display());
-    std::fs::write(&path, capture(90)).unwrap();
-    assert!(collect(&db, &source, &["--epoch", "1m"]).status.success());
-    std::fs::write(&path, capture(150)).unwrap();
-    let grown = collect(&db, &source, &["--epoch", "1m"]);
-    assert_eq!(grown.status.code(), Some(1));
-    assert_eq!(states(&grown), ["already stored", "failed", "stored"]);
-    // Of the second minute, 30 packets were there at first.
-    assert_eq!(sent_packets(&db), 90 + 30);
+    let collect_so_far = |packets| {
+        std::fs::write(&path, capture(packets)).unwrap();
+        let output = collect(&db, &source, &["--epoch", "1m"]);
+        assert!(output.status.success(), "{output:?}");
+        states(&output)
+    };
+    assert_eq!(collect_so_far(70), ["stored"; 2]);
+    assert_eq!(collect_so_far(90), ["already stored", "stored"]);
+    assert_eq!(collect_so_far(150), ["already stored", "stored", "stored"]);
+    assert_eq!(sent_packets(&db), 150);
+    // Earlier copies have nothing new, and the longest once more neither.
+    for packets in [70, 90, 100, 150] {
+        let known = collect_so_far(packets);
+        assert!(
+            known.iter().all(|state| state == "already stored"),
+            "{known:?}"
+        );
+    }
+    assert_eq!(sent_packets(&db), 150);
+    let mut check = Command::new(env!("CARGO_BIN_EXE_trafstat-store"));
+    assert!(
+        check
+            .arg("--db")
+            .arg(&db)
+            .arg("check")
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+#[test]
+fn capture_in_epochs_of_another_length_is_refused_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pcap");
+    let source = format!("pcap:{}", path.display());
+    for (first, second, names) in [
+        (&[][..], &["--epoch", "1m"][..], "without --epoch"),
+        (&["--epoch", "1m"], &["--epoch", "30s"], "with --epoch 1m"),
+        (&["--epoch", "1m"], &["--epoch", "2m"], "with --epoch 1m"),
+        (&["--epoch", "1m"], &[], "with --epoch 1m"),
+    ] {
+        let db = folder
+            .path()
+            .join(format!("{}{}.db", first.len(), second.join("")));
+        std::fs::write(&path, capture(200)).unwrap();
+        assert!(collect(&db, &source, first).status.success());
+        // It may have grown, too.
+        for packets in [200, 320] {
+            std::fs::write(&path, capture(packets)).unwrap();
+            let refused = collect(&db, &source, second);
+            if packets == 320 && first.is_empty() && refused.status.success() {
+                continue;
+            }
+            assert_eq!(refused.status.code(), Some(1), "{first:?} {second:?}");
+            assert_eq!(states(&refused), ["failed"]);
+            let error = String::from_utf8(refused.stderr).unwrap();
+            assert!(error.contains(names), "{error}");
+            assert_eq!(sent_packets(&db), 200);
+        }
+    }
+}
+
+#[test]
+fn time_far_from_its_neighbours_takes_no_other_packet_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pcap");
+    let source = format!("pcap:{}", path.display());
+    for (number, (packet, seconds)) in [(0, 0), (0, u32::MAX), (70, 0), (70, u32::MAX)]
+        .into_iter()
+        .enumerate()
+    {
+        let db = folder.path().join(format!("{number}.db"));
+        std::fs::write(&path, with_time(capture(150), packet, seconds)).unwrap();
+        let output = collect(&db, &source, &["--epoch", "1m"]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let accounts = report["accounts"].as_array().unwrap();
+        let packets: Vec<_> = accounts.iter().map(|account| &account["packets"]).collect();
+        assert_eq!(packets, [60, 60, 30], "packet {packet} at {seconds}");
+        let query = Query {
+            by: vec![Field::Day],
+            ..Query::default()
+        };
+        let answer = Sqlite::open_read_only(&db).unwrap().query(&query).unwrap();
+        assert_eq!(answer.groups.len(), 1);
+    }
 }
 
 #[test]
@@ -218,6 +303,13 @@ fn capture_outside_of_the_local_net_suggests_another() {
         remark.contains("none of its 6 IP packets has an address of --local-net")
             && remark.contains("--local-net 198.51.100.0/24"),
         "{remark}"
+    );
+    let report = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<&str> = report.lines().last().unwrap().split_whitespace().collect();
+    // Records, packets, bytes, outside, skipped and folded.
+    assert_eq!(
+        words[words.len() - 7..],
+        ["0", "0", "0", "6", "0", "0", "stored"]
     );
 }
 

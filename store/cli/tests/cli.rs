@@ -37,8 +37,9 @@ fn collects_once_without_a_subcommand() {
     assert_eq!(
         words,
         [
-            "NETNS ACCOUNT FAMILY EPOCH RECORDS PACKETS BYTES STATE".to_owned(),
-            format!("{} lan ipv4 1 2 90 48000 stored", netns())
+            "NETNS ACCOUNT FAMILY EPOCH RECORDS PACKETS BYTES OUTSIDE SKIPPED FOLDED STATE"
+                .to_owned(),
+            format!("{} lan ipv4 1 2 90 48000 3 2 0 stored", netns())
         ]
     );
     assert_eq!(host.proc.commands("lan", &lan(1)), "ack 1\n");
@@ -60,8 +61,8 @@ fn options_stand_before_or_after_the_subcommand() {
     assert_eq!(
         stdout(&output),
         format!(
-            "netns,account,family,epoch,records,packets,bytes,state\n\
-             {},lan,ipv4,1,2,90,48000,stored\n",
+            "netns,account,family,epoch,records,packets,bytes,outside,skipped,folded,state\n\
+             {},lan,ipv4,1,2,90,48000,3,2,0,stored\n",
             netns()
         )
     );
@@ -79,7 +80,8 @@ fn epoch_served_again_is_already_stored() {
             report,
             json!({"accounts": [{
                 "netns": netns(), "account": "lan", "family": "ipv4", "epoch": 1, "records": 2,
-                "packets": 90, "bytes": 48000, "state": state,
+                "packets": 90, "bytes": 48000, "outside": 3, "skipped": 2, "folded": 0,
+                "state": state,
             }]})
         );
         assert_eq!(host.proc.commands("lan", &lan(1)), "ack 1\n");

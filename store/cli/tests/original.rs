@@ -200,6 +200,40 @@ fn table_and_its_rotated_file_count_once() {
 }
 
 #[test]
+fn hour_that_comes_twice_counts_once_from_table_and_file() {
+    let counts = "6, 3221225985, 3325256705, 443, 0, 10, 20, 1000, 20000, 1";
+    let mut original = Original::create();
+    original.run(create("trafstat_192_0_2_0_24", "MyISAM"));
+    for time in ["2026-10-25 00:30:00", "2026-10-25 01:30:00"] {
+        let row = format!("({counts}, '{time}')");
+        original.insert("trafstat_192_0_2_0_24", &[&row]);
+    }
+    let line = format!("{}\t2026-10-25 02:30:00\t1\n", counts.replace(", ", "\t"));
+    let between = line.replace("02:30", "02:50");
+    for table_first in [true, false] {
+        let host = Host::new();
+        let file = host.folder.path().join("trafstat_192_0_2_0_24");
+        fs::write(&file, [&*line, &*between, &*line].concat()).unwrap();
+        let import_file = || {
+            let output = host
+                .command()
+                .arg("import")
+                .arg(&file)
+                .env("TZ", "Europe/Berlin")
+                .output()
+                .unwrap();
+            assert_eq!(code(&output), Some(0), "{}", stderr(&output));
+        };
+        if table_first {
+            import_into(&host, &original, &[]);
+        }
+        import_file();
+        import_into(&host, &original, &[]);
+        assert_eq!(host.sent_packets(), 30);
+    }
+}
+
+#[test]
 fn server_may_be_the_same_for_both() {
     let mut original = Original::create();
     original.run(create("trafstat_192_0_2_0_24", "MyISAM"));

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::Output;
 
 use common::{HOUR_NS, SnapshotBuilder, lan, record};
-use program::{Host, Tmpfs, code, program, sent_packets, stderr, stdout};
+use program::{Host, Tmpfs, code, fastrand_like, program, sent_packets, stderr, stdout, waiting};
 use proptest::prelude::*;
 use rusqlite::Connection;
 
@@ -125,22 +125,161 @@ fn spooled_epoch_served_again_is_kept_once() {
     assert_eq!(host.sent_packets(), 3 * SENT_PACKETS);
 }
 
+/// Epoch 2 as a machine counts it that was set back, with its memory, to an earlier state.
+fn counted_again() -> SnapshotBuilder {
+    SnapshotBuilder::new("lan", 2, vec![record(1, 1, 6, 22, 99)])
+}
+
 #[test]
-fn spooled_epoch_with_other_totals_stays_with_the_kernel() {
+fn spooled_epoch_with_other_totals_is_kept_too_and_set_aside_in_the_end() {
     let host = host();
-    take_away(&host.db());
+    let version = set_version(&host.db(), 1 << 30);
     assert_eq!(code(&collect(&host, 2)), SPOOLED);
-    let other = SnapshotBuilder::new("lan", 2, vec![record(1, 1, 6, 22, 99)]);
+    let other = counted_again();
     host.proc.serve(&[("lan", &other)]);
     let output = host.run(&[]);
+    assert_eq!(code(&output), SPOOLED, "{}", stderr(&output));
+    assert_eq!(host.proc.commands("lan", &other), "ack 2\n");
+    assert_eq!(waiting(&host), 2);
+    set_version(&host.db(), version);
+    for epoch in 3..=5 {
+        collect(&host, epoch);
+    }
+    assert_eq!(states(&host), ["refused"]);
+    assert_eq!(host.sent_packets(), 5 * SENT_PACKETS);
+}
+
+#[test]
+fn conflicting_epoch_does_not_keep_its_account_from_being_collected() {
+    let host = host();
+    assert_eq!(code(&collect(&host, 2)), Some(0));
+    let other = counted_again();
+    host.proc.serve(&[("lan", &other)]);
+    let output = host.run(&["--format", "csv"]);
     assert_eq!(code(&output), Some(1));
     assert!(
-        stderr(&output).contains("other totals"),
+        stdout(&output).ends_with(",spooled\n"),
+        "{}",
+        stdout(&output)
+    );
+    let error = stderr(&output);
+    assert!(error.contains("stays in the spool: epoch 2"), "{error}");
+    assert_eq!(host.proc.commands("lan", &other), "ack 2\n");
+
+    // Those that follow are stored, while it is offered twice more.
+    for epoch in 3..=4 {
+        let output = collect(&host, epoch);
+        assert!(
+            stdout(&output).ends_with(",stored\n"),
+            "{}",
+            stderr(&output)
+        );
+        assert_acknowledged(&host, epoch);
+    }
+    assert_eq!(states(&host), ["refused"]);
+    let output = collect(&host, 5);
+    assert_eq!(code(&output), Some(0));
+    assert!(
+        stderr(&output).contains("1 epochs are set aside"),
         "{}",
         stderr(&output)
     );
-    assert_eq!(host.proc.commands("lan", &other), "");
-    assert_eq!(waiting(&host), 1);
+    assert_eq!(host.sent_packets(), 5 * SENT_PACKETS);
+
+    // Served once more, it is still the one that is set aside.
+    host.proc.serve(&[("lan", &other)]);
+    host.run(&[]);
+    assert_eq!(host.proc.commands("lan", &other), "ack 2\n");
+    assert_eq!(states(&host), ["refused"]);
+}
+
+#[test]
+fn epoch_that_the_database_fails_at_is_set_aside_and_stored_when_that_is_mended() {
+    let host = host();
+    let database = Connection::open(host.db()).unwrap();
+    database
+        .execute_batch(
+            "CREATE TRIGGER no_epoch_2 BEFORE INSERT ON snapshot WHEN NEW.epoch = 2
+             BEGIN SELECT RAISE(ABORT, 'no epoch 2'); END",
+        )
+        .unwrap();
+    for epoch in 2..=10 {
+        let output = collect(&host, epoch);
+        assert_eq!(code(&output), Some(1), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("no epoch 2"),
+            "{}",
+            stderr(&output)
+        );
+        assert_acknowledged(&host, epoch);
+        assert_eq!(states(&host), ["waiting"]);
+    }
+    let output = collect(&host, 11);
+    assert!(
+        stderr(&output).contains("is set aside"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(states(&host), ["refused"]);
+    assert_eq!(host.sent_packets(), 10 * SENT_PACKETS);
+
+    database.execute_batch("DROP TRIGGER no_epoch_2").unwrap();
+    assert_eq!(code(&collect(&host, 12)), Some(0));
+    assert_eq!(states(&host), ["refused"]);
+    assert_eq!(code(&host.run(&["spool", "retry", "1"])), Some(0));
+    assert_eq!(code(&collect(&host, 13)), Some(0));
+    assert_eq!(states(&host), [""; 0]);
+    assert_eq!(host.sent_packets(), 13 * SENT_PACKETS);
+}
+
+#[test]
+fn database_that_fails_at_every_epoch_sets_none_aside() {
+    let host = host();
+    let database = Connection::open(host.db()).unwrap();
+    database
+        .execute_batch(
+            "CREATE TRIGGER none BEFORE INSERT ON snapshot
+             BEGIN SELECT RAISE(ABORT, 'no epoch'); END",
+        )
+        .unwrap();
+    for epoch in 2..=14 {
+        collect(&host, epoch);
+        assert_acknowledged(&host, epoch);
+    }
+    assert_eq!(states(&host), ["waiting"; 13]);
+    database.execute_batch("DROP TRIGGER none").unwrap();
+    assert_eq!(code(&collect(&host, 15)), Some(0));
+    assert_eq!(host.sent_packets(), 15 * SENT_PACKETS);
+}
+
+#[test]
+fn spool_of_an_earlier_release_is_taken_on() {
+    let host = host();
+    let version = set_version(&host.db(), 1 << 30);
+    for epoch in 2..=3 {
+        assert_eq!(code(&collect(&host, epoch)), SPOOLED);
+    }
+    Connection::open(host.spool())
+        .unwrap()
+        .execute_batch(
+            "PRAGMA foreign_keys = OFF;
+             CREATE TABLE old (
+                 id INTEGER PRIMARY KEY AUTOINCREMENT, account_id BLOB NOT NULL,
+                 epoch INTEGER NOT NULL, machine_id TEXT NOT NULL, hostname TEXT NOT NULL,
+                 netns TEXT NOT NULL, header BLOB NOT NULL, spooled_ns INTEGER NOT NULL,
+                 UNIQUE (account_id, epoch));
+             INSERT INTO old SELECT id, account_id, epoch, machine_id, hostname, netns, header,
+                 spooled_ns FROM epoch;
+             DROP TABLE epoch;
+             ALTER TABLE old RENAME TO epoch;
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+    assert_eq!(code(&collect(&host, 4)), SPOOLED);
+    assert_eq!(states(&host), ["waiting"; 3]);
+    set_version(&host.db(), version);
+    assert_eq!(code(&collect(&host, 5)), Some(0));
+    assert_eq!(host.sent_packets(), 5 * SENT_PACKETS);
 }
 
 #[test]
@@ -198,17 +337,6 @@ fn full_spool_leaves_the_epoch_with_the_kernel() {
         .map(|record| record.sent_packets)
         .sum();
     assert_eq!(host.sent_packets(), SENT_PACKETS + sum);
-}
-
-/// Numbers that look random, the same for the same seed (xorshift64).
-fn fastrand_like(seed: u64) -> impl FnMut() -> u64 {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    }
 }
 
 #[test]
@@ -380,11 +508,16 @@ fn full_disk_of_the_spool_leaves_the_epoch_with_the_kernel() {
     assert_eq!(host.proc.commands("lan", &lan(3)), "");
 }
 
-fn waiting(host: &Host) -> i64 {
+/// The states of what is in the spool, in the order in which it came.
+fn states(host: &Host) -> Vec<String> {
     Connection::open(host.spool())
         .unwrap()
-        .query_row("SELECT COUNT(*) FROM epoch", [], |row| row.get(0))
+        .prepare("SELECT state FROM epoch ORDER BY id")
         .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect()
 }
 
 /// Something that happens to a host, or to its collector.

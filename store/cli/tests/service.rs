@@ -152,6 +152,36 @@ fn service_forwards_as_soon_as_the_database_is_back() {
 }
 
 #[test]
+fn service_spools_once_the_database_is_of_a_later_release() {
+    let host = Host::new();
+    host.proc.serve(&[("lan", &lan(1))]);
+    let mut service = Service::start(&host, host.command().args(["--every", "5s"]));
+    service.hear("STATUS=stored 1 epochs");
+    // It has the database open.
+    let database = Connection::open(host.db()).unwrap();
+    let version: i64 = database
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .unwrap();
+    database
+        .pragma_update(None, "user_version", version + 1)
+        .unwrap();
+    host.proc.serve(&[("lan", &lan(2))]);
+    service.hear("STATUS=stored 0 epochs of 2 records, 1 spooled, 1 waiting in the spool");
+    database
+        .pragma_update(None, "user_version", version)
+        .unwrap();
+    service.hear("STATUS=stored 0 epochs of 0 records, 1 forwarded from the spool");
+    service.signal(Signal::TERM);
+    let output = service.end();
+    assert!(
+        stderr(&output).contains("upgrade trafstat"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(host.sent_packets(), 60);
+}
+
+#[test]
 fn configuration_is_read_again_on_sighup() {
     let host = Host::new();
     host.proc.serve(&[("lan", &lan(1))]);

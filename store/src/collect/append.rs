@@ -65,6 +65,19 @@ pub enum CollectError {
     Acknowledge(#[source] SourceError),
 }
 
+impl CollectError {
+    /// The failure alone, without what became of the snapshot.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Store(error) => error.to_string(),
+            Self::Snapshot(error) => error.to_string(),
+            Self::Away(reason) => reason.clone(),
+            Self::Spool { spool } => spool.to_string(),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// Appends one snapshot, all or nothing; nothing if the store has it already.
 ///
 /// # Errors

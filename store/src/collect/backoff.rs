@@ -20,7 +20,9 @@ pub(super) enum Remedy {
     Again,
     /// Keep the snapshot elsewhere until the store is well again.
     Spool,
-    /// Something about this very snapshot or about what was asked for; it stays where it is.
+    /// Something about this very snapshot: it is kept elsewhere, and the next one is tried.
+    SetAside,
+    /// Something about what was asked for; the snapshot stays where it is.
     Keep,
 }
 
@@ -50,12 +52,14 @@ impl Remedy {
             StoreError::Locked | StoreError::TooManyConnections | StoreError::ConnectionLost(_) => {
                 Self::Again
             }
+            StoreError::Conflict { .. }
+            | StoreError::OutOfRange { .. }
+            | StoreError::PacketTooLarge(_)
+            | StoreError::Database(_) => Self::SetAside,
             StoreError::Foreign(_)
             | StoreError::NotPermitted(_)
             | StoreError::Missing(_)
-            | StoreError::Exists(_)
-            | StoreError::Conflict { .. }
-            | StoreError::OutOfRange { .. } => Self::Keep,
+            | StoreError::Exists(_) => Self::Keep,
             _ => Self::Spool,
         }
     }
@@ -82,6 +86,10 @@ mod tests {
     fn what_another_try_may_mend_is_tried_again() {
         assert_eq!(Remedy::of(&StoreError::Locked), Remedy::Again);
         assert_eq!(Remedy::of(&StoreError::Full), Remedy::Spool);
+        assert_eq!(
+            Remedy::of(&StoreError::Database("CHECK failed".into())),
+            Remedy::SetAside
+        );
         assert_eq!(
             Remedy::of(&StoreError::Foreign("other.db".into())),
             Remedy::Keep

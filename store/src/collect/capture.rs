@@ -3,20 +3,21 @@
 
 use trafstat_capture::engine::Served;
 
-use super::append::{CollectError, Outcome, append};
+use super::append::{CollectError, Outcome, State, append};
 use crate::account::Account;
 use crate::origin::Origin;
 use crate::query::Accumulator;
 use crate::snapshot::Snapshot;
 use crate::source::SourceError;
 use crate::source::capture::Capture;
-use crate::store::{Store, StoreError};
+use crate::store::{Grown, Store, StoreError};
 
 /// Counts a capture to its end and takes every epoch of it into the store, each
 /// exactly once, however often the capture is collected.
 ///
-/// An epoch that is stored with other totals, as that of a capture which has grown
-/// since, is left out as failed; another failure ends it.
+/// Of an epoch that grew since it was stored, the difference is taken. One that is stored with
+/// other totals for another reason is left out as failed; another failure ends it, that the
+/// capture is stored in epochs of another length among them.
 pub fn collect_capture(
     capture: &mut Capture,
     store: &mut dyn Store,
@@ -26,7 +27,7 @@ pub fn collect_capture(
     loop {
         let goes_on = capture.advance();
         for (account, served) in capture.closed() {
-            let outcome = take(store, origin, account, served);
+            let outcome = take(store, origin, account, served, !goes_on);
             if let Some(header) = &outcome.header {
                 capture.add_outside(header.totals.outside.packets);
             }
@@ -74,7 +75,13 @@ pub fn sum_up(
 
 /// Takes an account's closed epoch into the store. One that the store refuses is given up
 /// too, for the capture still has it.
-fn take(store: &mut dyn Store, origin: &Origin, account: Account, served: Served) -> Outcome {
+fn take(
+    store: &mut dyn Store,
+    origin: &Origin,
+    account: Account,
+    served: Served,
+    is_last: bool,
+) -> Outcome {
     let mut snapshot = match Snapshot::open(served) {
         Ok(snapshot) => snapshot,
         Err(error) => {
@@ -86,8 +93,17 @@ fn take(store: &mut dyn Store, origin: &Origin, account: Account, served: Served
             };
         }
     };
-    let header = snapshot.header().clone();
+    let mut header = snapshot.header().clone();
     let mut result = append(store, origin, &mut snapshot);
+    if result.as_ref().is_err_and(is_refusal) {
+        result = grow(store, origin, &mut snapshot, is_last).map(|grown| match grown {
+            Grown::Known => State::AlreadyStored,
+            Grown::Added(difference) => {
+                header = *difference;
+                State::Stored
+            }
+        });
+    }
     let is_over = match &result {
         Ok(_) => true,
         Err(error) => is_refusal(error),
@@ -101,6 +117,20 @@ fn take(store: &mut dyn Store, origin: &Origin, account: Account, served: Served
         header: Some(header),
         result,
     }
+}
+
+/// Takes what an epoch has more than the store has of it.
+fn grow(
+    store: &mut dyn Store,
+    origin: &Origin,
+    snapshot: &mut Snapshot<Served>,
+    is_last: bool,
+) -> Result<Grown, CollectError> {
+    let mut records = Vec::new();
+    while let Some(batch) = snapshot.next_batch()? {
+        records.extend_from_slice(batch);
+    }
+    Ok(store.add_growth(origin, snapshot.header(), &records, is_last)?)
 }
 
 /// Gives an epoch up.

@@ -9,6 +9,11 @@
 //! While the store is away, snapshots go into a spool on this host, and from there into
 //! the store by the same steps: commit, then give up. A round forwards what waits before
 //! it asks the kernel for more, so each account's epochs arrive in their order.
+//!
+//! A snapshot that the store refuses for itself, such as one of an identity that is stored
+//! with other totals, goes into the spool too, and is acknowledged: nothing else waits for
+//! it. After some rounds it is set aside there, and no longer offered. One that may be
+//! refused for the store's sake is set aside only in a round that stored another one.
 
 mod append;
 mod backoff;
@@ -20,7 +25,10 @@ mod spool;
 pub use append::{CollectError, Outcome, State, append};
 pub use capture::{collect_capture, sum_up};
 pub use service::{Service, Stopper, Woken, next_due};
-pub use spool::{DEFAULT_SPOOL_PATH, DEFAULT_SPOOL_SIZE, Spool, SpoolError, SpoolPlace};
+pub use spool::{
+    DEFAULT_SPOOL_PATH, DEFAULT_SPOOL_SIZE, Spool, SpoolError, SpoolPlace, SpoolState,
+    SpooledEpoch, SpooledReader,
+};
 
 use crate::account::Account;
 use crate::host::{HostCheck, RunningHost};
@@ -32,13 +40,19 @@ use crate::store::{Store, StoreError};
 use crate::watch::Watch;
 use backoff::{Backoff, Remedy};
 use recorder::Recorder;
-use spool::SpoolingError;
+use spool::{Spooled, SpoolingError};
+
+/// Rounds in which a snapshot is refused before it is set aside, where the fault is the
+/// snapshot's for certain, and where it may be the store's.
+const TRIES_IF_CERTAIN: i64 = 3;
+const TRIES_IF_UNCERTAIN: i64 = 10;
 
 /// Takes snapshots from sources into a store, or into a spool while the store is away.
 pub struct Collector<'a> {
     open: Box<dyn FnMut() -> Result<Box<dyn Store>, StoreError> + 'a>,
     store: Option<Box<dyn Store>>,
     spool: Option<SpoolPlace>,
+    spools_first: bool,
     watch: &'a dyn Watch,
     host: Option<RunningHost>,
 }
@@ -52,8 +66,10 @@ pub struct Round {
     pub failed_sources: Vec<(Origin, SourceError)>,
     /// Spooled snapshots that the store has now.
     pub forwarded: u64,
-    /// Spooled snapshots that the store refused; they stay in the spool.
+    /// Snapshots that the store refused; they are in the spool and offered again.
     pub refused: Vec<(Origin, CollectError)>,
+    /// Snapshots that this round set aside, and why the store refuses them.
+    pub set_aside: Vec<(Origin, String)>,
     /// What the store finds wrong with this host.
     pub host_check: HostCheck,
     /// Why the store is away, if it is.
@@ -62,6 +78,21 @@ pub struct Round {
     pub spool_error: Option<SpoolError>,
     /// Snapshots that wait in the spool.
     pub waiting: u64,
+    /// Snapshots that lie in the spool since the store refuses them.
+    pub all_set_aside: u64,
+    /// Whether the store took a snapshot in this round, and so can take others.
+    took_any: bool,
+    failures: Vec<Failure>,
+}
+
+/// A spooled snapshot that the store did not take.
+#[derive(Debug)]
+struct Failure {
+    id: i64,
+    origin: Origin,
+    reason: String,
+    /// Whether the fault is the snapshot's for certain.
+    is_certain: bool,
 }
 
 impl<'a> Collector<'a> {
@@ -75,9 +106,18 @@ impl<'a> Collector<'a> {
             open: Box::new(open),
             store: None,
             spool,
+            spools_first: false,
             watch,
             host: None,
         }
+    }
+
+    /// Has every snapshot kept in the spool before the store is asked for anything, for when
+    /// there may be no time to wait for its answers.
+    #[must_use]
+    pub fn spooling_first(mut self) -> Self {
+        self.spools_first = true;
+        self
     }
 
     /// Has the store note in every round that this host is at work.
@@ -96,9 +136,36 @@ impl<'a> Collector<'a> {
     /// that is away is none: then the spool is used.
     pub fn round<S: Source>(&mut self, sources: &mut [(Origin, S)]) -> Result<Round, StoreError> {
         let mut round = Round::default();
-        self.connect(&mut round)?;
+        if self.spools_first {
+            self.collect(sources, &mut round);
+        }
+        match self.connect(&mut round) {
+            // What is spooled already is reported all the same.
+            Err(error) if self.spools_first => round.away = Some(error),
+            connected => connected?,
+        }
         self.check_in(&mut round);
         self.forward(&mut round);
+        if !self.spools_first {
+            self.collect(sources, &mut round);
+        }
+        self.close(&mut round);
+        Ok(round)
+    }
+
+    /// Forwards what waits in the spool and collects nothing.
+    ///
+    /// # Errors
+    /// As [`Self::round`].
+    pub fn forward_only(&mut self) -> Result<Round, StoreError> {
+        let mut round = Round::default();
+        self.connect(&mut round)?;
+        self.forward(&mut round);
+        self.close(&mut round);
+        Ok(round)
+    }
+
+    fn collect<S: Source>(&mut self, sources: &mut [(Origin, S)], round: &mut Round) {
         for (origin, source) in sources {
             let accounts = match source.accounts() {
                 Ok(accounts) => accounts,
@@ -111,25 +178,11 @@ impl<'a> Collector<'a> {
                 if self.watch.stopping() {
                     break;
                 }
-                if let Some(outcome) = self.collect_account(source, origin, account, &mut round) {
+                if let Some(outcome) = self.collect_account(source, origin, account, round) {
                     round.outcomes.push(outcome);
                 }
             }
         }
-        self.count_waiting(&mut round);
-        Ok(round)
-    }
-
-    /// Forwards what waits in the spool and collects nothing.
-    ///
-    /// # Errors
-    /// As [`Self::round`].
-    pub fn forward_only(&mut self) -> Result<Round, StoreError> {
-        let mut round = Round::default();
-        self.connect(&mut round)?;
-        self.forward(&mut round);
-        self.count_waiting(&mut round);
-        Ok(round)
     }
 
     /// Opens the store if it is not open; notes why if it is away.
@@ -143,7 +196,7 @@ impl<'a> Collector<'a> {
                         Some(pause) if !self.watch.stopping() => self.watch.wait(pause),
                         _ => round.away = Some(error),
                     },
-                    Remedy::Spool => round.away = Some(error),
+                    Remedy::Spool | Remedy::SetAside => round.away = Some(error),
                     Remedy::Keep => return Err(error),
                 },
             }
@@ -163,43 +216,67 @@ impl<'a> Collector<'a> {
 
     /// Takes what waits in the spool into the store, in its order.
     fn forward(&mut self, round: &mut Round) {
-        let Some(place) = self.spool.clone().filter(SpoolPlace::exists) else {
+        let Some(place) = self.spool.clone().filter(|_| round.away.is_none()) else {
             return;
         };
-        if round.away.is_some() {
-            return;
-        }
-        let forwarded = Spool::open(&place).and_then(|mut spool| {
-            let mut after = 0;
-            while let Some(spooled) = spool.next(after)? {
-                if self.watch.stopping() || round.away.is_some() {
-                    break;
-                }
-                let appended = self.with_store(round, |store, watch| {
-                    let reader = Recorder::new(spool.reader(spooled.id), false, watch);
-                    append(store, &spooled.origin, &mut Snapshot::open(reader)?)
-                });
-                match appended {
-                    Some(Ok(_)) => {
-                        KillPoint::BeforeUnspool.pass();
-                        spool.remove(spooled.id)?;
-                        round.forwarded += 1;
-                    }
-                    Some(Err(error)) => {
-                        round.refused.push((spooled.origin, error));
-                        after = spooled.id;
-                    }
-                    None => break,
-                }
-            }
-            if round.forwarded > 0 && spool.is_empty()? {
-                spool.shrink()?;
-            }
-            Ok(())
+        let forwarded = Spool::open_existing(&place).and_then(|spool| match spool {
+            Some(mut spool) => self.forward_from(&mut spool, round),
+            None => Ok(()),
         });
         if let Err(error) = forwarded {
             round.spool_error = Some(error);
         }
+    }
+
+    fn forward_from(&mut self, spool: &mut Spool, round: &mut Round) -> Result<(), SpoolError> {
+        let mut has_forwarded = false;
+        for Spooled { id, origin } in spool.waiting()? {
+            if self.watch.stopping() || round.away.is_some() {
+                break;
+            }
+            let mut header = None;
+            let appended = self.with_store(round, |store, watch| {
+                let reader = Recorder::new(spool.reader(id), false, watch);
+                let mut snapshot = Snapshot::open(reader)?;
+                header = Some(snapshot.header().clone());
+                append(store, &origin, &mut snapshot)
+            });
+            match appended {
+                Some(Ok(state)) => {
+                    KillPoint::BeforeUnspool.pass();
+                    spool.remove(id)?;
+                    has_forwarded = true;
+                    round.took_any |= state == State::Stored;
+                    round.note_forwarded(&origin, header.as_ref(), state);
+                }
+                Some(Err(error)) => {
+                    round.failures.push(Failure {
+                        id,
+                        origin: origin.clone(),
+                        reason: error.reason(),
+                        is_certain: is_certain(&error),
+                    });
+                    round.refused.push((origin, error));
+                }
+                // A snapshot at which the connection is lost each time is not to be the first for
+                // ever.
+                None => {
+                    if let Some(error @ StoreError::ConnectionLost(_)) = &round.away {
+                        round.failures.push(Failure {
+                            id,
+                            origin,
+                            reason: error.to_string(),
+                            is_certain: false,
+                        });
+                    }
+                    break;
+                }
+            }
+        }
+        if has_forwarded && spool.count(SpoolState::Waiting)? == 0 {
+            spool.shrink()?;
+        }
+        Ok(())
     }
 
     /// None for an account that went after it was listed.
@@ -212,6 +289,13 @@ impl<'a> Collector<'a> {
     ) -> Option<Outcome> {
         let mut header = None;
         let mut attempt = |this: &mut Self, round: &mut Round| {
+            if this.spools_first {
+                match this.spool_account(source, origin, &account, &mut header, None, round) {
+                    // The store is the second best place then.
+                    Err(CollectError::Away(_) | CollectError::Spool { .. }) => {}
+                    done => return done,
+                }
+            }
             // Each attempt asks the source anew, which serves the same epoch again.
             let taken = this.with_store(round, |store, watch| {
                 let Some(epoch) = source.open(&account)? else {
@@ -223,17 +307,19 @@ impl<'a> Collector<'a> {
                 acknowledge(&mut snapshot)?;
                 Ok(Some(state))
             });
-            if let Some(taken) = taken {
-                return taken;
+            match taken {
+                Some(Err(CollectError::Store(error)))
+                    if this.spool.is_some() && Remedy::of(&error) == Remedy::SetAside =>
+                {
+                    let refused = Some(error);
+                    this.spool_account(source, origin, &account, &mut header, refused, round)
+                }
+                Some(taken) => {
+                    round.took_any |= matches!(taken, Ok(Some(State::Stored)));
+                    taken
+                }
+                None => this.spool_account(source, origin, &account, &mut header, None, round),
             }
-            let Some(epoch) = source.open(&account)? else {
-                return Ok(None);
-            };
-            let reader = Recorder::new(epoch, true, this.watch);
-            let mut snapshot = opened(reader, &account, &mut header)?;
-            this.spool(origin, &mut snapshot, round)?;
-            acknowledge(&mut snapshot)?;
-            Ok(Some(State::Spooled))
         };
         let result = attempt(self, round).transpose()?;
         Some(Outcome {
@@ -266,7 +352,14 @@ impl<'a> Collector<'a> {
                 done => return Some(done),
             };
             let remedy = Remedy::of(&error);
-            if remedy == Remedy::Keep {
+            if matches!(remedy, Remedy::Keep | Remedy::SetAside) {
+                // The connection may have suffered from an error that is not known.
+                if matches!(
+                    error,
+                    StoreError::Database(_) | StoreError::PacketTooLarge(_)
+                ) {
+                    self.store = None;
+                }
                 return Some(Err(CollectError::Store(error)));
             }
             if matches!(error, StoreError::ConnectionLost(_)) || remedy == Remedy::Spool {
@@ -281,12 +374,51 @@ impl<'a> Collector<'a> {
         }
     }
 
+    /// Keeps an account's snapshot in the spool, since the store is away or refuses it.
+    fn spool_account<S: Source>(
+        &self,
+        source: &mut S,
+        origin: &Origin,
+        account: &Account,
+        header: &mut Option<Header>,
+        refused: Option<StoreError>,
+        round: &mut Round,
+    ) -> Result<Option<State>, CollectError> {
+        let Some(epoch) = source.open(account)? else {
+            return Ok(None);
+        };
+        let reader = Recorder::new(epoch, true, self.watch);
+        let mut snapshot = opened(reader, account, header)?;
+        match (self.spool(origin, &mut snapshot, round), refused) {
+            (Ok(id), Some(error)) => {
+                let error = CollectError::Store(error);
+                round.failures.push(Failure {
+                    id,
+                    origin: origin.clone(),
+                    reason: error.reason(),
+                    is_certain: is_certain(&error),
+                });
+                round.refused.push((origin.clone(), error));
+            }
+            (Err(CollectError::Spool { spool }), Some(error)) => {
+                round.spool_error = Some(spool);
+                return Err(CollectError::Store(error));
+            }
+            (kept, _) => {
+                kept?;
+            }
+        }
+        acknowledge(&mut snapshot)?;
+        Ok(Some(State::Spooled))
+    }
+
+    /// Gives the snapshot's id in the spool.
     fn spool<E: std::io::Read>(
         &self,
         origin: &Origin,
         snapshot: &mut Snapshot<Recorder<'_, E>>,
         round: &Round,
-    ) -> Result<(), CollectError> {
+    ) -> Result<i64, CollectError> {
         let Some(place) = &self.spool else {
             let reason = round.away.as_ref().map(ToString::to_string);
             return Err(CollectError::Away(reason.unwrap_or_default()));
@@ -295,19 +427,37 @@ impl<'a> Collector<'a> {
             .map_err(SpoolingError::Spool)
             .and_then(|mut spool| spool.append(origin, snapshot));
         match kept {
-            Ok(_) => Ok(()),
+            Ok(id) => Ok(id),
             Err(SpoolingError::Snapshot(error)) => Err(CollectError::Snapshot(error)),
             Err(SpoolingError::Spool(spool)) => Err(CollectError::Spool { spool }),
         }
     }
 
-    fn count_waiting(&self, round: &mut Round) {
-        let Some(place) = self.spool.as_ref().filter(|place| place.exists()) else {
+    /// Sets aside what the store refused too often, and counts what is left in the spool.
+    fn close(&self, round: &mut Round) {
+        let Some(place) = &self.spool else {
             return;
         };
-        match Spool::open(place).and_then(|spool| spool.len()) {
-            Ok(waiting) => round.waiting = waiting,
-            Err(error) => round.spool_error = Some(error),
+        let failures = std::mem::take(&mut round.failures);
+        let closed = Spool::open_existing(place).and_then(|spool| {
+            let Some(mut spool) = spool else {
+                return Ok(());
+            };
+            for failure in failures {
+                let limit = match failure.is_certain {
+                    true => Some(TRIES_IF_CERTAIN),
+                    false => round.took_any.then_some(TRIES_IF_UNCERTAIN),
+                };
+                if spool.note_failure(failure.id, &failure.reason, limit)? {
+                    round.set_aside.push((failure.origin, failure.reason));
+                }
+            }
+            round.waiting = spool.count(SpoolState::Waiting)?;
+            round.all_set_aside = spool.count(SpoolState::Refused)?;
+            Ok(())
+        });
+        if let Err(error) = closed {
+            round.spool_error = Some(error);
         }
     }
 }
@@ -320,6 +470,25 @@ impl Round {
             && self.refused.is_empty()
             && self.spool_error.is_none()
     }
+
+    /// Counts a spooled snapshot that the store has now; one of this round's is stored, then.
+    fn note_forwarded(&mut self, origin: &Origin, header: Option<&Header>, state: State) {
+        let identity = |header: &Header| (header.account_id, header.epoch);
+        let of_this_round = self.outcomes.iter_mut().find(|outcome| {
+            matches!(outcome.result, Ok(State::Spooled))
+                && outcome.origin == *origin
+                && outcome.header.as_ref().map(identity) == header.map(identity)
+        });
+        match of_this_round {
+            Some(outcome) => outcome.result = Ok(state),
+            None => self.forwarded += 1,
+        }
+    }
+}
+
+/// Whether the fault is the snapshot's, whatever the store's state is.
+fn is_certain(error: &CollectError) -> bool {
+    !matches!(error, CollectError::Store(StoreError::Database(_)))
 }
 
 /// Opens a snapshot, and checks that it is the account's.

@@ -10,14 +10,14 @@ mod epochs;
 mod fields;
 mod lines;
 
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 pub(crate) use compression::Packer;
 pub(crate) use epochs::{EpochReader, EpochWriter};
 
 use crate::origin::Origin;
-use crate::snapshot::{Header, Record};
+use crate::snapshot::{Header, Record, Snapshot};
 use crate::store::{Epochs, Level, Selection, Store, StoreError};
 use crate::watch::Watch;
 use crate::whole_file::{create_file, system_error, write_new_file};
@@ -83,6 +83,24 @@ pub fn export(
     };
     lines.finish().map_err(StoreError::Write)?;
     Ok(exported)
+}
+
+/// Writes one snapshot so that [`Store::restore`] takes it back.
+///
+/// # Errors
+/// [`StoreError::Write`], a snapshot that does not add up included.
+pub fn export_snapshot<R: Read>(
+    origin: &Origin,
+    snapshot: &mut Snapshot<R>,
+    out: &mut dyn Write,
+) -> Result<(), StoreError> {
+    let wrong = |error| StoreError::Write(io::Error::other(error));
+    let mut writer = EpochWriter::new(out)?;
+    writer.begin(origin, snapshot.header())?;
+    while let Some(records) = snapshot.next_batch().map_err(wrong)? {
+        writer.add(records)?;
+    }
+    writer.finish()
 }
 
 /// Writes to a file that is not there yet: whole and durable, or not at all. Its ending,

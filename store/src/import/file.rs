@@ -5,7 +5,8 @@
 //!   protocol, local IP, remote IP, local port, remote port, local packets, remote packets,
 //!   local bytes, remote bytes, SYN count.
 //! - `SELECT * ... INTO OUTFILE`: the same separated by tabs, `\N` for NULL, with the row's
-//!   number before or behind and the time at which it was stored, in local time.
+//!   number before or behind and the time at which it was stored, in local time. The hour
+//!   that comes twice when summer time ends is told by the order of the rows.
 //!
 //! Either may be compressed with gzip, zstd or xz.
 
@@ -15,11 +16,11 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
-use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use thiserror::Error;
 use trafstat_capture::unpacked;
 
+use super::local_time::LocalTimes;
 use super::{COLUMNS, OriginalAccount, Row};
 
 /// Why a file cannot be read.
@@ -99,7 +100,7 @@ pub fn rows<R: Read + 'static>(
         }
     };
     let reader = BufReader::new(unpacked(file).map_err(&read_error)?);
-    let zone = TimeZone::system();
+    let mut times = LocalTimes::new(TimeZone::system());
     let path = path.to_path_buf();
     Ok(lines(reader).zip(1..).filter_map(move |(text, line)| {
         let text = match text {
@@ -109,7 +110,7 @@ pub fn rows<R: Read + 'static>(
         if text.is_empty() {
             return None;
         }
-        Some(parse(&text, &zone).map_err(|reason| FileError::Line {
+        Some(parse(&text, &mut times).map_err(|reason| FileError::Line {
             path: path.clone(),
             line,
             reason,
@@ -139,7 +140,7 @@ fn lines(mut reader: impl BufRead) -> impl Iterator<Item = io::Result<String>> {
     })
 }
 
-fn parse(line: &str, zone: &TimeZone) -> Result<Row, String> {
+fn parse(line: &str, times: &mut LocalTimes) -> Result<Row, String> {
     let separator = if line.contains('\t') { '\t' } else { ',' };
     let fields: Vec<&str> = line.split(separator).collect();
     let (counts, stored) = match fields.len() {
@@ -155,16 +156,7 @@ fn parse(line: &str, zone: &TimeZone) -> Result<Row, String> {
             ));
         }
     };
-    let stored = stored
-        .map(|text| {
-            let time: DateTime = text
-                .parse()
-                .map_err(|_| format!("{text:?} is no time such as 2024-01-31 12:00:00"))?;
-            time.to_zoned_datetime(zone.clone())
-                .map(|time| time.timestamp())
-                .map_err(|error| error.to_string())
-        })
-        .transpose()?;
+    let stored = stored.map(|text| times.read(text)).transpose()?;
     let mut numbers = [0; COLUMNS.len()];
     for ((number, text), column) in numbers.iter_mut().zip(counts).zip(COLUMNS) {
         *number = match *text {
@@ -226,7 +218,7 @@ mod tests {
 
     #[test]
     fn rows_are_read_in_all_three_forms() {
-        let utc = TimeZone::UTC;
+        let mut utc = LocalTimes::new(TimeZone::UTC);
         let counts = "17,3232235891,3232235777,123,0,6,7,351,660,0";
         let tabbed = counts.replace(',', "\t");
         for line in [
@@ -234,7 +226,7 @@ mod tests {
             format!("5\t{tabbed}\t2024-01-31 12:00:00"),
             format!("{tabbed}\t2024-01-31 12:00:00\t5"),
         ] {
-            let row = parse(&line, &utc).unwrap();
+            let row = parse(&line, &mut utc).unwrap();
             assert_eq!(row.record.local_ip, [192, 168, 1, 115]);
             assert_eq!(row.record.remote_ip, [192, 168, 1, 1]);
             assert_eq!(row.record.local_port, 123);
@@ -246,7 +238,7 @@ mod tests {
                 assert_eq!(row.stored.unwrap().to_string(), "2024-01-31T12:00:00Z");
             }
         }
-        let null = parse(&counts.replace("123", r"\N"), &utc).unwrap();
+        let null = parse(&counts.replace("123", r"\N"), &mut utc).unwrap();
         assert_eq!(null.record.local_port, 0);
     }
 
@@ -260,7 +252,7 @@ mod tests {
             ("6,1,1,0,0,-1,1,1,1,0", "local_pkt"),
             ("1\t6\t1\t1\t0\t0\t1\t1\t1\t1\t0\tyesterday-ish", "no time"),
         ] {
-            let error = parse(line, &TimeZone::UTC).unwrap_err();
+            let error = parse(line, &mut LocalTimes::new(TimeZone::UTC)).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
     }

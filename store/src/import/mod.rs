@@ -2,29 +2,31 @@
 //! Takes over what the original xt_TRAFSTAT's users have: its CSV files and its tables.
 //!
 //! The original kept no epochs. Rows that one reading of its counters stored have one
-//! timestamp, and become one epoch that closed then. The epoch's number is taken from a
-//! hash of its rows and its time, so that the same rows again are the same epoch: an
-//! import may be repeated, and what a table and its rotated file both have counts once.
-//! Each epoch becomes a snapshot, and is stored as one, with the same proof of its totals.
+//! timestamp, and become one epoch that closed then. A store adds only the rows that it
+//! lacks of that time ([`crate::reading`]): an import may be repeated, and what a table and
+//! its rotated file both have counts once.
+//!
+//! The last reading of a file or table that still grows may not be whole yet. It is held
+//! back, and the next import takes it.
 
 mod file;
+mod local_time;
 mod tables;
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use thiserror::Error;
-use trafstat_abi::{RecordIpv4, SnapshotHeader};
-use zerocopy::{FromZeros, IntoBytes};
+use trafstat_abi::RecordIpv4;
+use zerocopy::FromZeros;
 
 pub use file::{FileError, original_account, rows, rows_of_file};
 pub use tables::OriginalTables;
 
 use crate::account::Name;
-use crate::collect::{CollectError, State, append};
 use crate::origin::Origin;
-use crate::snapshot::Snapshot;
+use crate::reading::Reading;
+use crate::snapshot::{Counters, Endpoint, Record};
 use crate::store::{Store, StoreError};
 use crate::watch::Watch;
 
@@ -95,9 +97,9 @@ impl Row {
 pub struct Imported {
     /// Epochs that are stored now.
     pub epochs: u64,
-    /// Epochs that were stored already.
+    /// Readings of which all rows were stored already.
     pub known_epochs: u64,
-    /// Rows read, those of known epochs included.
+    /// Rows read, known and held back ones included.
     pub rows: u64,
     /// Rows that are stored now.
     pub records: u64,
@@ -105,6 +107,8 @@ pub struct Imported {
     pub packets: u64,
     /// Bytes that are stored now, both directions.
     pub bytes: u64,
+    /// Rows of the last reading, which may not be whole yet.
+    pub held_back: u64,
 }
 
 /// Why an import stopped; what was stored until then stays, and is known when it is
@@ -114,67 +118,18 @@ pub enum ImportError<E: std::error::Error + 'static> {
     /// The rows cannot be read.
     #[error(transparent)]
     Rows(E),
-    /// An epoch could not be stored.
+    /// A reading could not be stored.
     #[error(transparent)]
     Store(StoreError),
-    /// An epoch could not be stored for another reason.
-    #[error("{0}")]
-    Refused(String),
 }
 
-/// Stores rows in the order in which they come; `closed` stands for the time of rows that
-/// have none.
-///
-/// # Errors
-/// The rows' or the store's.
-pub fn import<E: std::error::Error + 'static>(
-    store: &mut dyn Store,
-    origin: &Origin,
-    account: &OriginalAccount,
-    rows: impl Iterator<Item = Result<Row, E>>,
-    closed: ClosedAt,
-    watch: &dyn Watch,
-) -> Result<Imported, ImportError<E>> {
-    let mut imported = Imported::default();
-    let mut group = Group::default();
-    let mut rows = rows.peekable();
-    while let Some(row) = rows.next() {
-        let row = row.map_err(ImportError::Rows)?;
-        imported.rows += 1;
-        group.stored = row.stored;
-        group.records.push(row.record);
-        let goes_on = matches!(rows.peek(), Some(Ok(next)) if next.stored == group.stored);
-        if goes_on || matches!(rows.peek(), Some(Err(_))) {
-            continue;
-        }
-        watch.alive();
-        let whole = std::mem::take(&mut group);
-        let bytes = whole.snapshot(origin, account, closed);
-        let appended = Snapshot::open(&bytes[..])
-            .map_err(CollectError::from)
-            .and_then(|mut snapshot| {
-                let state = append(store, origin, &mut snapshot)?;
-                Ok((state, snapshot.header().clone()))
-            });
-        match appended {
-            Ok((State::AlreadyStored, _)) => imported.known_epochs += 1,
-            Ok((State::Stored | State::Spooled, header)) => {
-                imported.epochs += 1;
-                imported.records += header.records;
-                imported.packets += header.totals.recorded.packets;
-                imported.bytes += header.totals.recorded.bytes;
-            }
-            // The rows are the same, a copy of the file had another time.
-            Err(CollectError::Store(StoreError::Conflict { .. }))
-                if whole.stored.is_none() && matches!(closed, ClosedAt::Guessed(_)) =>
-            {
-                imported.known_epochs += 1;
-            }
-            Err(CollectError::Store(error)) => return Err(ImportError::Store(error)),
-            Err(error) => return Err(ImportError::Refused(error.to_string())),
-        }
-    }
-    Ok(imported)
+/// When readings were made, and which of them are whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// Stands for the time of rows that have none.
+    pub closed: ClosedAt,
+    /// A last reading that was made after this may still get rows; none takes all.
+    pub whole_until: Option<Timestamp>,
 }
 
 /// When rows without a time were counted.
@@ -186,82 +141,89 @@ pub enum ClosedAt {
     Guessed(Timestamp),
 }
 
-impl ClosedAt {
-    fn time(self) -> Timestamp {
-        match self {
-            Self::Said(time) | Self::Guessed(time) => time,
-        }
-    }
-}
-
-/// Rows that one reading stored.
-#[derive(Default)]
-struct Group {
-    stored: Option<Timestamp>,
-    records: Vec<RecordIpv4>,
-}
-
-impl Group {
-    /// The rows as the kernel would have served them.
-    fn snapshot(&self, origin: &Origin, account: &OriginalAccount, closed: ClosedAt) -> Vec<u8> {
-        let records = self.records.as_bytes();
-        let mut content = Sha256::new();
-        match (self.stored, closed) {
-            (Some(time), _) | (None, ClosedAt::Said(time)) => {
-                content.update(nanoseconds(time).to_be_bytes());
+/// Stores rows in the order in which they come.
+///
+/// # Errors
+/// The rows' or the store's.
+pub fn import<E: std::error::Error + 'static>(
+    store: &mut dyn Store,
+    origin: &Origin,
+    account: &OriginalAccount,
+    rows: impl Iterator<Item = Result<Row, E>>,
+    times: Times,
+    watch: &dyn Watch,
+) -> Result<Imported, ImportError<E>> {
+    let mut imported = Imported::default();
+    let mut reading = Reading::new(origin, &account.name, account.local_net);
+    let mut rows = rows.peekable();
+    while let Some(row) = rows.next() {
+        let row = row.map_err(ImportError::Rows)?;
+        imported.rows += 1;
+        reading.rows.push(record(&row.record));
+        match rows.peek() {
+            Some(Ok(next)) if next.stored == row.stored => continue,
+            // The error comes next, and the reading may go on behind it.
+            Some(Err(_)) => continue,
+            None if times.may_go_on(row.stored) => {
+                imported.held_back = reading.rows.len() as u64;
+                continue;
             }
-            (None, ClosedAt::Guessed(_)) => {}
+            _ => {}
         }
-        content.update(records);
-        let mut identity = Sha256::new();
-        identity.update(b"original xt_TRAFSTAT\0");
-        identity.update(origin.machine_id.as_bytes());
-        identity.update(b"\0");
-        identity.update(account.name.as_str().as_bytes());
+        watch.alive();
+        let (closed_ns, is_of_time) = times.of(row.stored);
+        reading.closed_ns = closed_ns;
+        reading.is_of_time = is_of_time;
+        let added = store
+            .add_reading(origin, &reading)
+            .map_err(ImportError::Store)?;
+        reading.rows.clear();
+        match added.rows {
+            0 => imported.known_epochs += 1,
+            rows => {
+                imported.epochs += 1;
+                imported.records += rows;
+                imported.packets += added.packets;
+                imported.bytes += added.bytes;
+            }
+        }
+    }
+    Ok(imported)
+}
 
-        let closed_ns = nanoseconds(self.stored.unwrap_or(closed.time()));
-        let sum = |of: fn(&RecordIpv4) -> u64| self.records.iter().map(of).sum::<u64>();
-        let packets = sum(|record| record.sent_packets + record.received_packets);
-        let bytes = sum(|record| record.sent_bytes + record.received_bytes);
-        let mut header = SnapshotHeader {
-            magic: first(trafstat_abi::SNAPSHOT_MAGIC),
-            version: trafstat_abi::SNAPSHOT_VERSION as u16,
-            // The original tells nothing of what the later fields are about.
-            header_size: HEADER_SIZE as u16,
-            record_size: size_of::<RecordIpv4>() as u16,
-            family: trafstat_abi::FAMILY_IPV4 as u8,
-            prefix_len: account.local_net.prefix_len(),
-            account_id: first(&identity.finalize()),
-            // Epochs count from 1, and a database's columns have 63 bits.
-            epoch: (u64::from_be_bytes(first(&content.finalize())) >> 1).max(1),
-            records: self.records.len() as u64,
-            // The original says only when it was read.
-            opened_ns: closed_ns,
-            closed_ns,
-            seen_packets: packets,
-            seen_bytes: bytes,
-            recorded_packets: packets,
-            recorded_bytes: bytes,
-            ..SnapshotHeader::new_zeroed()
+impl Times {
+    /// Whether the last reading may get more rows.
+    fn may_go_on(&self, stored: Option<Timestamp>) -> bool {
+        matches!((stored, self.whole_until), (Some(stored), Some(until)) if stored > until)
+    }
+
+    /// The time of a reading in nanoseconds since 1970, and whether that tells it from others.
+    fn of(&self, stored: Option<Timestamp>) -> (u64, bool) {
+        let (time, is_known) = match (stored, self.closed) {
+            (Some(time), _) | (None, ClosedAt::Said(time)) => (time, true),
+            (None, ClosedAt::Guessed(time)) => (time, false),
         };
-        header.local_addr[..4].copy_from_slice(&account.local_net.addr().octets());
-        for (character, byte) in header.name.iter_mut().zip(account.name.as_str().bytes()) {
-            *character = byte as _;
-        }
-        [&header.as_bytes()[..HEADER_SIZE], records].concat()
+        (u64::try_from(time.as_nanosecond()).unwrap_or(0), is_known)
     }
 }
 
-/// The size of a header without the fields that came later.
-const HEADER_SIZE: usize = trafstat_abi::SNAPSHOT_HEADER_MIN as usize;
-
-/// The first bytes of a longer text or hash.
-fn first<const N: usize>(longer: &[u8]) -> [u8; N] {
-    let mut bytes = [0; N];
-    bytes.copy_from_slice(&longer[..N]);
-    bytes
-}
-
-fn nanoseconds(time: Timestamp) -> u64 {
-    u64::try_from(time.as_nanosecond()).unwrap_or(0)
+/// What a row says, as a store keeps it.
+fn record(row: &RecordIpv4) -> Record {
+    let side = |ip: [u8; 4], port| Endpoint {
+        ip: ip.into(),
+        port,
+    };
+    Record {
+        protocol: row.protocol,
+        local: side(row.local_ip, row.local_port),
+        remote: side(row.remote_ip, row.remote_port),
+        flags: row.flags,
+        counters: Counters {
+            sent_packets: row.sent_packets,
+            received_packets: row.received_packets,
+            sent_bytes: row.sent_bytes,
+            received_bytes: row.received_bytes,
+            syn_packets: row.syn_packets,
+        },
+    }
 }

@@ -24,6 +24,7 @@ use super::mysql::{Host, MysqlOptions, MysqlUrl};
 use super::quota::QuotaConfig;
 use super::secret::Secret;
 use crate::backend::TlsMode;
+use crate::collect::SpoolPlace;
 use crate::store::ArchiveForm;
 
 /// Where the configuration is unless the user says otherwise.
@@ -125,6 +126,9 @@ pub struct RetentionConfig {
     /// How long records are kept.
     #[serde(deserialize_with = "span")]
     pub keep_records: Option<KeepFor>,
+    /// How long sums of 15 minutes are kept.
+    #[serde(deserialize_with = "span")]
+    pub keep_quarterly: Option<KeepFor>,
     /// How long hourly sums are kept.
     #[serde(deserialize_with = "span")]
     pub keep_hourly: Option<KeepFor>,
@@ -232,6 +236,17 @@ impl Config {
                 reason: in_one_line(error.message()),
             }
         })
+    }
+}
+
+impl CollectConfig {
+    /// Where the spool is, and how large it may become.
+    pub fn spool_place(&self) -> SpoolPlace {
+        let default = SpoolPlace::default();
+        SpoolPlace {
+            path: self.spool.clone().unwrap_or(default.path),
+            limit: self.spool_size.unwrap_or(default.limit),
+        }
     }
 }
 

@@ -75,6 +75,22 @@ impl Location {
         }
     }
 
+    /// Opens the store for a collector, which does not wait for a server that is silent; creates
+    /// or upgrades its schema if need be.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn open_to_append(&self) -> Result<Box<dyn Store>, StoreError> {
+        match self {
+            Self::Sqlite(_) => self.open(),
+            Self::Mysql(options) => {
+                let mut store = Mysql::open_to_append(&options.login())?;
+                store.migrate()?;
+                Ok(Box::new(store))
+            }
+        }
+    }
+
     /// Opens the store for queries only.
     ///
     /// # Errors

@@ -142,6 +142,7 @@ impl MysqlOptions {
             tls_cert: self.ssl_cert.clone(),
             tls_key: self.ssl_key.clone(),
             connect_timeout: self.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+            answer_timeout: ANSWER_TIMEOUT,
         }
     }
 }
@@ -336,6 +337,9 @@ const DEFAULT_SOCKET: &str = "/run/mysqld/mysqld.sock";
 
 /// How long to wait for one server before the next is tried.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Twice as long as a statement waits for a lock.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The user that runs this program, as the clients take it.
 fn this_user() -> String {

@@ -8,7 +8,9 @@ use std::net::IpAddr;
 use foldhash::fast::RandomState;
 use jiff::Timestamp;
 
-use super::{Accuracy, Answer, Covered, Field, Filter, Group, Query, Value, set_accuracy};
+use super::{
+    Accuracy, Answer, Counting, Covered, Field, Filter, Group, Query, Value, set_accuracy,
+};
 use crate::account::Account;
 use crate::origin::Origin;
 use crate::snapshot::{Counters, Header, Record};
@@ -29,6 +31,7 @@ pub struct Accumulator<'a> {
     epochs: u64,
     /// When the first of the epochs opened and the last closed.
     covered: Option<(Timestamp, Timestamp)>,
+    counting: Counting,
     /// What each account says of set clocks, in nanoseconds.
     corrections: HashMap<(Origin, Account), i64>,
 }
@@ -56,6 +59,7 @@ impl<'a> Accumulator<'a> {
             accuracies: Vec::new(),
             epochs: 0,
             covered: None,
+            counting: Counting::default(),
             corrections: HashMap::new(),
         }
     }
@@ -64,9 +68,10 @@ impl<'a> Accumulator<'a> {
     pub fn begin(&mut self, origin: &Origin, header: &Header) {
         let filter = &self.query.filter;
         let [opened, closed] = [header.opened_ns, header.closed_ns].map(timestamp);
+        let counted = timestamp(header.counted_ns());
         self.current = None;
-        if filter.since.is_some_and(|since| closed < since)
-            || filter.until.is_some_and(|until| closed >= until)
+        if filter.since.is_some_and(|since| counted < since)
+            || filter.until.is_some_and(|until| counted >= until)
         {
             return;
         }
@@ -81,6 +86,11 @@ impl<'a> Accumulator<'a> {
         if one_of(&filter.accounts, |name| name == account) && one_of(&filter.hosts, is_host) {
             let next = self.epoch_values.len() as u32;
             let values = self.values(origin, header);
+            if self.query.counted {
+                let [closed, open] = [header.closed_ns, header.open_ns()]
+                    .map(|ns| i64::try_from(ns).unwrap_or(i64::MAX));
+                self.counting.add(values.clone(), closed, open);
+            }
             let number = *self.epoch_values.entry(values).or_insert(next);
             if number == next {
                 self.accuracies.push(Accuracy::default());
@@ -135,6 +145,7 @@ impl<'a> Accumulator<'a> {
                     key: values(*key).collect(),
                     counters: *counters,
                     error: None,
+                    counted: None,
                 })
                 .collect(),
             group_count: group_count as u64,
@@ -145,23 +156,30 @@ impl<'a> Accumulator<'a> {
             }),
             error: None,
             accuracy: Accuracy::default(),
+            inexact: None,
+            counted: None,
         };
         let keys = epoch_values.into_iter().map(|(values, _)| values);
         let of_epochs = keys.zip(self.accuracies).collect();
         set_accuracy(&mut answer, self.query, &of_epochs);
+        if self.query.counted {
+            answer.set_counted(self.query, self.counting.finish(self.query));
+        }
         answer
     }
 
     /// What all records of an epoch have in the fields asked for, in their order.
     fn values(&self, origin: &Origin, header: &Header) -> Vec<Value> {
         let zone = &self.query.zone;
-        let begin = |seconds| begin(header.closed_ns, seconds);
+        let begin = |seconds| begin(header.counted_ns(), seconds);
         let of_epoch = |field: &Field| match field {
             Field::Account => Some(Value::Name(header.account.name.as_str().to_owned())),
             Field::Host => Some(Value::Name(origin.hostname.clone())),
             Field::FiveMinutes => Some(Value::Time(begin(300))),
             Field::Hour => Some(Value::Time(begin(3600))),
-            Field::Day => Some(Value::Date(zone.to_datetime(begin(3600)).date())),
+            Field::Day => Some(Value::Date(
+                zone.to_datetime(timestamp(header.counted_ns())).date(),
+            )),
             _ => None,
         };
         self.query.by.iter().filter_map(of_epoch).collect()

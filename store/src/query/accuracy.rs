@@ -19,7 +19,13 @@ pub struct Accuracy {
     pub classes: [ClassSum; SampleClass::ALL.len()],
     /// Epochs that sampled under a module that did not report how.
     pub unknown_epochs: u64,
-    /// What found no room even for its local address.
+    /// What had neither side in the local net, and so no record.
+    pub outside: Volume,
+    /// What sampling left out, for which other packets count.
+    pub skipped: Volume,
+    /// What is counted without its remote side for want of room.
+    pub folded: Volume,
+    /// The part of it that found no room even for its local address.
     pub unattributed: Volume,
     /// In how many epochs that happened.
     pub unattributed_epochs: u64,
@@ -71,10 +77,16 @@ impl ClassSum {
 impl Accuracy {
     /// That of one epoch.
     pub fn of(header: &Header) -> Self {
+        let of_totals = Self {
+            outside: header.totals.outside,
+            skipped: header.totals.skipped,
+            folded: header.totals.folded,
+            ..Self::default()
+        };
         let Some(growth) = &header.growth else {
             return Self {
                 unknown_epochs: (header.totals.extrapolated.packets > 0).into(),
-                ..Self::default()
+                ..of_totals
             };
         };
         let Growth {
@@ -92,6 +104,7 @@ impl Accuracy {
             unknown_epochs: 0,
             unattributed,
             unattributed_epochs: (unattributed.packets > 0).into(),
+            ..of_totals
         }
     }
 
@@ -101,9 +114,15 @@ impl Accuracy {
             class.add(more);
         }
         self.unknown_epochs += more.unknown_epochs;
-        let (sum, more_volume) = (&mut self.unattributed, &more.unattributed);
-        sum.packets = sum.packets.saturating_add(more_volume.packets);
-        sum.bytes = sum.bytes.saturating_add(more_volume.bytes);
+        for (sum, more) in [
+            (&mut self.outside, &more.outside),
+            (&mut self.skipped, &more.skipped),
+            (&mut self.folded, &more.folded),
+            (&mut self.unattributed, &more.unattributed),
+        ] {
+            sum.packets = sum.packets.saturating_add(more.packets);
+            sum.bytes = sum.bytes.saturating_add(more.bytes);
+        }
         self.unattributed_epochs += more.unattributed_epochs;
     }
 

@@ -3,6 +3,8 @@
 
 mod accumulator;
 mod accuracy;
+mod counted;
+mod inexact;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,6 +21,9 @@ use crate::snapshot::Counters;
 pub use accumulator::Accumulator;
 pub(crate) use accuracy::{Accuracies, set_accuracy};
 pub use accuracy::{Accuracy, ClassSum, StandardError};
+pub(crate) use counted::Counting;
+pub use counted::{Counted, CountedEpochs};
+pub use inexact::{Coarse, Inexact, Missing, SumPeriod};
 
 /// Which records to sum up, by what, and which of the sums to give.
 #[derive(Debug, Clone)]
@@ -33,6 +38,8 @@ pub struct Query {
     pub limit: Option<u64>,
     /// Where the days of [`Field::Day`] begin.
     pub zone: TimeZone,
+    /// Whether to tell how long the groups were counted, which rates divide by.
+    pub counted: bool,
 }
 
 /// A field of a record that groups can be made by.
@@ -52,11 +59,11 @@ pub enum Field {
     Account,
     /// Name of the host that counted.
     Host,
-    /// The five minutes, UTC, in which the epoch closed.
+    /// The five minutes, UTC, in which the epoch counts.
     FiveMinutes,
-    /// The hour, UTC, in which the epoch closed.
+    /// The hour, UTC, in which the epoch counts.
     Hour,
-    /// The day in which that hour began, in the query's time zone.
+    /// The day in which the epoch counts, in the query's time zone.
     Day,
 }
 
@@ -77,9 +84,9 @@ pub struct Filter {
     pub accounts: Vec<Name>,
     /// Names or machine ids of the hosts that counted.
     pub hosts: Vec<String>,
-    /// Epochs that closed at this time or later.
+    /// Epochs that count at this time or later.
     pub since: Option<Timestamp>,
-    /// Epochs that closed before this time.
+    /// Epochs that count before this time.
     pub until: Option<Timestamp>,
 }
 
@@ -115,7 +122,7 @@ pub struct Answer {
     pub group_count: u64,
     /// The sum over all groups, the ones past the limit included.
     pub total: Counters,
-    /// How many epochs closed in the time asked for.
+    /// How many epochs count in the time asked for.
     pub epochs: u64,
     /// When these epochs were counted; none if there are none.
     pub covered: Option<Covered>,
@@ -123,6 +130,10 @@ pub struct Answer {
     pub error: Option<StandardError>,
     /// How exact the epochs of the accounts and hosts asked for are.
     pub accuracy: Accuracy,
+    /// What it does not tell as exactly as it was asked; none if it tells all.
+    pub inexact: Option<Inexact>,
+    /// How long these accounts and hosts counted, if that was asked for.
+    pub counted: Option<Counted>,
 }
 
 /// From when to when some epochs were counted.
@@ -145,6 +156,9 @@ pub struct Group {
     pub counters: Counters,
     /// Their standard error; none where some epochs do not tell theirs.
     pub error: Option<StandardError>,
+    /// How long it was counted, if that was asked for: what counts in the group's time, account
+    /// and host, of those that it has.
+    pub counted: Option<SignedDuration>,
 }
 
 /// The value of a field.
@@ -173,7 +187,15 @@ impl Default for Query {
             order: Order::Bytes,
             limit: None,
             zone: TimeZone::UTC,
+            counted: false,
         }
+    }
+}
+
+impl Query {
+    /// The fields that all records of an epoch have one value in.
+    pub(crate) fn by_epoch(&self) -> impl Iterator<Item = Field> + '_ {
+        self.by.iter().copied().filter(|field| field.is_of_epoch())
     }
 }
 
@@ -265,6 +287,25 @@ impl Covered {
     /// How long it was.
     pub fn seconds(&self) -> f64 {
         self.duration.as_secs_f64()
+    }
+}
+
+impl Answer {
+    /// Gives the answer and its groups how long they were counted.
+    pub(crate) fn set_counted(&mut self, query: &Query, counted: Counted) {
+        for group in &mut self.groups {
+            let fields = query.by.iter().zip(&group.key);
+            let key: Vec<&Value> = fields
+                .filter(|(field, _)| field.is_of_epoch())
+                .map(|(_, value)| value)
+                .collect();
+            let by_epoch = &counted.by_epoch;
+            let found =
+                by_epoch.binary_search_by(|epochs| epochs.key.iter().cmp(key.iter().copied()));
+            group.counted =
+                Some(found.map_or(SignedDuration::ZERO, |index| by_epoch[index].duration));
+        }
+        self.counted = Some(counted);
     }
 }
 

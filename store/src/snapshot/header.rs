@@ -7,6 +7,9 @@ use trafstat_abi::SnapshotHeader;
 use super::error::{SnapshotError, Unit};
 use crate::account::Account;
 
+/// The longest epoch, a day, whose clock is believed: it was set meanwhile in a longer one.
+const LONGEST_NS: u64 = 86_400_000_000_000;
+
 /// Everything that a snapshot says besides its records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
@@ -169,6 +172,39 @@ impl Header {
             growth: None,
         }
     }
+
+    /// The time at which all of the epoch counts: the middle of the time that it was open.
+    ///
+    /// That is within the period in which most of it was counted, whenever it was collected. An
+    /// epoch counts when it closed where nothing tells how long it was open: its module is older
+    /// than 0.2.0, and its clock was set meanwhile.
+    pub fn counted_ns(&self) -> u64 {
+        let duration_ns = self.growth.map_or(0, |growth| growth.duration_ns);
+        counted_ns(self.opened_ns, self.closed_ns, duration_ns)
+    }
+}
+
+impl Header {
+    /// As [`open_ns`] of its figures.
+    pub(crate) fn open_ns(&self) -> u64 {
+        let duration_ns = self.growth.map_or(0, |growth| growth.duration_ns);
+        open_ns(self.opened_ns, self.closed_ns, duration_ns)
+    }
+}
+
+/// As [`Header::counted_ns`]; a duration of 0 is not known.
+pub(crate) fn counted_ns(opened_ns: u64, closed_ns: u64, duration_ns: u64) -> u64 {
+    closed_ns.saturating_sub(open_ns(opened_ns, closed_ns, duration_ns) / 2)
+}
+
+/// How long an epoch was open, by a clock that cannot be set where its module tells; 0 where
+/// nothing tells.
+pub(crate) fn open_ns(opened_ns: u64, closed_ns: u64, duration_ns: u64) -> u64 {
+    if duration_ns > 0 {
+        return duration_ns;
+    }
+    let shown = closed_ns.checked_sub(opened_ns);
+    shown.filter(|&shown| shown <= LONGEST_NS).unwrap_or(0)
 }
 
 impl Totals {

@@ -17,6 +17,7 @@ use trafstat_abi::SnapshotHeader;
 
 pub use error::{SnapshotError, Unit};
 pub use header::{Figure, Growth, Header, Sample, SampleClass, Totals, Volume};
+pub(crate) use header::{counted_ns, open_ns};
 pub use record::{Counters, Endpoint, Record};
 
 use decode::{LEAST_HEADER, check_format, decode_header, decode_record};

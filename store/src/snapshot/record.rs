@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 /// What was counted for one flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Record {
     /// IANA protocol number.
     pub protocol: u8,
@@ -28,7 +28,7 @@ pub struct Endpoint {
 }
 
 /// What a record counts, from the local side's point of view.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Counters {
     /// Packets that the local side sent.
     pub sent_packets: u64,

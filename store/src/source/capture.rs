@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use thiserror::Error;
 use trafstat_abi::RuleInfo;
+use trafstat_capture::Frame;
 use trafstat_capture::engine::{Engine, Interfaces, Rules, Served, Tally};
 use trafstat_capture::file::{CaptureError, CaptureFile};
+use trafstat_capture::steady::Steady;
 
 use crate::account::{Account, Family};
 
@@ -84,6 +86,9 @@ pub struct Capture {
     label: String,
     file: CaptureFile<'static>,
     engine: Engine,
+    steady: Steady,
+    /// Whether the file was read to its end, or as far as it can be.
+    is_read: bool,
     progress: Box<dyn Progress>,
     /// Bytes that were read of the file.
     read: Rc<Cell<u64>>,
@@ -186,6 +191,8 @@ impl Capture {
             label,
             file,
             engine: Engine::new(request.rules, request.epoch).with_interfaces(interfaces),
+            steady: Steady::default(),
+            is_read: false,
             progress,
             read,
             of,
@@ -198,20 +205,25 @@ impl Capture {
     /// Counts on until an epoch closes; false once the last one did.
     pub fn advance(&mut self) -> bool {
         loop {
+            while let Some(frame) = self.steady.next_ready() {
+                if count(&mut self.engine, &frame.as_frame()) {
+                    return true;
+                }
+            }
+            if self.is_read {
+                break;
+            }
             match self.file.next_frame() {
                 // Not moved out: what was just written in parts would be read as a whole.
                 Ok(Some(ref frame)) => {
-                    if self.engine.is_past_epoch(frame) {
-                        self.engine.close(frame.time_ns.unwrap_or_default());
-                        self.engine.count(frame);
+                    if self.steady.passes(frame) && count(&mut self.engine, frame) {
                         return true;
                     }
-                    self.engine.count(frame);
                 }
-                Ok(None) => break,
-                Err(error) => {
-                    self.broken = Some(error);
-                    break;
+                end => {
+                    self.broken = end.err();
+                    self.is_read = true;
+                    self.steady.end();
                 }
             }
             if self.engine.tally().frames.is_multiple_of(FRAMES) {
@@ -225,6 +237,11 @@ impl Capture {
         self.engine.close_last();
         self.progress.clear();
         false
+    }
+
+    /// Frames whose time was far from their neighbours', which count at theirs.
+    pub fn astray(&self) -> u64 {
+        self.steady.astray()
     }
 
     /// The closed epochs. Names are those that the rule's options let through.
@@ -301,6 +318,17 @@ impl Capture {
             frames => Err(CaptureFailure::UnknownLink { label, frames }),
         }
     }
+}
+
+/// Counts a frame; true if the open epoch closed before it.
+#[inline]
+fn count(engine: &mut Engine, frame: &Frame<'_>) -> bool {
+    let closes = engine.is_past_epoch(frame);
+    if closes {
+        engine.close(frame.time_ns.unwrap_or_default());
+    }
+    engine.count(frame);
+    closes
 }
 
 /// The interfaces that a capture has instead of the one that was asked for.

@@ -57,6 +57,7 @@ pub fn login(socket: &Path, database: &str) -> MysqlLogin {
         tls_cert: None,
         tls_key: None,
         connect_timeout: Duration::from_secs(60),
+        answer_timeout: Duration::from_secs(60),
     }
 }
 

@@ -133,6 +133,7 @@ pub fn any_query() -> impl Strategy<Value = Query> {
             order,
             limit,
             zone: TimeZone::get(zone).unwrap(),
+            ..Query::default()
         })
 }
 

@@ -10,7 +10,7 @@ use trafstat_store::collect::{CollectError, State, append};
 use trafstat_store::export::Form;
 use trafstat_store::query::{Field, Value};
 use trafstat_store::snapshot::{Counters, Snapshot, SnapshotError};
-use trafstat_store::store::{Archive, ArchiveForm, Begun, Retention, Store, StoreError};
+use trafstat_store::store::{Archive, ArchiveForm, Begun, Grown, Retention, Store, StoreError};
 
 use crate::common::{HOUR_NS, NOON_NS, SnapshotBuilder, record};
 use crate::databases::Database;
@@ -136,7 +136,7 @@ pub fn later_fields_go_wherever_the_epoch_goes<D: Database>() {
     }
     for form in [ArchiveForm::Sqlite, ArchiveForm::Csv] {
         let retention = Retention {
-            records_before: Some(time(NOON_NS + 4 * HOUR_NS)),
+            records_before: Some(time(NOON_NS + 3 * HOUR_NS)),
             even_most: true,
             ..Retention::default()
         };
@@ -261,7 +261,106 @@ pub fn counter_past_63_bits_is_refused<D: Database>() {
     assert_eq!(total(&mut *store), Counters::default());
 }
 
-pub fn epoch_belongs_to_the_time_in_which_it_closed<D: Database>() {
+pub fn account_whose_sums_would_pass_63_bits_takes_no_more<D: Database>() {
+    let epoch = |epoch, quarters: u64| {
+        let mut huge = record(1, 1, 6, 22, 1);
+        huge.sent_bytes = quarters << 61;
+        SnapshotBuilder::new("lan", epoch, vec![huge])
+    };
+    let database = D::create();
+    let mut store = database.open();
+    stored(&mut *store, &epoch(1, 1)).unwrap();
+    stored(&mut *store, &epoch(2, 2)).unwrap();
+    let before = total(&mut *store);
+    let error = stored(&mut *store, &epoch(3, 1)).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CollectError::Store(StoreError::TooMuch { what: "bytes", .. })
+        ),
+        "{error}"
+    );
+    // What pruning deletes stays a part of the sums.
+    store.prune(time(NOON_NS + 10 * HOUR_NS)).unwrap();
+    stored(&mut *store, &epoch(3, 1)).unwrap_err();
+    assert_eq!(total(&mut *store), before);
+    assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+    // Another account counts for itself, but both together are past 63 bits.
+    let mut other = epoch(1, 3);
+    other.header.account_id = [7; 16];
+    other.header.name[..3].copy_from_slice(&b"wan".map(|byte| byte as _));
+    stored(&mut *store, &other).unwrap();
+    let error = store.query(&by(&[Field::Protocol])).unwrap_err();
+    assert!(matches!(error, StoreError::SumTooLarge), "{error}");
+    let mut query = by(&[Field::LocalIp]);
+    query.filter.accounts = vec!["lan".parse().unwrap()];
+    assert_eq!(store.query(&query).unwrap().total, before);
+}
+
+pub fn sums_go_with_a_backup<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    let mut huge = record(1, 1, 6, 22, 1);
+    huge.sent_bytes = 3 << 61;
+    stored(&mut *store, &SnapshotBuilder::new("lan", 1, vec![huge])).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let backup = folder.path().join("backup");
+    store.back_up(&backup).unwrap();
+    let other = D::create();
+    let mut other = other.open();
+    other.restore(&backup).unwrap();
+    for store in [&mut *store, &mut *other] {
+        stored(store, &SnapshotBuilder::new("lan", 2, vec![huge])).unwrap_err();
+    }
+}
+
+pub fn epoch_that_grew_adds_its_difference_once<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    let epoch = |packets: [u64; 2], seconds: u64| {
+        let [one, other] = packets;
+        let records = vec![record(1, 1, 6, 22, one), record(2, 1, 17, 53, other)];
+        let records = records.into_iter().filter(|record| record.sent_packets > 0);
+        let mut snapshot = SnapshotBuilder::new("lan", 1, records.collect());
+        snapshot.header.closed_ns = NOON_NS + seconds * 1_000_000_000;
+        snapshot
+    };
+    let grow = |store: &mut dyn Store, snapshot: &SnapshotBuilder, is_last| {
+        let (header, records) = decoded(snapshot);
+        store.add_growth(&origin(), &header, &records, is_last)
+    };
+    stored(&mut *store, &epoch([10, 0], 10)).unwrap();
+    let steps = [epoch([10, 5], 20), epoch([11, 5], 30)];
+    for step in &steps {
+        let Grown::Added(difference) = grow(&mut *store, step, true).unwrap() else {
+            panic!("known at {}", step.header.closed_ns)
+        };
+        assert_eq!(difference.records, 1);
+        assert_eq!(difference.totals.outside.packets, 0);
+        assert_eq!(grow(&mut *store, step, true).unwrap(), Grown::Known);
+    }
+    assert_eq!(total(&mut *store).sent_packets, 16);
+    assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+    // An earlier copy is known, unless more of it follows: then it is cut otherwise.
+    assert_eq!(grow(&mut *store, &steps[0], true).unwrap(), Grown::Known);
+    let error = grow(&mut *store, &steps[0], false).unwrap_err();
+    assert!(matches!(error, StoreError::OtherEpochs { .. }), "{error}");
+    // Neither less of a flow nor another flow in its place is growth.
+    for packets in [[9, 8], [18, 0]] {
+        let error = grow(&mut *store, &epoch(packets, 30), true).unwrap_err();
+        assert!(matches!(error, StoreError::Conflict { .. }), "{error}");
+    }
+    // Nor is an epoch that another one followed.
+    let mut next = lan(2);
+    next.header.opened_ns = NOON_NS + 40_000_000_000;
+    stored(&mut *store, &next).unwrap();
+    assert_eq!(grow(&mut *store, &steps[1], true).unwrap(), Grown::Known);
+    let error = grow(&mut *store, &epoch([12, 5], 35), true).unwrap_err();
+    assert!(matches!(error, StoreError::OtherEpochs { .. }), "{error}");
+    assert_eq!(total(&mut *store).sent_packets, 46);
+}
+
+pub fn epoch_belongs_to_the_time_in_which_it_was_counted<D: Database>() {
     let database = D::create();
     let mut store = database.open();
     for epoch in 1..=3 {
@@ -275,13 +374,18 @@ pub fn epoch_belongs_to_the_time_in_which_it_closed<D: Database>() {
         assert_eq!(answer.total.sent_packets, 30 * answer.epochs);
         answer.epochs
     };
-    let closed = |epoch: u64| NOON_NS + epoch * HOUR_NS;
+    // The middle of it, though it closes at the full hour.
+    let counted = |epoch: u64| NOON_NS + epoch * HOUR_NS - HOUR_NS / 2;
     assert_eq!(epochs(None, None), 3);
-    assert_eq!(epochs(Some(closed(2)), None), 2);
-    assert_eq!(epochs(Some(closed(2) + 1), None), 1);
-    assert_eq!(epochs(None, Some(closed(2))), 1);
-    assert_eq!(epochs(Some(closed(2)), Some(closed(2) + 1)), 1);
-    assert_eq!(epochs(Some(closed(4)), None), 0);
+    assert_eq!(epochs(Some(counted(2)), None), 2);
+    assert_eq!(epochs(Some(counted(2) + 1), None), 1);
+    assert_eq!(epochs(None, Some(counted(2))), 1);
+    assert_eq!(epochs(Some(counted(2)), Some(counted(2) + 1)), 1);
+    assert_eq!(epochs(Some(counted(4)), None), 0);
+    for epoch in 1..=3 {
+        let closed = NOON_NS + epoch * HOUR_NS;
+        assert_eq!(epochs(Some(closed - HOUR_NS), Some(closed)), 1);
+    }
 }
 
 pub fn store_opened_again_has_everything<D: Database>() {

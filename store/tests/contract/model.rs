@@ -31,6 +31,21 @@ impl Epoch {
         time(NOON_NS + self.minutes * MINUTE_NS)
     }
 
+    /// The middle of the time that it was open.
+    fn counted(&self, opened: Timestamp) -> Timestamp {
+        let closed = self.closed();
+        let duration = match self.growth.map_or(0, |growth| growth.duration_ns) {
+            0 => closed.duration_since(opened),
+            known => SignedDuration::from_nanos(known as i64),
+        };
+        let known = self.growth.is_some_and(|growth| growth.duration_ns > 0);
+        let believed = SignedDuration::ZERO..=SignedDuration::from_hours(24);
+        match known || believed.contains(&duration) {
+            true => closed - SignedDuration::from_nanos(duration.as_nanos() as i64 / 2),
+            false => closed,
+        }
+    }
+
     pub fn header(&self, epoch: u64) -> Header {
         let (mut header, _) = decoded(&lan(epoch));
         header.closed_ns = NOON_NS + self.minutes * MINUTE_NS;
@@ -55,16 +70,17 @@ pub fn expected(epochs: &[Epoch], query: &Query) -> Answer {
         .iter()
         .zip(0..)
         .map(|(epoch, number)| (epoch, time(NOON_NS + number * HOUR_NS)))
-        .filter(|(epoch, _)| {
-            filter.since.is_none_or(|since| epoch.closed() >= since)
-                && filter.until.is_none_or(|until| epoch.closed() < until)
+        .filter(|(epoch, opened)| {
+            let counted = epoch.counted(*opened);
+            filter.since.is_none_or(|since| counted >= since)
+                && filter.until.is_none_or(|until| counted < until)
         })
         .collect();
     let mut groups = BTreeMap::<Vec<Value>, Counters>::new();
     let mut total = Counters::default();
-    for (record, closed) in windowed.iter().flat_map(|(epoch, _)| {
-        let closed = epoch.closed();
-        epoch.records.iter().map(move |record| (record, closed))
+    for (record, counted) in windowed.iter().flat_map(|(epoch, opened)| {
+        let counted = epoch.counted(*opened);
+        epoch.records.iter().map(move |record| (record, counted))
     }) {
         let counts = admits(&filter.protocols, &record.protocol)
             && within(&filter.local_ports, record.local.port)
@@ -76,7 +92,7 @@ pub fn expected(epochs: &[Epoch], query: &Query) -> Answer {
             let key = query
                 .by
                 .iter()
-                .map(|&field| value(record, closed, field, &query.zone))
+                .map(|&field| value(record, counted, field, &query.zone))
                 .collect();
             add(groups.entry(key).or_default(), &record.counters);
             add(&mut total, &record.counters);
@@ -86,9 +102,9 @@ pub fn expected(epochs: &[Epoch], query: &Query) -> Answer {
     let mut groups: Vec<_> = groups.into_iter().collect();
     groups.sort_by_key(|(_, counters)| Reverse(query.order.measure(counters)));
     groups.truncate(query.limit.unwrap_or(u64::MAX) as usize);
-    let asked: Vec<&Epoch> = windowed
+    let asked: Vec<(&Epoch, Timestamp)> = windowed
         .iter()
-        .map(|(epoch, _)| *epoch)
+        .map(|(epoch, opened)| (*epoch, epoch.counted(*opened)))
         .filter(|_| admits(&filter.hosts, &origin().hostname))
         .collect();
     Answer {
@@ -101,12 +117,15 @@ pub fn expected(epochs: &[Epoch], query: &Query) -> Answer {
                 error: expected_error(&asked, query, &key, &counters),
                 key,
                 counters,
+                counted: None,
             })
             .collect(),
         group_count,
         total,
         epochs: windowed.len() as u64,
         covered: expected_covered(&windowed),
+        inexact: None,
+        counted: None,
     }
 }
 
@@ -131,17 +150,21 @@ pub fn expected_covered(windowed: &[(&Epoch, Timestamp)]) -> Option<Covered> {
 /// Of the epochs that have the key's times, all that is sampled, or the packets by the highest
 /// rate that they can have met.
 pub fn expected_error(
-    epochs: &[&Epoch],
+    epochs: &[(&Epoch, Timestamp)],
     query: &Query,
     key: &[Value],
     counters: &Counters,
 ) -> Option<StandardError> {
-    let has_key = |epoch: &&&Epoch| {
+    let has_key = |counted: Timestamp| {
         query.by.iter().zip(key).all(|(&field, value)| {
-            epoch_value(epoch.closed(), field, &query.zone).is_none_or(|found| found == *value)
+            epoch_value(counted, field, &query.zone).is_none_or(|found| found == *value)
         })
     };
-    let epochs: Vec<&&Epoch> = epochs.iter().filter(has_key).collect();
+    let epochs: Vec<&Epoch> = epochs
+        .iter()
+        .filter(|(_, counted)| has_key(*counted))
+        .map(|(epoch, _)| *epoch)
+        .collect();
     if epochs
         .iter()
         .any(|epoch| epoch.growth.is_none() && epoch.extrapolated > 0)
@@ -195,9 +218,14 @@ pub fn expected_error(
     })
 }
 
-pub fn expected_accuracy(epochs: &[&Epoch]) -> Accuracy {
+pub fn expected_accuracy(epochs: &[(&Epoch, Timestamp)]) -> Accuracy {
     let mut accuracy = Accuracy::default();
-    for epoch in epochs {
+    for (epoch, _) in epochs {
+        // As `SnapshotBuilder` has them.
+        accuracy.outside.packets += 3;
+        accuracy.outside.bytes += 180;
+        accuracy.skipped.packets += 2;
+        accuracy.skipped.bytes += 120;
         let Some(growth) = epoch.growth else {
             accuracy.unknown_epochs += u64::from(epoch.extrapolated > 0);
             continue;
@@ -236,31 +264,31 @@ pub fn inside(nets: &[IpNet], ip: IpAddr) -> bool {
 }
 
 /// What all records of an epoch have in a field; none in one that differs between them.
-pub fn epoch_value(closed: Timestamp, field: Field, zone: &TimeZone) -> Option<Value> {
+pub fn epoch_value(counted: Timestamp, field: Field, zone: &TimeZone) -> Option<Value> {
     let floor = |minutes| {
         let steps = TimestampRound::new()
             .smallest(Unit::Minute)
             .increment(minutes)
             .mode(RoundMode::Floor);
-        closed.round(steps).unwrap()
+        counted.round(steps).unwrap()
     };
     Some(match field {
         Field::Account => Value::Name("lan".to_owned()),
         Field::Host => Value::Name(origin().hostname),
         Field::FiveMinutes => Value::Time(floor(5)),
         Field::Hour => Value::Time(floor(60)),
-        Field::Day => Value::Date(zone.to_datetime(floor(60)).date()),
+        Field::Day => Value::Date(zone.to_datetime(counted).date()),
         _ => return None,
     })
 }
 
-pub fn value(record: &Record, closed: Timestamp, field: Field, zone: &TimeZone) -> Value {
+pub fn value(record: &Record, counted: Timestamp, field: Field, zone: &TimeZone) -> Value {
     match field {
         Field::Protocol => Value::Protocol(record.protocol),
         Field::LocalIp => Value::Ip(record.local.ip),
         Field::RemoteIp => Value::Ip(record.remote.ip),
         Field::LocalPort => Value::Port(record.local.port),
         Field::RemotePort => Value::Port(record.remote.port),
-        of_epoch => epoch_value(closed, of_epoch, zone).unwrap(),
+        of_epoch => epoch_value(counted, of_epoch, zone).unwrap(),
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use trafstat_store::backend::Sqlite;
 use trafstat_store::collect::{State, append};
 use trafstat_store::export::Form;
-use trafstat_store::query::Field;
+use trafstat_store::query::{Field, Order, SumPeriod};
 use trafstat_store::snapshot::Snapshot;
 use trafstat_store::store::{Archive, ArchiveForm, Retention, Store, StoreError};
 
@@ -23,7 +23,7 @@ pub fn pruned_records_are_gone_and_their_sums_stay<D: Database>() {
     for epoch in 1..=3 {
         stored(&mut *store, &lan(epoch)).unwrap();
     }
-    let cut = NOON_NS + 3 * HOUR_NS;
+    let cut = NOON_NS + 2 * HOUR_NS;
     assert_eq!(pruned(&mut *store, cut), (2, 4));
     assert_eq!(pruned(&mut *store, cut), (0, 0));
     assert_eq!(recorded(&mut *store), (1, 30));
@@ -40,7 +40,7 @@ pub fn pruned_epoch_served_again_is_not_counted<D: Database>() {
     for epoch in 1..=3 {
         stored(&mut *store, &lan(epoch)).unwrap();
     }
-    assert_eq!(pruned(&mut *store, NOON_NS + 3 * HOUR_NS), (2, 4));
+    assert_eq!(pruned(&mut *store, NOON_NS + 2 * HOUR_NS), (2, 4));
     for epoch in 1..=2 {
         assert_eq!(
             stored(&mut *store, &lan(epoch)).unwrap(),
@@ -54,26 +54,22 @@ pub fn pruned_epoch_served_again_is_not_counted<D: Database>() {
 pub fn sums_are_deleted_by_level<D: Database>() {
     let database = D::create();
     let mut store = database.open();
-    // Closes at 13:00 to 15:00 on 31 January, and at noon on 2 February.
+    // From 12:00 to 15:00 on 31 January, and before noon on 2 February.
     for epoch in [1, 2, 3, 48] {
         stored(&mut *store, &lan(epoch)).unwrap();
     }
     let february = time(NOON_NS + 12 * HOUR_NS);
     let mut retention = Retention {
         records_before: Some(february),
+        quarterly_before: Some(february),
         hourly_before: Some(february),
         even_most: true,
         ..Retention::default()
     };
     let rotated = store.rotate(&retention, None).unwrap();
-    // Two local addresses and two services in three hours.
-    assert_eq!((rotated.records, rotated.sums), (6, 12));
+    // Two local addresses, two services, and two of both, twice, in three hours.
+    assert_eq!((rotated.records, rotated.sums), (6, 24));
     assert_eq!(summed(&mut *store), [120; 3]);
-    // An hour that is gone is answered by its day.
-    let mut query = by(&[Field::LocalIp]);
-    query.filter.since = Some(time(NOON_NS + 2 * HOUR_NS));
-    query.filter.until = Some(time(NOON_NS + 3 * HOUR_NS));
-    assert_eq!(store.query(&query).unwrap().total.sent_packets, 90);
 
     retention.daily_before = Some(february);
     store.rotate(&retention, None).unwrap();
@@ -95,8 +91,9 @@ pub fn no_clock_deletes_what_is_young<D: Database>() {
     let newest = NOON_NS + 5 * HOUR_NS;
     assert_eq!(store.retention_time().unwrap(), Some(time(newest)));
     let everything = summed(&mut *store);
-    let levels: [fn(&mut Retention) -> &mut Option<jiff::Timestamp>; 4] = [
+    let levels: [fn(&mut Retention) -> &mut Option<jiff::Timestamp>; 5] = [
         |retention| &mut retention.records_before,
+        |retention| &mut retention.quarterly_before,
         |retention| &mut retention.hourly_before,
         |retention| &mut retention.daily_before,
         |retention| &mut retention.monthly_before,
@@ -122,8 +119,8 @@ pub fn no_clock_deletes_what_is_young<D: Database>() {
         }
     }
     let retention = Retention {
-        records_before: Some(time(NOON_NS + 4 * HOUR_NS)),
-        hourly_before: Some(time(newest)),
+        records_before: Some(time(NOON_NS + 3 * HOUR_NS)),
+        hourly_before: Some(time(NOON_NS + 4 * HOUR_NS)),
         ..Retention::default()
     };
     let error = store.rotate(&retention, None).unwrap_err().to_string();
@@ -138,7 +135,7 @@ pub fn no_clock_deletes_what_is_young<D: Database>() {
     assert_eq!(summed(&mut *store), everything);
     assert_eq!(database.run("SELECT * FROM kept").len(), 0);
     // Half of it is no more than half.
-    let half = store.prune(time(NOON_NS + 3 * HOUR_NS)).unwrap();
+    let half = store.prune(time(NOON_NS + 2 * HOUR_NS)).unwrap();
     assert_eq!(half.epochs, 2);
     assert_eq!(store.check().unwrap(), NOTHING_WRONG);
 }
@@ -160,7 +157,7 @@ pub fn what_one_transaction_may_not_delete_is_deleted_by_several<D: Database>() 
     let database = D::create();
     let mut store = database.open();
     let count = |table: &str| database.run(&format!("SELECT COUNT(*) FROM {table}"));
-    // Closes on 31 January; the next two in February.
+    // On 31 January; the last two count in February.
     stored(&mut *store, &many_addresses(1)).unwrap();
     let mut other = many_addresses(2);
     for record in &mut other.records {
@@ -177,6 +174,7 @@ pub fn what_one_transaction_may_not_delete_is_deleted_by_several<D: Database>() 
     let february = time(NOON_NS + 12 * HOUR_NS);
     let retention = Retention {
         records_before: Some(february),
+        quarterly_before: Some(february),
         hourly_before: Some(february),
         daily_before: Some(february),
         monthly_before: Some(february),
@@ -184,14 +182,71 @@ pub fn what_one_transaction_may_not_delete_is_deleted_by_several<D: Database>() 
     };
     let rotated = store.rotate(&retention, None).unwrap();
     assert_eq!((rotated.epochs, rotated.records), (2, 280_000));
-    // By remote address, by local one in two hours and a day, by service as well.
-    assert_eq!(rotated.sums, 140_000 + 3 * 70_000 + 3);
+    // By remote address, by local one in two hours and a day, by service as well, and by both, in
+    // two quarters too.
+    assert_eq!(rotated.sums, 140_000 + 3 * 70_000 + 3 + 5 * 70_000);
     for (table, rows) in [("record", "4"), ("record_deletion", "0")] {
         assert_eq!(count(table), [[rows]], "{table}");
     }
     assert_eq!(recorded(&mut *store), (2, 60));
     assert_eq!(summed(&mut *store), [60; 3]);
     assert_eq!(store.check().unwrap(), NOTHING_WRONG);
+}
+
+pub fn day_whose_hours_are_gone_is_never_widened<D: Database>() {
+    let database = D::create();
+    let mut store = database.open();
+    for epoch in [1, 2, 3, 48] {
+        stored(&mut *store, &lan(epoch)).unwrap();
+    }
+    let february = time(NOON_NS + 12 * HOUR_NS);
+    let retention = Retention {
+        records_before: Some(february),
+        quarterly_before: Some(february),
+        hourly_before: Some(february),
+        even_most: true,
+        ..Retention::default()
+    };
+    store.rotate(&retention, None).unwrap();
+    let midnight = NOON_NS - 12 * HOUR_NS;
+    let day = |hour: u64| time(midnight + hour * HOUR_NS);
+    let mut ask = |since: u64, until: u64| {
+        let mut query = by(&[Field::LocalIp]);
+        query.filter.since = Some(day(since));
+        query.filter.until = Some(day(until));
+        let answer = store.query(&query).unwrap();
+        let coarse = answer.inexact.map(|inexact| {
+            assert_eq!((inexact.missing, inexact.closed_until), (None, None));
+            let coarse = inexact.coarse.unwrap();
+            assert_eq!(coarse.period, SumPeriod::Day);
+            (coarse.first, coarse.last)
+        });
+        (answer.total.sent_packets, coarse)
+    };
+    // What is a whole day is exact, whichever level tells it.
+    assert_eq!(ask(0, 24), (90, None));
+    assert_eq!(ask(0, 72), (120, None));
+    // A day counts for the time that has its middle, and for no other.
+    assert_eq!(ask(0, 13), (90, Some((day(13), day(13)))));
+    assert_eq!(ask(13, 24), (0, Some((day(13), day(13)))));
+    // Nothing was counted in the part of the day that is on the wrong side.
+    assert_eq!(ask(11, 13), (90, Some((day(13), day(13)))));
+    assert_eq!(ask(0, 16), (90, None));
+    // What has its hours and records still is exact.
+    assert_eq!(ask(24, 60), (30, None));
+    assert_eq!(ask(24, 59), (0, None));
+    assert_eq!(ask(59, 60), (30, None));
+
+    let mut hours = by(&[Field::Hour]);
+    hours.order = Order::Fields;
+    let answer = store.query(&hours).unwrap();
+    assert_eq!(answer.total.sent_packets, 30);
+    let missing = answer.inexact.unwrap().missing.unwrap();
+    assert_eq!(missing.since, time(NOON_NS + HOUR_NS / 2));
+    assert_eq!(missing.until, february);
+    // Of another account nothing is missing.
+    hours.filter.accounts = vec!["dmz".parse().unwrap()];
+    assert_eq!(store.query(&hours).unwrap().inexact, None);
 }
 
 pub fn archived_records_come_back_once<D: Database>() {
@@ -208,7 +263,7 @@ pub fn archived_records_come_back_once<D: Database>() {
         }
         let everything = answers(&mut *store);
         let retention = Retention {
-            records_before: Some(time(NOON_NS + 3 * HOUR_NS)),
+            records_before: Some(time(NOON_NS + 2 * HOUR_NS)),
             even_most: true,
             ..Retention::default()
         };
@@ -259,7 +314,7 @@ pub fn one_process_rotates_at_a_time<D: Database>() {
     for epoch in 1..=4 {
         stored(&mut *store, &lan(epoch)).unwrap();
     }
-    let prune = |store: &mut dyn Store, epoch| store.prune(time(NOON_NS + epoch * HOUR_NS));
+    let prune = |store: &mut dyn Store, hour| store.prune(time(NOON_NS + hour * HOUR_NS));
     let now = jiff::Timestamp::now().as_nanosecond() as i64;
     let hold = |until: i64| {
         database.run("DELETE FROM lease");
@@ -269,18 +324,18 @@ pub fn one_process_rotates_at_a_time<D: Database>() {
         ));
     };
     hold(now + 30 * MINUTE_NS as i64);
-    let error = prune(&mut *store, 3).unwrap_err();
+    let error = prune(&mut *store, 2).unwrap_err();
     assert!(
         matches!(&error, StoreError::InHand(host) if host == "east"),
         "{error}"
     );
     assert_eq!(recorded(&mut *store), (4, 120));
     // A host that died, and a clock that was set back.
-    for (until, epoch) in [(now - 1, 2), (now + 20 * HOUR_NS as i64, 3)] {
+    for (until, hour) in [(now - 1, 1), (now + 20 * HOUR_NS as i64, 2)] {
         hold(until);
-        assert_eq!(prune(&mut *store, epoch).unwrap().epochs, 1);
+        assert_eq!(prune(&mut *store, hour).unwrap().epochs, 1);
     }
-    assert_eq!(prune(&mut *store, 3).unwrap().epochs, 0);
+    assert_eq!(prune(&mut *store, 2).unwrap().epochs, 0);
     assert_eq!(database.run("SELECT holder FROM lease"), [[""]]);
 }
 
@@ -308,7 +363,7 @@ pub fn archives_of_two_databases_share_a_folder<D: Database>() {
                 .unwrap();
             }
             let retention = Retention {
-                records_before: Some(time(NOON_NS + 3 * HOUR_NS)),
+                records_before: Some(time(NOON_NS + 2 * HOUR_NS)),
                 even_most: true,
                 ..Retention::default()
             };
@@ -349,7 +404,7 @@ pub fn archive_that_cannot_be_written_deletes_nothing<D: Database>() {
         stored(&mut *store, &lan(epoch)).unwrap();
     }
     let retention = Retention {
-        records_before: Some(time(NOON_NS + 2 * HOUR_NS)),
+        records_before: Some(time(NOON_NS + HOUR_NS)),
         ..Retention::default()
     };
     for form in [ArchiveForm::Sqlite, ArchiveForm::Csv] {

@@ -2,7 +2,6 @@
 //! Snapshots to store, and questions that many tests ask.
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use trafstat_store::collect::{CollectError, State, append};
 use trafstat_store::export::{Form, export};
 use trafstat_store::origin::Origin;
@@ -100,7 +99,7 @@ pub fn by(fields: &[Field]) -> Query {
         filter: Filter::default(),
         order: Order::Bytes,
         limit: None,
-        zone: TimeZone::UTC,
+        ..Query::default()
     }
 }
 

@@ -32,8 +32,8 @@ pub fn exported_records_are_those_that_are_stored<D: Database>() {
             Form::Csv,
             &Selection {
                 accounts: vec!["lan".parse().unwrap()],
-                since: Some(time(NOON_NS + 2 * HOUR_NS)),
-                until: Some(time(NOON_NS + 3 * HOUR_NS)),
+                since: Some(time(NOON_NS + HOUR_NS)),
+                until: Some(time(NOON_NS + 2 * HOUR_NS)),
             }
         ),
         "host,netns,family,account,epoch,closed,protocol,local_ip,local_port,remote_ip,\
@@ -72,7 +72,7 @@ pub fn exported_sums_are_whole<D: Database>() {
     }
     stored(&mut *store, &other(602)).unwrap();
     // What is in the table now is added to by what waits in parts.
-    pruned(&mut *store, NOON_NS + 602 * HOUR_NS);
+    pruned(&mut *store, NOON_NS + 601 * HOUR_NS);
     for epoch in [603, 604] {
         stored(&mut *store, &lan(epoch)).unwrap();
     }
@@ -105,6 +105,9 @@ pub fn exported_sums_are_whole<D: Database>() {
         (Level::LocalDay, 188, 4),
         (Level::ServiceHour, 188, 14),
         (Level::ServiceDay, 188, 4),
+        (Level::LocalServiceQuarter, 188, 14),
+        (Level::LocalServiceHour, 188, 14),
+        (Level::LocalServiceDay, 188, 4),
         (Level::RemoteMonth, 188, 5),
     ] {
         let json = export_of(&mut *store, level, Form::Json, &Selection::default());
@@ -193,7 +196,7 @@ pub fn backup_restores_into_an_empty_store<D: Database>() {
     for epoch in 1..=3 {
         stored(&mut *store, &lan(epoch)).unwrap();
     }
-    pruned(&mut *store, NOON_NS + 2 * HOUR_NS);
+    pruned(&mut *store, NOON_NS + HOUR_NS);
     store.back_up(&path).unwrap();
 
     let other = D::create();
@@ -218,7 +221,7 @@ fn backup_of_sums<D: Database>(path: &Path) {
     for epoch in 1..=3 {
         stored(&mut *store, &lan(epoch)).unwrap();
     }
-    assert_eq!(pruned(&mut *store, NOON_NS + 3 * HOUR_NS), (2, 4));
+    assert_eq!(pruned(&mut *store, NOON_NS + 2 * HOUR_NS), (2, 4));
     // Some by remote address in their table, some in a part.
     store.back_up(path).unwrap();
 }

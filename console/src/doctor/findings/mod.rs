@@ -49,6 +49,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     findings.extend(ports(facts));
     findings.extend(configuration(facts));
     findings.extend(collector(facts));
+    findings.extend(spool(facts));
     findings.extend(clock(facts));
     findings.extend(unattributed(facts));
     findings.extend(folded(facts));
@@ -455,6 +456,43 @@ fn collector(facts: &Facts) -> Option<Finding> {
         )),
         Ok(_) => None,
     }
+}
+
+/// Epochs that the database does not have.
+fn spool(facts: &Facts) -> Vec<Finding> {
+    let counts = match &facts.spool {
+        Ok(counts) => counts,
+        Err(reason) => {
+            return vec![error(
+                "spool-unreadable",
+                reason.clone(),
+                "trafstat-store spool list, once that is mended",
+            )];
+        }
+    };
+    let mut findings = Vec::new();
+    if counts.refused > 0 {
+        findings.push(error(
+            "epochs-refused",
+            format!(
+                "{} epochs are set aside in the spool, since the database refuses them",
+                counts.refused
+            ),
+            "trafstat-store spool list tells why; \"spool retry\" offers one again, \"spool export\" \
+             and \"spool drop\" save and delete it",
+        ));
+    }
+    if counts.waiting > 0 {
+        findings.push(warning(
+            "epochs-waiting",
+            format!(
+                "{} epochs wait in the spool for the database",
+                counts.waiting
+            ),
+            "trafstat-store --once says what is wrong with the database, if something still is",
+        ));
+    }
+    findings
 }
 
 fn clock(facts: &Facts) -> Option<Finding> {

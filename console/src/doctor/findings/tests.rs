@@ -2,6 +2,7 @@
 //! What is found on hosts that a test makes up.
 
 use super::*;
+use crate::doctor::facts::SpoolCounts;
 use crate::doctor::module::Build;
 use crate::kernel_accounts::KernelAccount;
 use crate::quota::Usage;
@@ -342,6 +343,7 @@ fn quota_is_told_from_its_first_warning_on() {
         end: jiff::Timestamp::UNIX_EPOCH,
         used_bytes,
         limit_bytes: 1000,
+        inexact: None,
     };
     let found = |quotas| {
         let facts = Facts {
@@ -357,4 +359,23 @@ fn quota_is_told_from_its_first_warning_on() {
     assert!(found(Ok(vec![usage(799)])).is_empty());
     assert_eq!(found(Ok(vec![usage(799), usage(800)])), [("quota", false)]);
     assert_eq!(found(Err("no".to_owned())), [("quota-unknown", false)]);
+}
+
+#[test]
+fn epochs_that_the_database_refuses_are_counted_and_waiting_ones_too() {
+    let with = |waiting, refused| Facts {
+        spool: Ok(SpoolCounts { waiting, refused }),
+        ..well()
+    };
+    assert_eq!(kinds(&with(0, 0)), [""; 0]);
+    assert_eq!(kinds(&with(2, 1)), ["epochs-refused", "epochs-waiting"]);
+    let findings = examine(&with(0, 7));
+    assert!(findings[0].is_error);
+    assert!(findings[0].what.starts_with("7 epochs are set aside"));
+    assert!(findings[0].remedy.contains("trafstat-store spool list"));
+    let unreadable = Facts {
+        spool: Err("the spool is damaged".to_owned()),
+        ..well()
+    };
+    assert_eq!(kinds(&unreadable), ["spool-unreadable"]);
 }

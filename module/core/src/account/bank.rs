@@ -97,6 +97,11 @@ impl<M: Memory, const W: usize> Bank<M, W> {
         self.closed.store(Timestamp::default());
     }
 
+    /// Notes that the epoch began at another time than that at which it was opened.
+    pub fn begin_at(&self, now: Timestamp) {
+        self.opened.store(now);
+    }
+
     /// Notes when the epoch ended. No packet counts in it any more.
     pub fn end(&self, now: Timestamp) {
         self.closed.store(now);

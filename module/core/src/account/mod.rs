@@ -561,6 +561,11 @@ impl<M: Memory, F: Family<W>, const W: usize> Account<M, F, W> {
         }
     }
 
+    /// Has the open epoch begin at `now`. It counted nothing yet, and no other reader closes it.
+    pub fn begin_at(&self, now: Timestamp) {
+        self.bank(self.epoch.load(Acquire)).begin_at(now);
+    }
+
     /// The open epoch. What is read of it is worth nothing once [`Account::stats`] or
     /// another call says that a later one is open.
     pub fn open_epoch<'a>(&'a self, guard: &'a M::Guard) -> Epoch<'a, M, W> {

@@ -9,6 +9,7 @@ mod cut;
 mod mariadb_server;
 #[path = "../program/mod.rs"]
 mod program;
+mod silent;
 mod tls;
 
 use std::fs;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rusqlite::Connection;
 use trafstat_store::backend::Sqlite;
 use trafstat_store::origin::Origin;
 use trafstat_store::query::{Field, Filter, Order, Query};
@@ -105,6 +106,25 @@ pub fn stderr(output: &Output) -> String {
 
 pub fn code(output: &Output) -> Option<i32> {
     output.status.code()
+}
+
+/// How many epochs are in a host's spool.
+pub fn waiting(host: &Host) -> i64 {
+    Connection::open(host.spool())
+        .unwrap()
+        .query_row("SELECT COUNT(*) FROM epoch", [], |row| row.get(0))
+        .unwrap()
+}
+
+/// Numbers that look random, the same for the same seed (xorshift64).
+pub fn fastrand_like(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    }
 }
 
 /// A file system of its own, small.

@@ -7,71 +7,80 @@ use std::time::Duration;
 use mysql::Conn;
 use mysql::prelude::Queryable;
 
-use super::login::MysqlLogin;
-use super::schema::SCHEMA_VERSION;
+use super::login::{LoggedIn, MysqlLogin, Purpose};
+use super::schema::{NEWEST_READ, SCHEMA_VERSION};
 use crate::backend::sql::{Database, one_integer};
 use crate::store::StoreError;
-
-/// What a session is to be, whatever the server's defaults are.
-const SESSION: [&str; 5] = [
-    "SET NAMES utf8mb4",
-    "SET SESSION autocommit = 1",
-    "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
-    "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
-    "SET SESSION innodb_lock_wait_timeout = 30",
-];
 
 /// A database of a MySQL or MariaDB server.
 #[derive(Debug)]
 pub struct Mysql {
-    login: MysqlLogin,
+    pub(super) login: MysqlLogin,
+    pub(super) purpose: Purpose,
     /// The server and database, for messages.
     pub(super) location: String,
     /// None after it was lost, until the next transaction.
     pub(super) connection: Option<Conn>,
     pub(super) in_transaction: bool,
     pub(super) load_local: bool,
+    /// The most bytes that the server takes of a statement and its values.
+    pub(super) largest_statement: usize,
     never_load_local: bool,
     /// Views that were seen to be there.
     pub(super) views: HashSet<String>,
 }
 
 impl Mysql {
-    /// Logs in to the first server that answers.
+    /// Logs in to the first server that can be written to, for work of any length.
     ///
     /// [`Store::migrate`](crate::store::Store::migrate) makes the schema.
     ///
     /// # Errors
-    /// [`StoreError::Unreachable`], [`StoreError::Denied`], or that the database is
-    /// another program's or a later release's.
+    /// [`StoreError::Unreachable`], [`StoreError::Denied`], [`StoreError::ReadOnly`], or that the
+    /// database is another program's or a later release's.
     pub fn open(login: &MysqlLogin) -> Result<Self, StoreError> {
+        Self::open_for(login, Purpose::Write)
+    }
+
+    /// Logs in to append epochs: a server that is silent for longer than the login's
+    /// `answer_timeout` is away.
+    ///
+    /// # Errors
+    /// As [`Mysql::open`].
+    pub fn open_to_append(login: &MysqlLogin) -> Result<Self, StoreError> {
+        Self::open_for(login, Purpose::Append)
+    }
+
+    fn open_for(login: &MysqlLogin, purpose: Purpose) -> Result<Self, StoreError> {
         let mut store = Self {
             login: login.clone(),
+            purpose,
             location: String::new(),
             connection: None,
             in_transaction: false,
             load_local: false,
+            largest_statement: 0,
             never_load_local: false,
             views: HashSet::new(),
         };
         store.connect()?;
-        let (found, known) = (store.schema_version()?, SCHEMA_VERSION);
-        if found > known {
-            return Err(StoreError::TooNew {
-                location: store.location,
-                found,
-                known,
-            });
+        let found = store.schema_version()?;
+        let newest = match purpose {
+            Purpose::Read => NEWEST_READ,
+            _ => SCHEMA_VERSION,
+        };
+        match found > newest {
+            true => Err(store.too_new(found)),
+            false => Ok(store),
         }
-        Ok(store)
     }
 
-    /// Logs in for queries.
+    /// Logs in for queries, to the first server that can be used at all.
     ///
     /// # Errors
     /// As [`Mysql::open`], or that the schema is not there or not this program's.
     pub fn open_read_only(login: &MysqlLogin) -> Result<Self, StoreError> {
-        let mut store = Self::open(login)?;
+        let mut store = Self::open_for(login, Purpose::Read)?;
         let (found, known) = (store.schema_version()?, SCHEMA_VERSION);
         if found < known {
             return Err(StoreError::TooOld {
@@ -108,20 +117,14 @@ impl Mysql {
     }
 
     pub(super) fn connect(&mut self) -> Result<(), StoreError> {
-        let (mut connection, host) = self.login.connect()?;
+        let LoggedIn {
+            connection,
+            server,
+            host,
+        } = self.login.connect_for(self.purpose)?;
         self.location = format!("database {} at {host}", self.login.database);
-        for statement in SESSION {
-            connection.query_drop(statement)?;
-        }
-        // A node of a Galera cluster applies what another one committed a little later; reads are
-        // to wait for that, such as whether the schema or an epoch is there.
-        let galera: Option<(String, String)> =
-            connection.query_first("SHOW SESSION VARIABLES LIKE 'wsrep_on'")?;
-        if galera.is_some_and(|(_, state)| state == "ON") {
-            connection.query_drop("SET SESSION wsrep_sync_wait = 1")?;
-        }
-        let allowed: Option<u8> = connection.query_first("SELECT @@GLOBAL.local_infile")?;
-        self.load_local = allowed == Some(1) && !self.never_load_local;
+        self.load_local = server.takes_files() && !self.never_load_local;
+        self.largest_statement = server.largest_statement();
         self.connection = Some(connection);
         Ok(())
     }
@@ -135,6 +138,28 @@ impl Mysql {
         match alive {
             true => Ok(()),
             false => self.connect(),
+        }
+    }
+
+    /// Gives the schema's version; refuses what this program would write or copy incompletely, a
+    /// schema that is newer.
+    pub(super) fn known_schema_version(&mut self) -> Result<i64, StoreError> {
+        let found = one_integer(
+            self,
+            "SELECT COALESCE(MAX(version), 0) FROM trafstat_schema",
+            &[],
+        )?;
+        match found > SCHEMA_VERSION {
+            true => Err(self.too_new(found)),
+            false => Ok(found),
+        }
+    }
+
+    fn too_new(&self, found: i64) -> StoreError {
+        StoreError::TooNew {
+            location: self.location.clone(),
+            found,
+            known: SCHEMA_VERSION,
         }
     }
 

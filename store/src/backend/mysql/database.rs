@@ -8,11 +8,12 @@ use mysql::{Params, Value as MysqlValue};
 
 use super::connection::Mysql;
 use super::schema::{
-    MIGRATIONS, RECORD_COLUMN_COUNT, RECORD_COLUMNS, RECORDS_OF_SNAPSHOT, TABLES, VIEW_WORDS,
+    MIGRATIONS, RECORD_COLUMN_COUNT, RECORD_COLUMNS, RECORDS_OF_SNAPSHOT, SCHEMA_VERSION, TABLES,
+    VIEW_WORDS,
 };
 use crate::backend::sql::{
-    self, Access, Backend, Database, Dialect, SnapshotKey, Value, counter_values, insert_rows,
-    one_integer, places, schema,
+    self, Access, Backend, Database, Dialect, Form, SnapshotKey, Value, counter_values,
+    insert_rows, one_integer, places, schema,
 };
 use crate::snapshot::Record;
 use crate::store::StoreError;
@@ -47,6 +48,7 @@ impl Backend for Mysql {
     }
 
     fn copy_to_file(&mut self, to: &Path) -> Result<(), StoreError> {
+        self.known_schema_version()?;
         sql::back_up(self, to)
     }
 }
@@ -58,7 +60,7 @@ impl Database for Mysql {
         ordered_join: "STRAIGHT_JOIN",
         by_primary_key: "FORCE INDEX (PRIMARY)",
         // MySQL would rather read all snapshots for a hash join, all columns of them.
-        by_key: "FORCE INDEX (PRIMARY, snapshot_closed)",
+        by_key: "FORCE INDEX (PRIMARY, snapshot_counted)",
         insert_ignore: "INSERT IGNORE",
         for_update: "FOR UPDATE",
         integer: "SIGNED",
@@ -106,6 +108,7 @@ impl Database for Mysql {
     }
 
     fn execute(&mut self, sql: &str, parameters: &[Value]) -> Result<u64, StoreError> {
+        self.check_size(sql, parameters)?;
         let parameters = positional(parameters);
         self.run(|connection| {
             let statement = connection.prep(sql)?;
@@ -133,6 +136,17 @@ impl Database for Mysql {
             }
             Ok(())
         })
+    }
+
+    fn check_schema(&mut self) -> Result<Form, StoreError> {
+        Ok(match self.known_schema_version()? {
+            SCHEMA_VERSION => Form::Current,
+            _ => Form::Former,
+        })
+    }
+
+    fn largest_statement(&self) -> usize {
+        self.largest_statement
     }
 
     fn next_record(&mut self) -> Result<i64, StoreError> {
@@ -211,6 +225,30 @@ impl Database for Mysql {
         }
         self.views.insert(view.to_owned());
         Ok(())
+    }
+}
+
+impl Mysql {
+    /// Refuses what the server would, which then ends the connection without a word.
+    fn check_size(&self, sql: &str, parameters: &[Value]) -> Result<(), StoreError> {
+        let bytes: usize = parameters.iter().map(size).sum();
+        let (bytes, limit) = (bytes.max(sql.len()), self.largest_statement);
+        if bytes > limit {
+            return Err(StoreError::PacketTooLarge(format!(
+                "{bytes} bytes, of at most {limit}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The most bytes that a value takes in a statement, with its type and length.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Null => 3,
+        Value::Integer(_) | Value::Real(_) => 10,
+        Value::Bytes(bytes) => bytes.len() + 11,
+        Value::Text(text) => text.len() + 11,
     }
 }
 

@@ -34,8 +34,11 @@ fn of_server(server: &MySqlError) -> StoreError {
         1205 | 1213 => StoreError::Locked,
         // Too many connections, of all users or of this one.
         1040 | 1203 | 1226 => StoreError::TooManyConnections,
-        // Galera: not part of the cluster's majority; server in shutdown; connection killed.
-        1047 | 1053 | 1927 | 3169 => StoreError::ConnectionLost(message.clone()),
+        // Galera: not part of the cluster's majority; server in shutdown; connection killed, or
+        // idle for too long.
+        1047 | 1053 | 1927 | 3169 | 4031 => StoreError::ConnectionLost(message.clone()),
+        // A packet, a text or a result beyond max_allowed_packet.
+        1153 | 1162 | 1301 => StoreError::PacketTooLarge(message.clone()),
         // --read-only, table read-only, transaction read-only.
         1036 | 1290 | 1792 | 1836 => StoreError::ReadOnly,
         // Disk full, table full.
@@ -55,6 +58,8 @@ fn of_server(server: &MySqlError) -> StoreError {
         1049 => StoreError::Denied(format!(
             "{message}: create it with \"CREATE DATABASE\" and grant the user all rights on it"
         )),
+        // A number past its type.
+        1690 => StoreError::SumTooLarge,
         // Table crashed, index corrupt.
         126 | 127 | 144 | 145 | 1034 | 1035 | 1194 | 1195 | 1712 => {
             StoreError::Corrupt(message.clone())

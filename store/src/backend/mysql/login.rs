@@ -5,14 +5,28 @@ use std::fmt;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use mysql::{ClientIdentity, Conn, DriverError, Error, LocalInfileHandler, OptsBuilder, SslOpts};
+use tracing::warn;
 
+use super::server::Server;
 use crate::store::StoreError;
 
 /// The port that IANA gave MySQL.
 pub const DEFAULT_PORT: u16 = 3306;
+
+/// How a host that is gone is told from one that is busy: it acknowledges nothing that is sent to
+/// it, probes of an idle connection included. The timeout is what ends the connection.
+const KEEPALIVE_MS: u32 = 30_000;
+const KEEPALIVE_PROBE_SECONDS: u32 = 10;
+const UNACKNOWLEDGED_MS: u32 = 60_000;
+
+/// The largest packet that is read. The server's own limit is about what it reads, and may have
+/// been higher when a row was written.
+const LARGEST_READ: usize = 1 << 30;
 
 /// Everything that it takes to log in to a MySQL or MariaDB server.
 #[derive(Debug, Clone)]
@@ -34,8 +48,31 @@ pub struct MysqlLogin {
     pub tls_cert: Option<PathBuf>,
     /// The key of `tls_cert`.
     pub tls_key: Option<PathBuf>,
-    /// How long to wait for one server before the next is tried.
+    /// How long to wait for one server, login included, before the next is tried.
     pub connect_timeout: Duration,
+    /// How long a server may take to answer a statement of an append before it counts as gone;
+    /// longer than it waits for a lock.
+    pub answer_timeout: Duration,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Reading, for as long as it takes.
+    Read,
+    /// Reading what another program has, on a server of any age.
+    Import,
+    /// Changing what is stored, for as long as it takes.
+    Write,
+    /// Appending epochs, which can wait elsewhere when the server does not answer.
+    Append,
+}
+
+/// A connection to the server that was chosen.
+pub(super) struct LoggedIn {
+    pub(super) connection: Conn,
+    pub(super) server: Server,
+    pub(super) host: MysqlHost,
 }
 
 /// One place at which a server listens.
@@ -75,41 +112,77 @@ pub enum TlsMode {
 }
 
 impl MysqlLogin {
-    /// Connects to the first server that can be used.
+    /// Connects to the first server that answers, whatever its kind, to read what another program
+    /// has there.
     ///
     /// # Errors
-    /// [`StoreError::Unreachable`] if none can, with the reason of each; that the server
-    /// refuses the user, at once: another server of the same database would too.
-    pub(crate) fn connect(&self) -> Result<(Conn, &MysqlHost), StoreError> {
+    /// As of every connection.
+    pub(crate) fn connect(&self) -> Result<(Conn, MysqlHost), StoreError> {
+        let logged_in = self.connect_for(Purpose::Import)?;
+        Ok((logged_in.connection, logged_in.host))
+    }
+
+    /// Connects to the first server that can be used for this; the log names those that were passed over.
+    ///
+    /// # Errors
+    /// With one server, its own; else [`StoreError::Unreachable`] with the reason of each, or, if
+    /// it is the same kind for all, that kind.
+    pub(super) fn connect_for(&self, purpose: Purpose) -> Result<LoggedIn, StoreError> {
         self.check_tls_files()?;
-        let mut tried = Vec::new();
-        let mut only_crowded = !self.hosts.is_empty();
+        let mut failures = Vec::new();
         for host in &self.hosts {
-            match self.connect_to(host).map_err(StoreError::from) {
-                Ok(connection) => return Ok((connection, host)),
-                Err(StoreError::LoginDenied(reason)) => {
-                    return Err(StoreError::LoginDenied(format!("{host}: {reason}")));
+            match self.log_in_within_time(host, purpose) {
+                Ok(logged_in) => {
+                    for (host, error) in &failures {
+                        warn!("database server {host} is passed over: {}", plain(error));
+                    }
+                    return Ok(logged_in);
                 }
-                Err(StoreError::Denied(reason)) => {
-                    return Err(StoreError::Denied(format!("{host}: {reason}")));
-                }
-                Err(error) => {
-                    only_crowded &= matches!(error, StoreError::TooManyConnections);
-                    let reason = match error {
-                        StoreError::ConnectionLost(reason) => reason,
-                        error => error.to_string(),
-                    };
-                    tried.push(format!("{host}: {reason}"));
-                }
+                Err(error) => failures.push((host, error)),
             }
         }
-        if only_crowded {
-            return Err(StoreError::TooManyConnections);
+        Err(of_all(failures))
+    }
+
+    /// One deadline for the name server, TCP, TLS and login together.
+    fn log_in_within_time(
+        &self,
+        host: &MysqlHost,
+        purpose: Purpose,
+    ) -> Result<LoggedIn, StoreError> {
+        let (sender, receiver) = mpsc::channel();
+        let (login, to) = (self.clone(), host.clone());
+        // A thread that is late ends by itself, and its connection with it.
+        thread::Builder::new()
+            .name("database-login".to_owned())
+            .spawn(move || {
+                let _ = sender.send(login.log_in(to, purpose));
+            })
+            .map_err(|error| StoreError::ConnectionLost(error.to_string()))?;
+        let late = || {
+            StoreError::ConnectionLost(format!(
+                "no answer within {} seconds: is the host up, does its server answer others, and \
+                 does a firewall let its port through?",
+                self.connect_timeout.as_secs()
+            ))
+        };
+        receiver
+            .recv_timeout(self.connect_timeout)
+            .unwrap_or_else(|_| Err(late()))
+    }
+
+    fn log_in(&self, host: MysqlHost, purpose: Purpose) -> Result<LoggedIn, StoreError> {
+        let mut connection = self.connect_to(&host, purpose)?;
+        let server = Server::of(&mut connection)?;
+        if purpose != Purpose::Import {
+            server.check(purpose)?;
+            server.set_up(&mut connection)?;
         }
-        if tried.is_empty() {
-            tried.push("no host is named".to_owned());
-        }
-        Err(StoreError::Unreachable(tried.join("; ")))
+        Ok(LoggedIn {
+            connection,
+            server,
+            host,
+        })
     }
 
     /// The driver would not say which file is missing.
@@ -136,16 +209,16 @@ impl MysqlLogin {
         Ok(())
     }
 
-    fn connect_to(&self, host: &MysqlHost) -> mysql::Result<Conn> {
+    fn connect_to(&self, host: &MysqlHost, purpose: Purpose) -> mysql::Result<Conn> {
         let MysqlHost::Tcp { host: name, port } = host else {
-            return Conn::new(self.options(host));
+            return Conn::new(self.options(host, purpose));
         };
-        let connected = self.connect_by_tcp(self.options(host));
+        let connected = self.connect_by_tcp(self.options(host, purpose));
         if was_reached(&connected) {
             return connected;
         }
         for own in own_addresses(name, *port) {
-            let options = self.options(host).bind_address(Some((own, 0)));
+            let options = self.options(host, purpose).bind_address(Some((own, 0)));
             let connected = self.connect_by_tcp(options);
             if was_reached(&connected) {
                 return connected;
@@ -168,14 +241,19 @@ impl MysqlLogin {
         }
     }
 
-    fn options(&self, host: &MysqlHost) -> OptsBuilder {
+    fn options(&self, host: &MysqlHost, purpose: Purpose) -> OptsBuilder {
+        let answer_timeout = (purpose == Purpose::Append).then_some(self.answer_timeout);
         let options = OptsBuilder::new()
             .user(Some(&self.user))
             .pass(self.password.as_ref().map(|password| &password.0))
             .db_name(Some(&self.database))
             .tcp_connect_timeout(Some(self.connect_timeout))
-            .read_timeout(Some(ANSWER_TIMEOUT))
-            .write_timeout(Some(ANSWER_TIMEOUT))
+            .read_timeout(answer_timeout)
+            .write_timeout(answer_timeout)
+            .tcp_keepalive_time_ms(Some(KEEPALIVE_MS))
+            .tcp_keepalive_probe_interval_secs(Some(KEEPALIVE_PROBE_SECONDS))
+            .tcp_user_timeout_ms(Some(UNACKNOWLEDGED_MS))
+            .max_allowed_packet(Some(LARGEST_READ))
             // The socket that a server names need not be reachable from here.
             .prefer_socket(false)
             // A server may ask for any file: none is given unless a statement offers it.
@@ -206,6 +284,44 @@ impl MysqlLogin {
                 .with_danger_accept_invalid_certs(any_certificate)
                 .with_danger_skip_domain_validation(any_name),
         )
+    }
+}
+
+/// The error of a connection that no server gave; `failures` has one for each server.
+fn of_all(mut failures: Vec<(&MysqlHost, StoreError)>) -> StoreError {
+    let reasons: Vec<String> = failures
+        .iter()
+        .map(|(host, error)| format!("{host}: {}", plain(error)))
+        .collect();
+    let reasons = reasons.join("; ");
+    let count = failures.len();
+    match failures.pop() {
+        None => StoreError::Unreachable("no host is named".to_owned()),
+        Some((_, last)) => {
+            let is_of_last = |(_, error): &(&MysqlHost, StoreError)| {
+                std::mem::discriminant(error) == std::mem::discriminant(&last)
+            };
+            match last {
+                _ if !failures.iter().all(is_of_last) => StoreError::Unreachable(reasons),
+                StoreError::LoginDenied(_) => StoreError::LoginDenied(reasons),
+                StoreError::Denied(_) => StoreError::Denied(reasons),
+                StoreError::Unsupported(_) => StoreError::Unsupported(reasons),
+                StoreError::TooManyConnections => StoreError::TooManyConnections,
+                StoreError::ReadOnly if count == 1 => StoreError::ReadOnly,
+                _ => StoreError::Unreachable(reasons),
+            }
+        }
+    }
+}
+
+/// The reason alone, where the error only wraps one.
+fn plain(error: &StoreError) -> String {
+    match error {
+        StoreError::ConnectionLost(reason)
+        | StoreError::LoginDenied(reason)
+        | StoreError::Denied(reason)
+        | StoreError::Unsupported(reason) => reason.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -261,9 +377,6 @@ impl fmt::Debug for Password {
     }
 }
 
-/// Longer than any statement of ours takes; a server that is silent for longer is gone.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,6 +392,7 @@ mod tests {
             tls_cert: None,
             tls_key: None,
             connect_timeout: Duration::from_secs(5),
+            answer_timeout: Duration::from_secs(5),
         }
     }
 
@@ -298,7 +412,9 @@ mod tests {
             },
             MysqlHost::Unix(PathBuf::from("/dev/null/mysqld.sock")),
         ];
-        let error = login.connect().unwrap_err();
+        let Err(error) = login.connect_for(Purpose::Read) else {
+            panic!("nothing listens");
+        };
         assert!(matches!(error, StoreError::Unreachable(_)), "{error}");
         assert!(error.is_transient());
         let text = error.to_string();

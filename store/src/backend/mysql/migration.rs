@@ -5,8 +5,9 @@ use mysql::Conn;
 use mysql::prelude::Queryable;
 
 use super::connection::Mysql;
-use super::schema::VIEW_WORDS;
-use crate::backend::sql::{Database, Value, insert_rows, one_integer, places, schema};
+use super::login::Purpose;
+use super::schema::{APPENDED, VIEW_WORDS};
+use crate::backend::sql::{Database, Value, insert_rows, one_integer, places, recount, schema};
 use crate::protocol;
 use crate::store::StoreError;
 
@@ -14,8 +15,9 @@ use crate::store::StoreError;
 /// database; MySQL has no SHA1 any more.
 const MIGRATION_LOCK: &str = "CONCAT('trafstat.', LEFT(SHA2(DATABASE(), 256), 40))";
 
-/// ER_DUP_FIELDNAME: the table has a column of the name.
-const DUPLICATE_COLUMN: u16 = 1060;
+/// How a change of a table says that it was made before: ER_DUP_FIELDNAME, the table has a column
+/// of the name, and ER_CANT_DROP_FIELD_OR_KEY, it has no such key any more.
+const MADE_BEFORE: [u16; 2] = [1060, 1091];
 
 impl Mysql {
     /// Brings the schema to the version that this list of migrations ends with.
@@ -24,8 +26,18 @@ impl Mysql {
     /// is written when all of it is there.
     pub(super) fn migrate_by(&mut self, migrations: &[&str]) -> Result<(), StoreError> {
         let newest = migrations.len() as i64;
-        if self.schema_version()? == newest {
-            return Ok(());
+        let version = self.schema_version()?;
+        if version == newest {
+            // A collector of an earlier version may have stored something since.
+            return recount(self);
+        }
+        if self.purpose == Purpose::Append {
+            // Others may still need the version before; "migrate" ends that.
+            if APPENDED.contains(&version) {
+                return Ok(());
+            }
+            // A migration takes longer than an append may.
+            return Self::open(&self.login)?.migrate_by(migrations);
         }
         // A database's name may be as long as a lock's in MySQL, 64 characters.
         let locked = one_integer(
@@ -60,6 +72,7 @@ impl Mysql {
                 }
             }
         }
+        recount(self)?;
         for (name, select) in schema::views(&VIEW_WORDS) {
             self.define_view(name, &select)?;
         }
@@ -102,10 +115,10 @@ impl Mysql {
 /// Runs a statement of a migration, which may have been run before.
 ///
 /// Tables are made unless they exist. MySQL has no such words for columns; all that a version
-/// adds to a table come in one statement, which is run as a whole or not at all.
+/// changes in a table comes in one statement, which is run as a whole or not at all.
 fn define(connection: &mut Conn, statement: &str) -> Result<(), StoreError> {
     match connection.query_drop(statement) {
-        Err(mysql::Error::MySqlError(error)) if error.code == DUPLICATE_COLUMN => Ok(()),
+        Err(mysql::Error::MySqlError(error)) if MADE_BEFORE.contains(&error.code) => Ok(()),
         done => Ok(done?),
     }
 }

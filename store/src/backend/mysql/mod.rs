@@ -17,6 +17,7 @@ mod lines;
 mod login;
 mod migration;
 mod schema;
+mod server;
 mod user;
 
 pub use connection::Mysql;

@@ -6,7 +6,7 @@ use mysql::Conn;
 use mysql::Value;
 use mysql::prelude::Queryable;
 
-use super::login::{MysqlLogin, Password};
+use super::login::{MysqlLogin, Password, Purpose};
 use crate::store::StoreError;
 
 /// What the store's user may do, on its own database and nowhere else: read, store, delete
@@ -61,7 +61,7 @@ impl MysqlLogin {
     }
 
     fn administer(&self, administrator: &Self) -> Result<(Conn, ServerUser), StoreError> {
-        let (mut connection, _) = administrator.connect()?;
+        let mut connection = administrator.connect_for(Purpose::Write)?.connection;
         // Or texts would be quoted by other rules than `literal` does.
         connection.query_drop("SET SESSION sql_mode = ''")?;
         let host: Option<String> =
@@ -78,7 +78,7 @@ impl MysqlLogin {
             database: ANYBODYS.to_owned(),
             ..self.clone()
         };
-        match login.connect() {
+        match login.connect_for(Purpose::Read) {
             Ok(_) => Ok(()),
             Err(StoreError::Denied(_) | StoreError::LoginDenied(_)) => {
                 Err(StoreError::Denied(format!(

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use sha2::{Digest, Sha256};
 
 use super::append::account_id;
+use super::bound::{self, Counted};
 use super::owner::{self, LockedOwner};
 use super::parts::Part;
 use super::rollup::{self, Owner, REMOTE_MONTHLY, ROLLUPS, Rollup};
@@ -143,15 +144,22 @@ fn begin<D: Database>(
         for (level, since) in kept_levels(from)? {
             kept::raise(to, &level, since)?;
         }
+        let mut counted = Counted::default();
         for &key in snapshots {
             let snapshot = StoredSnapshot::read(from, key)?;
-            let ours = SnapshotKey {
+            let key = SnapshotKey {
                 host_id: ours.host_id,
                 account_id: ours.account_id,
                 epoch: key.epoch,
             };
-            stored::insert_snapshot(to, &snapshot.header, ours, Value::Null)?;
+            let counted_ns = snapshot.counted_ns;
+            stored::insert_snapshot(to, &snapshot.header, key, Value::Null, Some(counted_ns))?;
+            // What an earlier version stored is added when it is counted anew.
+            if counted_ns >= 0 {
+                counted.add(&snapshot.header);
+            }
         }
+        bound::add(to, ours, &first.header.account, &counted)?;
         to.execute(
             "INSERT INTO restore_progress (host_id, account_id, source, sums) VALUES (?, ?, ?, 0)",
             &[ours.host_id.into(), ours.account_id.into(), source.into()],
@@ -244,8 +252,7 @@ fn add_period<D: Database>(
         first.rollup,
         ours,
         first.begin,
-        rows.iter().map(|row| Ok((&row.key, row.counters))),
-        |key, values| values.extend(key.iter().cloned()),
+        rows.iter().map(|row| Ok((&row.key[..], row.counters))),
     )
 }
 

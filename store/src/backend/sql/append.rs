@@ -5,13 +5,17 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::bound::{self, Counted};
 use super::owner::{self, LockedHost, LockedOwner};
 use super::rollup::{
-    self, LOCAL_DAILY, LOCAL_HOURLY, Owner, Period, SERVICE_DAILY, SERVICE_HOURLY, SnapshotSums,
+    self, LOCAL_DAILY, LOCAL_HOURLY, LOCAL_SERVICE_DAILY, LOCAL_SERVICE_HOURLY,
+    LOCAL_SERVICE_QUARTERLY, Owner, Period, SERVICE_DAILY, SERVICE_HOURLY, SnapshotSums,
 };
 use super::{
-    Access, Database, SnapshotKey, Value, first_row, one_integer, parts, schema, signed, stored,
+    Access, Database, Form, SnapshotKey, Value, first_row, one_integer, parts, schema, signed,
+    stored,
 };
+use crate::account::Account;
 use crate::origin::Origin;
 use crate::snapshot::{Header, Record};
 use crate::store::{Append, Begun, StoreError};
@@ -21,7 +25,13 @@ pub(super) struct Appending<'a, D: Database> {
     database: &'a mut D,
     host: LockedHost,
     key: SnapshotKey,
-    closed_ns: i64,
+    account: Account,
+    form: Form,
+    /// What the header says of its records' packets.
+    packets: u128,
+    syn_packets: u128,
+    /// The time at which the epoch counts.
+    time_ns: i64,
     next_record: i64,
     next_part: i64,
     sums: SnapshotSums,
@@ -39,16 +49,7 @@ pub(in crate::backend) fn begin<'a, D: Database>(
     origin: &Origin,
     header: &Header,
 ) -> Result<Begun<'a>, StoreError> {
-    // Defining a view would end a transaction of MySQL's.
-    if let Some(view) = schema::account_view(&header.account) {
-        database.ensure_account_view(&view)?;
-    }
-    match ensure_host(database, origin) {
-        // A server ends connections that were idle for long; the next one is new.
-        Err(StoreError::ConnectionLost(_)) => ensure_host(database, origin)?,
-        ensured => ensured?,
-    }
-    add_due_parts(database, origin, header)?;
+    prepare(database, origin, header)?;
     database.begin(Access::Write)?;
     match write_snapshot(database, origin, header) {
         Ok(Some(written)) => Ok(Begun::New(Box::new(AppendTransaction {
@@ -64,6 +65,33 @@ pub(in crate::backend) fn begin<'a, D: Database>(
             Err(error)
         }
     }
+}
+
+/// A snapshot's row that was written.
+struct Written {
+    host: LockedHost,
+    key: SnapshotKey,
+    form: Form,
+    first_record: i64,
+}
+
+/// Makes what has to be there before the transaction: the account's view, the host, and room for
+/// the account's parts.
+pub(super) fn prepare<D: Database>(
+    database: &mut D,
+    origin: &Origin,
+    header: &Header,
+) -> Result<(), StoreError> {
+    // Defining a view would end a transaction of MySQL's.
+    if let Some(view) = schema::account_view(&header.account) {
+        database.ensure_account_view(&view)?;
+    }
+    match ensure_host(database, origin) {
+        // A server ends connections that were idle for long; the next one is new.
+        Err(StoreError::ConnectionLost(_)) => ensure_host(database, origin)?,
+        ensured => ensured?,
+    }
+    add_due_parts(database, origin, header)
 }
 
 /// Adds the account's parts to their table if they are due, before its next epoch comes.
@@ -88,15 +116,29 @@ pub(super) fn add_due_parts<D: Database>(
         host_id: row[0].integer()?,
         account_id: row[1].integer()?,
     };
-    let month = Period::Month.begin(signed("closed_ns", header.closed_ns)?);
-    match parts::are_due(database, owner, month)? {
-        true => parts::add_all(database, owner),
-        false => Ok(()),
+    let month = Period::Month.begin(signed("counted_ns", header.counted_ns())?);
+    if !parts::are_due(database, owner, month)? {
+        return Ok(());
     }
+    database.check_schema()?;
+    parts::add_all(database, owner)
 }
 
-/// A snapshot whose row is written: its host, its key and its first record.
-type Written = (LockedHost, SnapshotKey, i64);
+/// The key of a header's epoch, whether it is stored or not, and its host, which no other writer
+/// changes until the transaction ends; the account is made if it is new.
+pub(super) fn key<D: Database>(
+    database: &mut D,
+    origin: &Origin,
+    header: &Header,
+) -> Result<(LockedHost, SnapshotKey), StoreError> {
+    let host = owner::lock_or_insert(database, &origin.machine_id, &origin.hostname)?;
+    let key = SnapshotKey {
+        host_id: host.id(),
+        account_id: account_id(database, host, origin, header)?,
+        epoch: signed("epoch", header.epoch)?,
+    };
+    Ok((host, key))
+}
 
 /// Writes the snapshot's row unless there is one.
 fn write_snapshot<D: Database>(
@@ -104,19 +146,34 @@ fn write_snapshot<D: Database>(
     origin: &Origin,
     header: &Header,
 ) -> Result<Option<Written>, StoreError> {
-    let host = owner::lock_or_insert(database, &origin.machine_id, &origin.hostname)?;
-    let key = SnapshotKey {
-        host_id: host.id(),
-        account_id: account_id(database, host, origin, header)?,
-        epoch: signed("epoch", header.epoch)?,
-    };
+    let form = database.check_schema()?;
+    let (host, key) = key(database, origin, header)?;
     if let Some(stored) = stored::stored_figures(database, key)? {
         stored::check_same(header, &stored)?;
         return Ok(None);
     }
     let first_record = database.next_record()?;
-    stored::insert_snapshot(database, header, key, first_record.into())?;
-    Ok(Some((host, key, first_record)))
+    let counted_ns = match form {
+        Form::Current => Some(signed("counted_ns", header.counted_ns())?),
+        Form::Former => None,
+    };
+    stored::insert_snapshot(database, header, key, first_record.into(), counted_ns)?;
+    if form == Form::Current {
+        let mut counted = Counted::default();
+        counted.add(header);
+        bound::add(
+            database,
+            host.account(key.account_id),
+            &header.account,
+            &counted,
+        )?;
+    }
+    Ok(Some(Written {
+        host,
+        key,
+        form,
+        first_record,
+    }))
 }
 
 impl<D: Database> Append for AppendTransaction<'_, D> {
@@ -141,14 +198,22 @@ impl<D: Database> Drop for AppendTransaction<'_, D> {
 }
 
 impl<'a, D: Database> Appending<'a, D> {
-    fn new(database: &'a mut D, header: &Header, (host, key, first_record): Written) -> Self {
+    fn new(database: &'a mut D, header: &Header, written: Written) -> Self {
+        let time_ns = match written.form {
+            Form::Current => header.counted_ns(),
+            Form::Former => header.closed_ns,
+        };
         Self {
             database,
-            host,
-            key,
+            host: written.host,
+            key: written.key,
+            account: header.account.clone(),
+            form: written.form,
+            packets: header.totals.recorded.packets.into(),
+            syn_packets: 0,
             // It is in the row already, so it fits.
-            closed_ns: header.closed_ns as i64,
-            next_record: first_record,
+            time_ns: time_ns as i64,
+            next_record: written.first_record,
             next_part: 0,
             sums: SnapshotSums::default(),
         }
@@ -173,6 +238,8 @@ impl<'a, D: Database> Appending<'a, D> {
         self.database
             .insert_records(self.key, self.next_record, records)?;
         self.next_record += records.len() as i64;
+        let syn_packets = records.iter().map(|record| record.counters.syn_packets);
+        self.syn_packets += syn_packets.map(u128::from).sum::<u128>();
         self.sums.add(records);
         if self.sums.local_is_full() {
             self.write_local()?;
@@ -185,6 +252,11 @@ impl<'a, D: Database> Appending<'a, D> {
 
     /// Writes the sums that are held.
     pub(super) fn finish(&mut self) -> Result<(), StoreError> {
+        let more = self.syn_packets.checked_sub(self.packets + 1);
+        if let Some(more) = more.filter(|_| self.form == Form::Current) {
+            let more = Counted::packets(more + 1);
+            bound::add(self.database, self.owner(), &self.account, &more)?;
+        }
         self.write_local()?;
         self.write_part()
     }
@@ -196,50 +268,46 @@ impl<'a, D: Database> Appending<'a, D> {
 
     fn write_local(&mut self) -> Result<(), StoreError> {
         let owner = self.owner();
-        let local = rollup::drain_sorted(&mut self.sums.local);
+        let sums = rollup::drain_sorted(&mut self.sums.local_service);
+        let time_ns = self.time_ns;
+        let local = rollup::by_local(&sums);
         for table in [&LOCAL_HOURLY, &LOCAL_DAILY] {
-            let begin = table.period.begin(self.closed_ns);
-            let sums = local.iter().map(|&sum| Ok(sum));
-            rollup::add_to_table(self.database, table, owner, begin, sums, |&ip, values| {
-                values.push(ip.into());
-            })?;
+            rollup::add_at(self.database, table, owner, time_ns, &local)?;
         }
-        let service = rollup::drain_sorted(&mut self.sums.service);
+        let service = rollup::by_service(&sums);
         for table in [&SERVICE_HOURLY, &SERVICE_DAILY] {
-            let begin = table.period.begin(self.closed_ns);
-            let sums = service.iter().map(|&sum| Ok(sum));
-            rollup::add_to_table(
-                self.database,
-                table,
-                owner,
-                begin,
-                sums,
-                |&(protocol, local_port), values| {
-                    values.extend([protocol.into(), local_port.into()]);
-                },
-            )?;
+            rollup::add_at(self.database, table, owner, time_ns, &service)?;
+        }
+        if self.form == Form::Former {
+            return Ok(());
+        }
+        for table in [
+            &LOCAL_SERVICE_QUARTERLY,
+            &LOCAL_SERVICE_HOURLY,
+            &LOCAL_SERVICE_DAILY,
+        ] {
+            rollup::add_at(self.database, table, owner, time_ns, &sums)?;
         }
         Ok(())
     }
 
     fn write_part(&mut self) -> Result<(), StoreError> {
         let sums = rollup::drain_sorted(&mut self.sums.remote);
-        if sums.is_empty() {
-            return Ok(());
+        for sums in sums.chunks(parts::sums_within(self.database.largest_statement())) {
+            self.database.execute(
+                "INSERT INTO remote_part (host_id, account_id, month, epoch, part, sums)
+                 VALUES (?, ?, ?, ?, ?, ?)",
+                &[
+                    self.key.host_id.into(),
+                    self.key.account_id.into(),
+                    Period::Month.begin(self.time_ns).into(),
+                    self.key.epoch.into(),
+                    self.next_part.into(),
+                    Value::Bytes(parts::pack(sums)),
+                ],
+            )?;
+            self.next_part += 1;
         }
-        self.database.execute(
-            "INSERT INTO remote_part (host_id, account_id, month, epoch, part, sums)
-             VALUES (?, ?, ?, ?, ?, ?)",
-            &[
-                self.key.host_id.into(),
-                self.key.account_id.into(),
-                Period::Month.begin(self.closed_ns).into(),
-                self.key.epoch.into(),
-                self.next_part.into(),
-                Value::Bytes(parts::pack(&sums)),
-            ],
-        )?;
-        self.next_part += 1;
         Ok(())
     }
 }

@@ -93,7 +93,7 @@ fn write_database<D: Database>(
             })?);
             appending.finish()?;
             let owner = appending.owner();
-            let month = Period::Month.begin(snapshot.header.closed_ns as i64);
+            let month = Period::Month.begin(snapshot.header.counted_ns() as i64);
             while parts::are_due(file, *owner, month)? && parts::add_some(file, owner)? {}
         }
         Ok(())

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Copies a whole database into an empty one.
 
+use std::collections::HashMap;
 use std::path::Path;
 
+use super::bound::{self, Counted};
+use super::owner;
 use super::rollup::{ROLLUPS, Rollup};
 use super::stored::{self, StoredSnapshot, read_whole, snapshots};
 use super::{Access, COUNTERS, Database, SnapshotKey, Value, in_transaction, insert_rows, places};
+use crate::account::Account;
 use crate::backend::Sqlite;
 use crate::store::{Store, StoreError};
 use crate::whole_file::write_new_file;
@@ -56,8 +60,24 @@ pub(super) fn copy_everything<F: Database, T: Database>(
         ],
     )?;
     let keys = snapshots(from, "1 = 1", &[])?;
+    let mut counted: HashMap<(i64, i64), (Account, Counted)> = HashMap::new();
     for &key in &keys {
-        copy_with_records(from, to, key)?;
+        let StoredSnapshot {
+            header, counted_ns, ..
+        } = copy_with_records(from, to, key)?;
+        let (_, sum) = counted
+            .entry((key.host_id, key.account_id))
+            .or_insert_with(|| (header.account.clone(), Counted::default()));
+        // What an earlier version stored is added when it is counted anew.
+        if counted_ns >= 0 {
+            sum.add(&header);
+        }
+    }
+    // Not copied, since databases of earlier versions have no such columns.
+    for ((host_id, account_id), (account, sum)) in &counted {
+        if let Some(host) = owner::lock(to, *host_id)? {
+            bound::add(to, host.account(*account_id), account, sum)?;
+        }
     }
     for rollup in ROLLUPS {
         copy_table(from, to, rollup.table, &rollup_columns(&rollup))?;
@@ -83,7 +103,7 @@ fn copy_with_records<F: Database, T: Database>(
     from: &mut F,
     to: &mut T,
     key: SnapshotKey,
-) -> Result<(), StoreError> {
+) -> Result<StoredSnapshot, StoreError> {
     let snapshot = StoredSnapshot::read(from, key)?;
     let first = to.next_record()?;
     if snapshot.first_record.is_some() {
@@ -98,7 +118,9 @@ fn copy_with_records<F: Database, T: Database>(
         Some(_) => Value::Integer(first),
         None => Value::Null,
     };
-    stored::insert_snapshot(to, &snapshot.header, key, first)
+    let counted_ns = Some(snapshot.counted_ns);
+    stored::insert_snapshot(to, &snapshot.header, key, first, counted_ns)?;
+    Ok(snapshot)
 }
 
 fn copy_table<F: Database, T: Database>(

@@ -36,6 +36,11 @@ pub(super) fn check<D: Database>(
     for (what, before, period) in [
         ("the records", retention.records_before, None),
         (
+            "the sums of 15 minutes",
+            retention.quarterly_before,
+            Some(Period::Quarter),
+        ),
+        (
             "the hourly sums",
             retention.hourly_before,
             Some(Period::Hour),
@@ -67,7 +72,7 @@ pub(super) fn check<D: Database>(
             None => count(database, "first_record IS NOT NULL", i64::MIN, before_ns)?,
             Some(period) => {
                 let first_kept = period.begin(before_ns).saturating_mul(SECOND_NS);
-                count(database, "1 = 1", kept.since_period(period), first_kept)?
+                count(database, "1 = 1", kept.period_since(period), first_kept)?
             }
         };
         if gone.saturating_mul(2) > all {
@@ -76,7 +81,7 @@ pub(super) fn check<D: Database>(
     }
     match most.is_empty() || retention.even_most {
         true => Ok(()),
-        false => Err(StoreError::TooMuch(most.join(", "))),
+        false => Err(StoreError::MostDeleted(most.join(", "))),
     }
 }
 
@@ -96,7 +101,7 @@ fn newest<D: Database>(database: &mut D) -> Result<Option<i64>, StoreError> {
     }
 }
 
-/// Of the epochs from a time on for which a condition holds, how many closed before another,
+/// Of the epochs from a time on for which a condition holds, how many count before another,
 /// and all.
 fn count<D: Database>(
     database: &mut D,
@@ -105,8 +110,8 @@ fn count<D: Database>(
     before: i64,
 ) -> Result<(u64, u64), StoreError> {
     let sql = format!(
-        "SELECT COALESCE(SUM(closed_ns < ?), 0), COUNT(*) FROM snapshot
-         WHERE {condition} AND closed_ns >= ?"
+        "SELECT COALESCE(SUM(counted_ns < ?), 0), COUNT(*) FROM snapshot
+         WHERE {condition} AND counted_ns >= ?"
     );
     match first_row(database, &sql, &[before.into(), since.into()])?.as_deref() {
         Some([gone, all]) => Ok((gone.unsigned()?, all.unsigned()?)),

@@ -16,7 +16,7 @@ use crate::store::StoreError;
 pub(super) struct Expired {
     pub(super) key: SnapshotKey,
     pub(super) records: u64,
-    pub(super) closed_ns: i64,
+    pub(super) counted_ns: i64,
 }
 
 /// How much was deleted.
@@ -39,7 +39,7 @@ pub(super) fn delete_records<D: Database>(
         parts::add_all(database, owner)?;
     }
     let mut by_host = epochs.to_vec();
-    by_host.sort_by_key(|expired| (expired.key.host_id, expired.closed_ns));
+    by_host.sort_by_key(|expired| (expired.key.host_id, expired.counted_ns));
     let mut deleted = Deleted::default();
     for epochs in by_host.chunk_by(|one, other| one.key.host_id == other.key.host_id) {
         let mut rest = epochs;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! A database that tells how it runs what it is asked.
 
-use super::{Access, Database, Dialect, SnapshotKey, Value};
+use super::{Access, Database, Dialect, Form, SnapshotKey, Value};
 use crate::snapshot::Record;
 use crate::store::StoreError;
 
@@ -70,6 +70,14 @@ impl<D: Database> Database for Explaining<'_, D> {
         records: i64,
     ) -> Result<u64, StoreError> {
         self.database.delete_records(snapshot, first, records)
+    }
+
+    fn check_schema(&mut self) -> Result<Form, StoreError> {
+        self.database.check_schema()
+    }
+
+    fn largest_statement(&self) -> usize {
+        self.database.largest_statement()
     }
 
     fn ensure_account_view(&mut self, view: &str) -> Result<(), StoreError> {

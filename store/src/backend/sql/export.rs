@@ -10,8 +10,8 @@ use super::conditions::Conditions;
 use super::fields::{field, value};
 use super::parts::{Merged, MonthParts};
 use super::rollup::{
-    LOCAL_DAILY, LOCAL_HOURLY, Owner, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY,
-    SERVICE_HOURLY, plus,
+    LOCAL_DAILY, LOCAL_HOURLY, LOCAL_SERVICE_DAILY, LOCAL_SERVICE_HOURLY, LOCAL_SERVICE_QUARTERLY,
+    Owner, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY, SERVICE_HOURLY, plus,
 };
 use super::stored::{self, StoredSnapshot};
 use super::{Access, COUNTERS, Database, counters, in_transaction, nanoseconds, parts};
@@ -32,7 +32,7 @@ pub(in crate::backend) fn records<D: Database>(
     for owner in asked(from, selection)? {
         let mut conditions = Conditions::default();
         conditions.owner(owner.ids);
-        conditions.within_time("closed_ns", 1, owner.time);
+        conditions.within_time("counted_ns", 1, owner.time);
         let condition = format!("1 = 1{}", conditions.sql);
         for key in stored::snapshots(from, &condition, &conditions.parameters)? {
             in_transaction(from, Access::Read, |from| {
@@ -63,6 +63,9 @@ pub(in crate::backend) fn sums<D: Database>(
         Level::LocalDay => LOCAL_DAILY,
         Level::ServiceHour => SERVICE_HOURLY,
         Level::ServiceDay => SERVICE_DAILY,
+        Level::LocalServiceQuarter => LOCAL_SERVICE_QUARTERLY,
+        Level::LocalServiceHour => LOCAL_SERVICE_HOURLY,
+        Level::LocalServiceDay => LOCAL_SERVICE_DAILY,
         Level::RemoteMonth => REMOTE_MONTHLY,
     };
     for owner in asked(from, selection)? {

@@ -1,22 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! From when on the rows of each level are there.
 
-#[cfg(test)]
-use jiff::Timestamp;
-
-#[cfg(test)]
-use super::nanoseconds;
 use super::rollup::{Period, Rollup};
 use super::{Database, Value};
 use crate::store::StoreError;
+
+/// The level of what an older version has no sums by: local address and service together.
+pub(super) const LOCAL_SERVICE_LEVEL: &str = "local_service";
+
+/// Until when epochs count at the time at which they closed, as an older version had it.
+pub(super) const CLOSED_LEVEL: &str = "closed";
 
 /// From when on the rows of each level are there, in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kept {
     records: i64,
+    quarters: i64,
     hours: i64,
     days: i64,
     months: i64,
+    /// Those by local address and service together are of a later version than others.
+    local_service: i64,
+    /// Until when epochs without records count at the time at which they closed.
+    pub(super) closed: i64,
 }
 
 impl Default for Kept {
@@ -24,9 +30,12 @@ impl Default for Kept {
     fn default() -> Self {
         Self {
             records: i64::MIN,
+            quarters: i64::MIN,
             hours: i64::MIN,
             days: i64::MIN,
             months: i64::MIN,
+            local_service: i64::MIN,
+            closed: i64::MIN,
         }
     }
 }
@@ -38,9 +47,12 @@ impl Kept {
             let since = row[1].integer()?;
             match row[0].text()? {
                 "record" => kept.records = since,
+                "quarter" => kept.quarters = since,
                 "hour" => kept.hours = since,
                 "day" => kept.days = since,
                 "month" => kept.months = since,
+                LOCAL_SERVICE_LEVEL => kept.local_service = since,
+                CLOSED_LEVEL => kept.closed = since,
                 other => {
                     return Err(StoreError::Corrupt(format!("kept has level {other:?}")));
                 }
@@ -52,15 +64,20 @@ impl Kept {
 
     /// From when on a table has its rows.
     pub(super) fn since(&self, table: Option<Rollup>) -> i64 {
-        match table {
-            None => self.records,
-            Some(rollup) => self.since_period(rollup.period),
+        let Some(rollup) = table else {
+            return self.records;
+        };
+        let since = self.period_since(rollup.period);
+        match rollup.is_local_service() {
+            true => since.max(rollup.period.up(self.local_service)),
+            false => since,
         }
     }
 
-    /// From when on the sums over a period are there.
-    pub(super) fn since_period(&self, period: Period) -> i64 {
+    /// From when on sums over periods of a length were not deleted.
+    pub(super) fn period_since(&self, period: Period) -> i64 {
         match period {
+            Period::Quarter => self.quarters,
             Period::Hour => self.hours,
             Period::Day => self.days,
             Period::Month => self.months,
@@ -68,9 +85,11 @@ impl Kept {
     }
 
     #[cfg(test)]
-    pub(super) fn records_since(time: Timestamp) -> Self {
+    pub(super) fn without(records: i64, quarters: i64, hours: i64) -> Self {
         Self {
-            records: nanoseconds(time),
+            records,
+            quarters,
+            hours,
             ..Self::default()
         }
     }

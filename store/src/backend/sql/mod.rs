@@ -10,6 +10,7 @@ mod adopt;
 mod append;
 mod archive;
 mod backend;
+mod bound;
 mod check;
 mod conditions;
 mod copy;
@@ -18,6 +19,7 @@ mod deletion;
 mod explain;
 mod export;
 mod fields;
+mod grown;
 mod growth;
 mod hosts;
 mod kept;
@@ -26,6 +28,8 @@ mod owner;
 mod parts;
 mod proof;
 mod query;
+mod reading;
+mod recount;
 mod restore;
 mod rollup;
 mod rotate;
@@ -39,6 +43,7 @@ use jiff::Timestamp;
 
 pub(super) use backend::Backend;
 pub(super) use copy::back_up;
+pub(super) use recount::recount;
 
 use crate::snapshot::{Counters, Record};
 use crate::store::StoreError;
@@ -90,8 +95,27 @@ pub(super) trait Database {
         records: i64,
     ) -> Result<u64, StoreError>;
 
+    /// Gives the form in which the schema takes epochs; refuses one that a later release's program
+    /// brought up to date since this one opened it.
+    fn check_schema(&mut self) -> Result<Form, StoreError>;
+
+    /// The most bytes that a statement and its values may have together.
+    fn largest_statement(&self) -> usize {
+        usize::MAX
+    }
+
     /// Makes the view with the original's columns, unless it is there.
     fn ensure_account_view(&mut self, view: &str) -> Result<(), StoreError>;
+}
+
+/// The form in which a schema takes epochs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// This program's.
+    Current,
+    /// That of the version before, which other hosts may still need: an epoch counts when it
+    /// closed, and has no sums by local address and service. The migration makes both good.
+    Former,
 }
 
 /// What a snapshot is known by within a database.
@@ -159,6 +183,10 @@ pub(super) enum Value {
 /// to hold all of it.
 pub(super) const ROWS_AT_ONCE: u64 = 99_000;
 
+/// The most bytes that a value of a row takes in a statement of many rows: an address of 16
+/// bytes, its length and type, and its place in the text.
+const VALUE_BYTES: usize = 24;
+
 /// The counters' columns, in the order of [`counters`] and [`counter_values`].
 pub(super) const COUNTERS: [&str; 5] = [
     "sent_packets",
@@ -167,6 +195,9 @@ pub(super) const COUNTERS: [&str; 5] = [
     "received_bytes",
     "syn_packets",
 ];
+
+/// The largest number that a column holds.
+const LARGEST: u64 = i64::MAX as u64;
 
 impl SnapshotKey {
     /// Its columns host_id, account_id and epoch.
@@ -318,7 +349,11 @@ pub(super) fn one_integer<D: Database>(
 
 /// The counters in a row from `first` on.
 pub(super) fn counters(row: &[Value], first: usize) -> Result<Counters, StoreError> {
-    let counter = |offset: usize| row[first + offset].unsigned();
+    let counter = |offset: usize| match row[first + offset].unsigned()? {
+        // MySQL casts a larger sum to this. No account's reaches it, but that of several may.
+        LARGEST => Err(StoreError::SumTooLarge),
+        counter => Ok(counter),
+    };
     Ok(Counters {
         sent_packets: counter(0)?,
         received_packets: counter(1)?,
@@ -364,6 +399,9 @@ pub(super) fn insert_rows<D: Database>(
     statement: impl Fn(usize) -> String,
 ) -> Result<(), StoreError> {
     let mut rows = D::DIALECT.rows_per_insert;
+    while rows > 1 && rows * columns * VALUE_BYTES > database.largest_statement() {
+        rows = (rows / 8).max(1);
+    }
     while !values.is_empty() {
         while rows * columns > values.len() {
             rows = (rows / 8).max(1);

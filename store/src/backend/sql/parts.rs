@@ -29,6 +29,14 @@ pub(super) struct Part<'a> {
     bytes: &'a [u8],
 }
 
+/// The most bytes of one sum: an IPv6 address and its length, and five counters of 64 bits.
+const LARGEST_SUM: usize = 1 + 16 + 5 * 10;
+
+/// How many sums fit into a part of at most this many bytes.
+pub(super) fn sums_within(bytes: usize) -> usize {
+    (bytes / LARGEST_SUM).max(1)
+}
+
 /// Packs sums, which are in order.
 pub(super) fn pack(sums: &[(IpAddr, Counters)]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(sums.len() * 16);
@@ -278,7 +286,6 @@ fn add<D: Database>(
         owner,
         month,
         sorted.into_iter().map(Ok),
-        |&ip, values| values.push(ip.into()),
     )?;
     for key in &keys[..added] {
         database.execute(
@@ -388,6 +395,23 @@ mod tests {
         let bytes = pack(&sums);
         let read: Vec<_> = Part::new(&bytes).map(Result::unwrap).collect();
         assert_eq!(read, sums);
+    }
+
+    #[test]
+    fn as_many_sums_as_are_said_to_fit_do() {
+        let mut largest = sum("2001:db8::1", u64::MAX);
+        largest.1 = Counters {
+            sent_packets: u64::MAX,
+            received_packets: u64::MAX,
+            sent_bytes: u64::MAX,
+            received_bytes: u64::MAX,
+            syn_packets: u64::MAX,
+        };
+        for bytes in [1000, 1 << 20] {
+            let sums = vec![largest; sums_within(bytes)];
+            assert!(pack(&sums).len() <= bytes);
+        }
+        assert_eq!(sums_within(0), 1);
     }
 
     #[test]

@@ -13,7 +13,9 @@ use super::append::{Appending, add_due_parts};
 use super::proof::{EachBatch, read_epoch};
 use super::rollup::Owner;
 use super::stored::{self, StoredSnapshot, read_whole, snapshots};
-use super::{Access, Database, SnapshotKey, Value, deletion, in_transaction, owner, schema};
+use super::{
+    Access, Database, SnapshotKey, Value, deletion, in_transaction, owner, recount, schema,
+};
 use crate::backend::Sqlite;
 use crate::export::EpochReader;
 use crate::origin::Origin;
@@ -108,6 +110,7 @@ fn restore_database<D: Database>(
             origin,
             header,
             first_record,
+            ..
         } = StoredSnapshot::read(from, key)?;
         if first_record.is_some() {
             restore_snapshot(to, &origin, &header, &mut restored, |each| {
@@ -119,6 +122,8 @@ fn restore_database<D: Database>(
             restored.known += 1;
         }
     }
+    // An earlier version's epochs count anew.
+    recount(to)?;
     Ok(restored)
 }
 

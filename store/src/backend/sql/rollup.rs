@@ -29,9 +29,11 @@ pub(in crate::backend) struct Rollup {
     pub(in crate::backend) keys: &'static [&'static str],
 }
 
-/// A length of time that begins at midnight, or at a full hour, UTC.
+/// A length of time that begins at midnight, at a full hour or at a quarter of one, UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::backend) enum Period {
+    /// 15 minutes: the midnights of all zones are at one's begin.
+    Quarter,
     Hour,
     Day,
     Month,
@@ -61,25 +63,56 @@ pub(in crate::backend) const SERVICE_DAILY: Rollup = Rollup {
     keys: &["protocol", "local_port"],
 };
 
+pub(in crate::backend) const LOCAL_SERVICE_QUARTERLY: Rollup = Rollup {
+    table: "local_service_quarterly",
+    period: Period::Quarter,
+    keys: &LOCAL_SERVICE,
+};
+
+pub(in crate::backend) const LOCAL_SERVICE_HOURLY: Rollup = Rollup {
+    table: "local_service_hourly",
+    period: Period::Hour,
+    keys: &LOCAL_SERVICE,
+};
+
+pub(in crate::backend) const LOCAL_SERVICE_DAILY: Rollup = Rollup {
+    table: "local_service_daily",
+    period: Period::Day,
+    keys: &LOCAL_SERVICE,
+};
+
+const LOCAL_SERVICE: [&str; 3] = ["local_ip", "protocol", "local_port"];
+
 pub(in crate::backend) const REMOTE_MONTHLY: Rollup = Rollup {
     table: "remote_monthly",
     period: Period::Month,
     keys: &["remote_ip"],
 };
 
-/// Every table of sums.
-pub(in crate::backend) const ROLLUPS: [Rollup; 5] = [
+/// Every table of sums, in the order in which they are written.
+pub(in crate::backend) const ROLLUPS: [Rollup; 8] = [
     LOCAL_HOURLY,
     LOCAL_DAILY,
     SERVICE_HOURLY,
     SERVICE_DAILY,
+    LOCAL_SERVICE_QUARTERLY,
+    LOCAL_SERVICE_HOURLY,
+    LOCAL_SERVICE_DAILY,
     REMOTE_MONTHLY,
 ];
+
+impl Rollup {
+    /// Whether its sums are by local address and service together.
+    pub(in crate::backend) fn is_local_service(&self) -> bool {
+        self.keys == LOCAL_SERVICE
+    }
+}
 
 impl Period {
     /// The column that has the period's begin, in seconds since 1970.
     pub(in crate::backend) fn column(self) -> &'static str {
         match self {
+            Self::Quarter => "quarter",
             Self::Hour => "hour",
             Self::Day => "day",
             Self::Month => "month",
@@ -90,18 +123,49 @@ impl Period {
     pub(in crate::backend) fn begin(self, nanoseconds: i64) -> i64 {
         let seconds = nanoseconds.div_euclid(SECOND_NS);
         match self {
+            Self::Quarter => seconds.div_euclid(900) * 900,
             Self::Hour => seconds.div_euclid(3600) * 3600,
             Self::Day => seconds.div_euclid(86_400) * 86_400,
             Self::Month => month(seconds, 0).unwrap_or(seconds),
         }
     }
 
+    /// Half its length in nanoseconds, of a month that has 30 days.
+    pub(in crate::backend) fn half_ns(self) -> i64 {
+        let seconds = match self {
+            Self::Quarter => 900,
+            Self::Hour => 3600,
+            Self::Day => 86_400,
+            Self::Month => 30 * 86_400,
+        };
+        seconds * SECOND_NS / 2
+    }
+
     /// The begin of the next period, in seconds, of the one that begins at `begin`.
     pub(in crate::backend) fn next(self, begin: i64) -> i64 {
         match self {
+            Self::Quarter => begin + 900,
             Self::Hour => begin + 3600,
             Self::Day => begin + 86_400,
             Self::Month => month(begin, 1).unwrap_or(begin),
+        }
+    }
+}
+
+impl Period {
+    /// The begin, in nanoseconds, of the period that a time lies in; an open end stays open.
+    pub(in crate::backend) fn down(self, time_ns: i64) -> i64 {
+        match time_ns {
+            i64::MIN | i64::MAX => time_ns,
+            _ => self.begin(time_ns).saturating_mul(SECOND_NS),
+        }
+    }
+
+    /// The first begin, in nanoseconds, of a period at a time or later.
+    pub(in crate::backend) fn up(self, time_ns: i64) -> i64 {
+        match self.down(time_ns) {
+            begin if begin == time_ns => time_ns,
+            begin => self.next(begin / SECOND_NS).saturating_mul(SECOND_NS),
         }
     }
 }
@@ -121,14 +185,18 @@ fn month(seconds: i64, later: i32) -> Option<i64> {
     Some(begin.timestamp().round(Unit::Second).ok()?.as_second())
 }
 
+/// A local address, a protocol and a local port.
+pub(super) type LocalService = (IpAddr, u8, u16);
+
 /// Sums by one key.
 pub(super) type Sums<K> = HashMap<K, Counters, RandomState>;
 
 /// The sums over the records of a snapshot that are not in the database yet.
+///
+/// Those by local address and those by service are made from those by both.
 #[derive(Debug, Default)]
 pub(super) struct SnapshotSums {
-    pub(super) local: Sums<IpAddr>,
-    pub(super) service: Sums<(u8, u16)>,
+    pub(super) local_service: Sums<LocalService>,
     pub(super) remote: Sums<IpAddr>,
 }
 
@@ -138,16 +206,15 @@ const HELD: usize = 1 << 16;
 impl SnapshotSums {
     pub(super) fn add(&mut self, records: &[Record]) {
         for record in records {
-            add(self.local.entry(record.local.ip).or_default(), record);
-            let service = (record.protocol, record.local.port);
-            add(self.service.entry(service).or_default(), record);
+            let key = (record.local.ip, record.protocol, record.local.port);
+            add(self.local_service.entry(key).or_default(), record);
             add(self.remote.entry(record.remote.ip).or_default(), record);
         }
     }
 
     /// Whether the local sums are to be written before more come.
     pub(super) fn local_is_full(&self) -> bool {
-        self.local.len() >= HELD || self.service.len() >= HELD
+        self.local_service.len() >= HELD
     }
 
     /// Whether the remote sums are to be written before more come.
@@ -175,6 +242,27 @@ pub(super) fn drain_sorted<K: Ord + Hash + Copy>(sums: &mut Sums<K>) -> Vec<(K, 
     sorted
 }
 
+/// The sums by local address, of those by address and service in their order.
+pub(super) fn by_local(sums: &[(LocalService, Counters)]) -> Vec<(IpAddr, Counters)> {
+    let mut local = Vec::<(IpAddr, Counters)>::new();
+    for ((ip, ..), counters) in sums {
+        match local.last_mut() {
+            Some((last, sum)) if last == ip => *sum += counters,
+            _ => local.push((*ip, *counters)),
+        }
+    }
+    local
+}
+
+/// The sums by protocol and local port, in their order.
+pub(super) fn by_service(sums: &[(LocalService, Counters)]) -> Vec<((u8, u16), Counters)> {
+    let mut service = Sums::default();
+    for &((_, protocol, port), ref counters) in sums {
+        *service.entry((protocol, port)).or_default() += counters;
+    }
+    drain_sorted(&mut service)
+}
+
 /// An account of a host.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Owner {
@@ -182,14 +270,57 @@ pub(super) struct Owner {
     pub(super) account_id: i64,
 }
 
+/// What a sum is by, as its table's key has it.
+pub(super) trait SumKey {
+    /// Adds the values of the columns [`Rollup::keys`].
+    fn push(&self, values: &mut Vec<Value>);
+}
+
+impl SumKey for IpAddr {
+    fn push(&self, values: &mut Vec<Value>) {
+        values.push((*self).into());
+    }
+}
+
+/// The values as they are.
+impl SumKey for &[Value] {
+    fn push(&self, values: &mut Vec<Value>) {
+        values.extend_from_slice(self);
+    }
+}
+
+impl SumKey for (u8, u16) {
+    fn push(&self, values: &mut Vec<Value>) {
+        values.extend([self.0.into(), self.1.into()]);
+    }
+}
+
+impl SumKey for LocalService {
+    fn push(&self, values: &mut Vec<Value>) {
+        values.extend([self.0.into(), self.1.into(), self.2.into()]);
+    }
+}
+
+/// Adds sums to those that the table has for the period of a time.
+pub(super) fn add_at<D: Database, K: SumKey + Copy>(
+    database: &mut D,
+    rollup: &Rollup,
+    owner: LockedOwner,
+    time_ns: i64,
+    sums: &[(K, Counters)],
+) -> Result<(), StoreError> {
+    let begin = rollup.period.begin(time_ns);
+    let sums = sums.iter().map(|&sum| Ok(sum));
+    add_to_table(database, rollup, owner, begin, sums)
+}
+
 /// Adds sums to those that the table has for the period.
-pub(super) fn add_to_table<D: Database, K>(
+pub(super) fn add_to_table<D: Database, K: SumKey>(
     database: &mut D,
     rollup: &Rollup,
     owner: LockedOwner,
     begin: i64,
     sums: impl Iterator<Item = Result<(K, Counters), StoreError>>,
-    key_values: impl Fn(&K, &mut Vec<Value>),
 ) -> Result<(), StoreError> {
     let columns = 3 + rollup.keys.len() + COUNTERS.len();
     let rows_per_insert = D::DIALECT.rows_per_insert;
@@ -197,7 +328,7 @@ pub(super) fn add_to_table<D: Database, K>(
     for sum in sums {
         let (key, counters) = sum?;
         values.extend([owner.host_id.into(), owner.account_id.into(), begin.into()]);
-        key_values(&key, &mut values);
+        key.push(&mut values);
         values.extend(counter_values(&counters)?.map(Value::from));
         if values.len() == rows_per_insert * columns {
             insert_rows(database, &values, columns, |rows| upsert::<D>(rollup, rows))?;
@@ -244,6 +375,11 @@ mod tests {
     fn periods_begin_and_end_in_utc() {
         let time = nanoseconds("2024-02-29T23:59:59.999999999Z");
         for (period, begin, next) in [
+            (
+                Period::Quarter,
+                "2024-02-29T23:45:00Z",
+                "2024-03-01T00:00:00Z",
+            ),
             (Period::Hour, "2024-02-29T23:00:00Z", "2024-03-01T00:00:00Z"),
             (Period::Day, "2024-02-29T00:00:00Z", "2024-03-01T00:00:00Z"),
             (
@@ -257,7 +393,7 @@ mod tests {
             assert_eq!(text(period.next(found)), next);
         }
         let midnight = nanoseconds("2024-03-01T00:00:00Z");
-        for period in [Period::Hour, Period::Day, Period::Month] {
+        for period in [Period::Quarter, Period::Hour, Period::Day, Period::Month] {
             assert_eq!(text(period.begin(midnight)), "2024-03-01T00:00:00Z");
         }
     }

@@ -4,10 +4,7 @@
 use super::deletion::{self, Expired};
 use super::lease::{self, Lease};
 use super::owner::{self, LockedOwner};
-use super::rollup::{
-    LOCAL_DAILY, LOCAL_HOURLY, Owner, Period, REMOTE_MONTHLY, Rollup, SECOND_NS, SERVICE_DAILY,
-    SERVICE_HOURLY,
-};
+use super::rollup::{Owner, Period, REMOTE_MONTHLY, ROLLUPS, Rollup, SECOND_NS};
 use super::{
     Access, Database, ROWS_AT_ONCE, SnapshotKey, Value, archive, cut_off, first_row,
     in_transaction, kept, nanoseconds,
@@ -44,22 +41,15 @@ fn rotate_alone<D: Database>(
         deletion::finish_all(database)?;
         delete_records(database, nanoseconds(before), archive, lease, &mut rotated)?;
     }
-    for (before, period, rollups) in [
-        (
-            retention.hourly_before,
-            Period::Hour,
-            &[LOCAL_HOURLY, SERVICE_HOURLY][..],
-        ),
-        (
-            retention.daily_before,
-            Period::Day,
-            &[LOCAL_DAILY, SERVICE_DAILY],
-        ),
-        (retention.monthly_before, Period::Month, &[REMOTE_MONTHLY]),
+    for (before, period) in [
+        (retention.quarterly_before, Period::Quarter),
+        (retention.hourly_before, Period::Hour),
+        (retention.daily_before, Period::Day),
+        (retention.monthly_before, Period::Month),
     ] {
         if let Some(before) = before {
             lease.renew(database)?;
-            rotated.sums += delete_sums(database, nanoseconds(before), period, rollups)?;
+            rotated.sums += delete_sums(database, nanoseconds(before), period)?;
         }
     }
     Ok(rotated)
@@ -85,7 +75,7 @@ fn delete_records<D: Database>(
         }
         KillPoint::BeforeDelete.pass();
         // First: queries must not look for records that only some epochs have.
-        if let Some(newest) = epochs.iter().map(|expired| expired.closed_ns).max() {
+        if let Some(newest) = epochs.iter().map(|expired| expired.counted_ns).max() {
             raise(database, "record", before.min(newest.saturating_add(1)))?;
         }
         let deleted = deletion::delete_records(database, &epochs)?;
@@ -95,14 +85,13 @@ fn delete_records<D: Database>(
     raise(database, "record", before)
 }
 
-/// The epochs that closed before a time and have their records, in the order in which they
-/// closed.
+/// The epochs that count before a time and have their records, in the order of their times.
 fn expired<D: Database>(database: &mut D, before: i64) -> Result<Vec<Expired>, StoreError> {
     let mut expired = Vec::new();
     database.select(
-        "SELECT host_id, account_id, epoch, records, closed_ns FROM snapshot
-         WHERE closed_ns < ? AND first_record IS NOT NULL
-         ORDER BY closed_ns, host_id, account_id, epoch",
+        "SELECT host_id, account_id, epoch, records, counted_ns FROM snapshot
+         WHERE counted_ns < ? AND first_record IS NOT NULL
+         ORDER BY counted_ns, host_id, account_id, epoch",
         &[before.into()],
         &mut |row| {
             expired.push(Expired {
@@ -112,7 +101,7 @@ fn expired<D: Database>(database: &mut D, before: i64) -> Result<Vec<Expired>, S
                     epoch: row[2].integer()?,
                 },
                 records: row[3].unsigned()?,
-                closed_ns: row[4].integer()?,
+                counted_ns: row[4].integer()?,
             });
             Ok(())
         },
@@ -133,7 +122,6 @@ fn delete_sums<D: Database>(
     database: &mut D,
     before: i64,
     period: Period,
-    rollups: &[Rollup],
 ) -> Result<u64, StoreError> {
     let first_kept = period.begin(before);
     raise(
@@ -143,7 +131,7 @@ fn delete_sums<D: Database>(
     )?;
     let mut deleted = 0;
     for owner in owners(database)? {
-        for rollup in rollups {
+        for rollup in ROLLUPS.iter().filter(|rollup| rollup.period == period) {
             while let Some(more) = in_transaction(database, Access::Write, |database| {
                 match owner::lock(database, owner.host_id)? {
                     Some(host) => {

@@ -14,8 +14,10 @@ pub(in crate::backend) struct ViewWords {
     pub(in crate::backend) ipv4_number: fn(&str) -> String,
     /// A number of record `r` that no other of its account has.
     pub(in crate::backend) record_id: &'static str,
-    /// Seconds since 1970 as a date and time.
+    /// Seconds since 1970 as a date and time, UTC.
     pub(in crate::backend) time: fn(&str) -> String,
+    /// The same as the original's table shows it: where sessions have a time zone, in theirs.
+    pub(in crate::backend) original_time: fn(&str) -> String,
     /// Which records `r` are those of snapshot `s`.
     pub(in crate::backend) records_of_snapshot: &'static str,
     /// Nanoseconds to seconds.
@@ -53,7 +55,7 @@ WHERE a.view_name = '{view}'",
         record_id = words.record_id,
         local_ip = (words.ipv4_number)("r.local_ip"),
         remote_ip = (words.ipv4_number)("r.remote_ip"),
-        timestamp = (words.time)(&(words.seconds)("s.closed_ns")),
+        timestamp = (words.original_time)(&(words.seconds)("s.closed_ns")),
         records = words.records_of_snapshot,
     )
 }
@@ -74,6 +76,7 @@ JOIN {table} AS t ON t.host_id = a.host_id AND t.account_id = a.id",
     let ip = |column: &str, name: &str| format!("{} AS {name}", (words.ip_text)(column));
     let service = "t.protocol AS protocol, t.local_port AS local_port";
     let local = ip("t.local_ip", "local_ip");
+    let local_service = format!("{local}, {service}");
     let flow = format!(
         "SELECT {owner}, s.epoch AS epoch, {closed} AS closed, r.protocol AS protocol,
     {local_ip}, r.local_port AS local_port, {remote_ip}, r.remote_port AS remote_port,
@@ -109,6 +112,18 @@ JOIN record AS r ON {records}",
         ("local_day", of("local_daily", "day", &local)),
         ("service_hour", of("service_hourly", "hour", service)),
         ("service_day", of("service_daily", "day", service)),
+        (
+            "local_service_quarter",
+            of("local_service_quarterly", "quarter", &local_service),
+        ),
+        (
+            "local_service_hour",
+            of("local_service_hourly", "hour", &local_service),
+        ),
+        (
+            "local_service_day",
+            of("local_service_daily", "day", &local_service),
+        ),
         ("remote_month", remote_month),
     ]
 }

@@ -6,13 +6,15 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::backend::Backend;
-use super::{append, check, cut_off, export, hosts, query, restore, rotate};
+use super::{append, check, cut_off, export, grown, hosts, query, reading, restore, rotate};
+use crate::account::Name;
 use crate::host::{HostCheck, KnownHost, RunningHost};
 use crate::origin::Origin;
 use crate::query::{Answer, Query};
-use crate::snapshot::Header;
+use crate::reading::{AddedRows, Reading};
+use crate::snapshot::{Header, Record};
 use crate::store::{Archive, Begun, Restored, Retention, Rotated, Store, StoreError};
-use crate::store::{Epochs, Level, Selection, Sum};
+use crate::store::{Epochs, Grown, Level, Selection, Sum};
 
 impl<B: Backend> Store for B {
     fn migrate(&mut self) -> Result<(), StoreError> {
@@ -21,6 +23,24 @@ impl<B: Backend> Store for B {
 
     fn begin<'a>(&'a mut self, origin: &Origin, header: &Header) -> Result<Begun<'a>, StoreError> {
         append::begin(self, origin, header)
+    }
+
+    fn add_growth(
+        &mut self,
+        origin: &Origin,
+        header: &Header,
+        records: &[Record],
+        is_last: bool,
+    ) -> Result<Grown, StoreError> {
+        grown::add(self, origin, header, records, is_last)
+    }
+
+    fn add_reading(&mut self, origin: &Origin, reading: &Reading) -> Result<AddedRows, StoreError> {
+        reading::add(self, origin, reading)
+    }
+
+    fn imported_origins(&mut self, account: &Name) -> Result<Vec<Origin>, StoreError> {
+        reading::origins(self, account)
     }
 
     fn query(&mut self, query: &Query) -> Result<Answer, StoreError> {

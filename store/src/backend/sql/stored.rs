@@ -18,12 +18,14 @@ use crate::store::StoreError;
 const BATCH: usize = 4096;
 
 /// How many columns [`StoredSnapshot::read`] asks for before the figures.
-const IDENTITY_COLUMNS: usize = 10;
+const IDENTITY_COLUMNS: usize = 11;
 
 /// Everything of a snapshot besides its records.
 pub(super) struct StoredSnapshot {
     pub(super) origin: Origin,
     pub(super) header: Header,
+    /// When it counts, as the database has it.
+    pub(super) counted_ns: i64,
     /// None if the records are gone.
     pub(super) first_record: Option<i64>,
 }
@@ -38,7 +40,7 @@ impl StoredSnapshot {
             database,
             &format!(
                 "SELECT h.machine_id, h.hostname, a.netns, a.identity, a.family, a.name,
-                     a.local_addr, a.prefix_len, s.epoch, s.first_record, {columns}
+                     a.local_addr, a.prefix_len, s.epoch, s.first_record, s.counted_ns, {columns}
                  FROM snapshot AS s
                  JOIN account AS a ON a.host_id = s.host_id AND a.id = s.account_id
                  JOIN host AS h ON h.id = s.host_id
@@ -71,6 +73,7 @@ impl StoredSnapshot {
                 netns: row[2].text()?.to_owned(),
             },
             header,
+            counted_ns: row[10].integer()?,
             first_record: match &row[9] {
                 Value::Null => None,
                 first => Some(first.integer()?),
@@ -175,6 +178,7 @@ pub(super) fn insert_snapshot<D: Database>(
     header: &Header,
     key: SnapshotKey,
     first_record: Value,
+    counted_ns: Option<i64>,
 ) -> Result<(), StoreError> {
     let mut values = key.values().to_vec();
     values.extend([first_record, nanoseconds(Timestamp::now()).into()]);
@@ -182,11 +186,16 @@ pub(super) fn insert_snapshot<D: Database>(
         values.push(signed(figure.name, (figure.get)(header))?.into());
     }
     values.extend(growth::values(header.growth.as_ref())?);
+    let mut columns = columns("");
+    // The version before has no such column.
+    if let Some(counted_ns) = counted_ns {
+        columns += ", counted_ns";
+        values.push(counted_ns.into());
+    }
     database.execute(
         &format!(
-            "INSERT INTO snapshot (host_id, account_id, epoch, first_record, collected_ns, {})
+            "INSERT INTO snapshot (host_id, account_id, epoch, first_record, collected_ns, {columns})
              VALUES {}",
-            columns(""),
             places(1, values.len())
         ),
         &values,
@@ -244,7 +253,7 @@ pub(super) fn read_whole<D: Database>(
     proof.finish(header)
 }
 
-/// The snapshots for which a condition holds, in the order in which they closed.
+/// The snapshots for which a condition holds, in the order in which they count.
 pub(super) fn snapshots<D: Database>(
     database: &mut D,
     condition: &str,
@@ -254,7 +263,7 @@ pub(super) fn snapshots<D: Database>(
     database.select(
         &format!(
             "SELECT host_id, account_id, epoch FROM snapshot
-             WHERE {condition} ORDER BY closed_ns, host_id, account_id, epoch"
+             WHERE {condition} ORDER BY counted_ns, host_id, account_id, epoch"
         ),
         parameters,
         &mut |row| {

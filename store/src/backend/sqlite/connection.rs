@@ -27,6 +27,13 @@ const OLDEST_COPY: i64 = 1;
 /// The version since which snapshots have the columns of [`Growth`].
 const GROWTH_VERSION: i64 = 3;
 
+/// What a copy of an earlier version has no sums by.
+const LOCAL_SERVICE: [(&str, &str, &str); 3] = [
+    ("local_service_quarterly", "hour AS quarter", "local_hourly"),
+    ("local_service_hourly", "hour", "local_hourly"),
+    ("local_service_daily", "day", "local_daily"),
+];
+
 /// Memory for pages: what rollups touch in one transaction, so that a page is not written
 /// to the log many times.
 const CACHE_KIB: i64 = 16 * 1024;
@@ -88,23 +95,34 @@ impl Sqlite {
         match Self::open_read_only(path) {
             Err(StoreError::TooOld { found, .. }) if found >= OLDEST_COPY => {
                 let copy = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY, false)?;
-                if found < GROWTH_VERSION {
-                    copy.show_growth_as_unknown()?;
-                }
+                copy.show_as_this_version(found)?;
                 Ok(copy)
             }
             opened => opened,
         }
     }
 
-    /// Has this connection find the later columns of snapshots, and NULL in them.
-    fn show_growth_as_unknown(&self) -> Result<(), StoreError> {
-        let columns = Growth::COLUMNS.map(|column| format!("NULL AS {column}"));
+    /// Has this connection find what came after a version: unknown fields are NULL, epochs are
+    /// yet to be counted, and tables are empty.
+    fn show_as_this_version(&self, version: i64) -> Result<(), StoreError> {
+        let mut columns = vec!["-1 AS counted_ns".to_owned()];
+        if version < GROWTH_VERSION {
+            columns.extend(Growth::COLUMNS.map(|column| format!("NULL AS {column}")));
+        }
         // A temporary view goes before the table of its name, and leaves the file as it is.
-        Ok(self.connection.execute_batch(&format!(
+        self.connection.execute_batch(&format!(
             "CREATE TEMP VIEW snapshot AS SELECT *, {} FROM main.snapshot",
             columns.join(", ")
-        ))?)
+        ))?;
+        for (table, period, like) in LOCAL_SERVICE {
+            self.connection.execute_batch(&format!(
+                "CREATE TEMP VIEW {table} AS
+                 SELECT host_id, account_id, {period}, local_ip, 0 AS protocol, 0 AS local_port,
+                     sent_packets, received_packets, sent_bytes, received_bytes, syn_packets
+                 FROM main.{like} WHERE 0"
+            ))?;
+        }
+        Ok(())
     }
 
     fn connect(path: &Path, access: OpenFlags, writable: bool) -> Result<Self, StoreError> {
@@ -155,15 +173,20 @@ impl Sqlite {
                 return Err(foreign());
             }
         }
+        self.check_version()
+    }
+
+    /// Refuses the database of a later release.
+    pub(super) fn check_version(&self) -> Result<(), StoreError> {
         let (found, known) = (migration::version(&self.connection)?, SCHEMA_VERSION);
-        if found > known {
-            return Err(StoreError::TooNew {
+        match found > known {
+            true => Err(StoreError::TooNew {
                 location: self.location(),
                 found,
                 known,
-            });
+            }),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     pub(super) fn pragma(&self, name: &str) -> Result<i64, StoreError> {

@@ -11,8 +11,8 @@ use super::connection::Sqlite;
 use super::migration::{self, MIGRATIONS};
 use super::views::{RECORDS_OF_SNAPSHOT, VIEW_WORDS};
 use crate::backend::sql::{
-    Access, Backend, Database, Dialect, SnapshotKey, Value, counter_values, one_integer, places,
-    schema,
+    Access, Backend, Database, Dialect, Form, SnapshotKey, Value, counter_values, one_integer,
+    places, schema,
 };
 use crate::snapshot::Record;
 use crate::store::StoreError;
@@ -23,7 +23,7 @@ const RECORDS_PER_INSERT: usize = 32;
 
 impl Backend for Sqlite {
     fn bring_up_to_date(&mut self) -> Result<(), StoreError> {
-        migration::migrate(&mut self.connection, &MIGRATIONS)
+        migration::migrate(self, &MIGRATIONS)
     }
 
     fn plan_step(row: Vec<Value>) -> Result<String, StoreError> {
@@ -120,6 +120,11 @@ impl Database for Sqlite {
         Ok(())
     }
 
+    fn check_schema(&mut self) -> Result<Form, StoreError> {
+        // It was brought up to date when it was opened.
+        self.check_version().map(|()| Form::Current)
+    }
+
     fn next_record(&mut self) -> Result<i64, StoreError> {
         one_integer(self, "SELECT COALESCE(MAX(id), 0) + 1 FROM record", &[])
     }
@@ -195,6 +200,8 @@ impl From<rusqlite::Error> for StoreError {
             Some(ErrorCode::ReadOnly) => Self::ReadOnly,
             Some(ErrorCode::DiskFull) => Self::Full,
             Some(ErrorCode::DatabaseCorrupt) => Self::Corrupt(error.to_string()),
+            // SUM() has no code of its own for it.
+            _ if error.to_string().contains("integer overflow") => Self::SumTooLarge,
             _ => Self::Database(Box::new(error)),
         }
     }

@@ -3,8 +3,9 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::Sqlite;
 use super::views::VIEW_WORDS;
-use crate::backend::sql::schema;
+use crate::backend::sql::{recount, schema};
 use crate::protocol;
 use crate::store::StoreError;
 
@@ -19,6 +20,9 @@ pub(super) const MIGRATIONS: [&str; 4] = [
     include_str!("0004_exact_history.sql"),
 ];
 
+/// The version since which epochs have the time at which they count.
+const COUNTED_VERSION: i64 = 4;
+
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The version of a database's schema; 0 in an empty one.
@@ -27,16 +31,49 @@ pub(super) fn version(connection: &Connection) -> Result<i64, StoreError> {
 }
 
 /// Brings the schema to the version that this list of migrations ends with.
-pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> Result<(), StoreError> {
+pub(super) fn migrate(store: &mut Sqlite, migrations: &[&str]) -> Result<(), StoreError> {
     let newest = migrations.len() as i64;
-    if version(connection)? == newest {
-        return Ok(());
+    let found = version(&store.connection)?;
+    if found < COUNTED_VERSION {
+        define(&mut store.connection, migrations)?;
     }
+    // A collector of the earlier version may have stored something since.
+    recount(store)?;
+    match found == newest {
+        true => Ok(()),
+        false => finish(&mut store.connection, migrations),
+    }
+}
+
+/// Defines what epochs are counted anew with, unless it is there. The version stays below that:
+/// counting takes more than one transaction.
+fn define(connection: &mut Connection, migrations: &[&str]) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Read again under the lock: another process may have migrated meanwhile.
-    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let found = version(&transaction)?;
+    let columns: i64 = transaction.query_row(
+        "SELECT COUNT(*) FROM pragma_table_info('snapshot') WHERE name = 'counted_ns'",
+        [],
+        |row| row.get(0),
+    )?;
+    if columns == 0 {
+        for (migration, number) in migrations.iter().zip(1..=COUNTED_VERSION) {
+            if number > found {
+                transaction.execute_batch(migration)?;
+            }
+        }
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", COUNTED_VERSION - 1)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+/// Defines all else, and writes the version.
+fn finish(connection: &mut Connection, migrations: &[&str]) -> Result<(), StoreError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found = version(&transaction)?.max(COUNTED_VERSION);
     for (migration, number) in migrations.iter().zip(1..) {
-        if number > version {
+        if number > found {
             transaction.execute_batch(migration)?;
         }
     }
@@ -52,8 +89,7 @@ pub(super) fn migrate(connection: &mut Connection, migrations: &[&str]) -> Resul
             insert.execute((number, name))?;
         }
     }
-    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    let newest = migrations.len() as i64;
     transaction.pragma_update(None, "user_version", newest)?;
-    transaction.commit()?;
-    Ok(())
+    Ok(transaction.commit()?)
 }

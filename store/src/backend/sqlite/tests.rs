@@ -113,14 +113,14 @@ fn migration_that_is_missing_is_run_once() {
     let later = "CREATE TABLE later (number INTEGER) STRICT";
     let next = [&MIGRATIONS[..], &[later]].concat();
     for _ in 0..2 {
-        migration::migrate(&mut store.connection, &next).unwrap();
+        migration::migrate(&mut store, &next).unwrap();
         assert_eq!(
             migration::version(&store.connection).unwrap(),
             SCHEMA_VERSION + 1
         );
     }
     let broken = [&next[..], &[later]].concat();
-    migration::migrate(&mut store.connection, &broken).unwrap_err();
+    migration::migrate(&mut store, &broken).unwrap_err();
     assert_eq!(
         migration::version(&store.connection).unwrap(),
         SCHEMA_VERSION + 1
@@ -189,6 +189,7 @@ fn snapshots_have_a_column_for_every_figure() {
         "epoch",
         "first_record",
         "collected_ns",
+        "counted_ns",
     ];
     let mut expected: Vec<&str> = identity.to_vec();
     expected.extend(Header::FIGURES.iter().map(|figure| figure.name));

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Sums up how exact the epochs are that an answer comes from, by their snapshots' rows.
 
-use super::plan::Span;
+use super::span::Span;
 use super::statement::{accounts, epoch_key, group_by};
 use crate::backend::sql::conditions::Conditions;
 use crate::backend::sql::fields::value;
-use crate::backend::sql::kept::Kept;
 use crate::backend::sql::{Database, Value as Column};
 use crate::query::{Accuracies, Accuracy, ClassSum, Field, Query};
 use crate::snapshot::{SampleClass, Volume};
@@ -19,17 +18,11 @@ pub(super) fn read<D: Database>(
     database: &mut D,
     query: &Query,
     spans: &[Span],
-    kept: &Kept,
 ) -> Result<Accuracies, StoreError> {
-    let fields: Vec<Field> = query
-        .by
-        .iter()
-        .copied()
-        .filter(|field| field.is_of_epoch())
-        .collect();
+    let fields: Vec<Field> = query.by_epoch().collect();
     let mut accuracies = Accuracies::new();
     for span in spans {
-        let (sql, parameters) = select::<D>(query, &fields, span, kept);
+        let (sql, parameters) = select::<D>(query, &fields, span);
         database.select(&sql, &parameters, &mut |row| {
             let columns = fields.iter().zip(row);
             let key = columns
@@ -43,27 +36,18 @@ pub(super) fn read<D: Database>(
     Ok(accuracies)
 }
 
-fn select<D: Database>(
-    query: &Query,
-    fields: &[Field],
-    span: &Span,
-    kept: &Kept,
-) -> (String, Vec<Column>) {
+fn select<D: Database>(query: &Query, fields: &[Field], span: &Span) -> (String, Vec<Column>) {
     let dialect = &D::DIALECT;
     let mut conditions = Conditions::default();
     conditions.accounts(&query.filter.accounts);
     conditions.hosts(&query.filter.hosts);
-    let from = match span.table {
-        Some(_) => span.from.max(kept.since(span.table)),
-        None => {
-            conditions.and("s.first_record IS NOT NULL");
-            span.from
-        }
-    };
-    conditions.within_time("s.closed_ns", 1, (from, span.until));
+    span.select_snapshots(&mut conditions);
+    if span.table.is_none() {
+        conditions.and("s.first_record IS NOT NULL");
+    }
     let keys: Vec<String> = fields
         .iter()
-        .filter_map(|&field| epoch_key(field, "s.closed_ns", query, span))
+        .filter_map(|&field| epoch_key(field, "s.counted_ns", query, span))
         .collect();
     let integer = |sum: &str| format!("CAST({sum} AS {})", dialect.integer);
     let mut selected = keys.clone();
@@ -79,10 +63,13 @@ fn select<D: Database>(
         |condition: &str| integer(&format!("SUM(CASE WHEN {condition} THEN 1 ELSE 0 END)"));
     selected.extend([
         epochs("s.tcp_any_highest_rate IS NULL AND s.extrapolated_packets > 0"),
-        integer("SUM(COALESCE(s.unattributed_packets, 0))"),
-        integer("SUM(COALESCE(s.unattributed_bytes, 0))"),
         epochs("s.unattributed_packets > 0"),
     ]);
+    for volume in ["outside", "skipped", "folded", "unattributed"] {
+        for unit in ["packets", "bytes"] {
+            selected.push(integer(&format!("SUM(COALESCE(s.{volume}_{unit}, 0))")));
+        }
+    }
     let sql = format!(
         "SELECT {selected}
 FROM {accounts} {join} snapshot AS s {by_key}
@@ -111,10 +98,18 @@ fn accuracy(columns: &[Column]) -> Result<Accuracy, StoreError> {
         };
     }
     accuracy.unknown_epochs = rest[0].unsigned()?;
-    accuracy.unattributed = Volume {
-        packets: rest[1].unsigned()?,
-        bytes: rest[2].unsigned()?,
-    };
-    accuracy.unattributed_epochs = rest[3].unsigned()?;
+    accuracy.unattributed_epochs = rest[1].unsigned()?;
+    let volumes = [
+        &mut accuracy.outside,
+        &mut accuracy.skipped,
+        &mut accuracy.folded,
+        &mut accuracy.unattributed,
+    ];
+    for (volume, columns) in volumes.into_iter().zip(rest[2..].chunks_exact(2)) {
+        *volume = Volume {
+            packets: columns[0].unsigned()?,
+            bytes: columns[1].unsigned()?,
+        };
+    }
     Ok(accuracy)
 }

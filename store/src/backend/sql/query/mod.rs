@@ -2,14 +2,17 @@
 //! Answers queries: from rollups where grouping, filter and time allow it, else from
 //! records.
 //!
-//! A query's time is cut into spans, each of one table: what does not begin or end with
-//! an hour comes from the records, whole days from the daily sums. Every span is read by
-//! its clustered key: account by account, and of an account the range of its periods or
-//! epochs.
+//! A query's time is cut into spans, each of one table ([`plan`]): whole days come from the
+//! daily sums, what does not begin or end with 15 minutes from the records. Every span is
+//! read by its clustered key: account by account, and of an account the range of its periods
+//! or epochs.
 
 mod accuracy;
+mod counted;
+mod inexact;
 mod plan;
 mod remote;
+mod span;
 mod statement;
 
 use super::conditions::Conditions;
@@ -17,13 +20,14 @@ use super::explain::Explaining;
 use super::fields::value;
 use super::kept::Kept;
 use super::rollup::REMOTE_MONTHLY;
-use super::{Access, COUNTERS, Database, Value as Column, counters, in_transaction, nanoseconds};
-use crate::query::{Accuracy, Answer, Covered, Filter, Group, Query, Value, set_accuracy};
+use super::{Access, COUNTERS, Database, Value as Column, counters, in_transaction};
+use crate::query::{Accuracy, Answer, Covered, Group, Query, Value, set_accuracy};
 use crate::snapshot::Counters;
 use crate::store::StoreError;
 use crate::time::timestamp;
-use plan::{Span, plan};
+use plan::{plan, splits_days};
 use remote::{Groups, remote_groups};
+use span::Span;
 use statement::Statement;
 
 /// Sums up as of one moment.
@@ -33,12 +37,17 @@ pub(in crate::backend) fn answer<D: Database>(
 ) -> Result<Answer, StoreError> {
     in_transaction(database, Access::Read, |database| {
         let kept = Kept::read(database)?;
-        let spans = plan(query, &kept);
-        let (epochs, covered) = count_epochs(database, query, &spans)?;
+        let extent = match splits_days(query) {
+            true => inexact::extent(database, query)?,
+            false => None,
+        };
+        let plan = plan(query, &kept, extent);
+        let spans = &plan.spans[..];
+        let (epochs, covered) = count_epochs(database, spans)?;
         let remote = spans.iter().any(|span| span.table == Some(REMOTE_MONTHLY));
         let (groups, group_count, total) = match remote {
-            true => remote_groups(database, query, &spans)?,
-            false => groups(database, query, &spans)?,
+            true => remote_groups(database, query, spans)?,
+            false => groups(database, query, spans)?,
         };
         let mut answer = Answer {
             by: query.by.clone(),
@@ -49,9 +58,14 @@ pub(in crate::backend) fn answer<D: Database>(
             covered,
             error: None,
             accuracy: Accuracy::default(),
+            inexact: inexact::read(database, query, &plan, &kept)?,
+            counted: None,
         };
-        let accuracies = accuracy::read(database, query, &spans, &kept)?;
+        let accuracies = accuracy::read(database, query, spans)?;
         set_accuracy(&mut answer, query, &accuracies);
+        if query.counted {
+            answer.set_counted(query, counted::read(database, query, spans)?);
+        }
         Ok(answer)
     })
 }
@@ -72,11 +86,17 @@ pub(in crate::backend) fn explain<D: Database>(
 
 fn count_epochs<D: Database>(
     database: &mut D,
-    query: &Query,
     spans: &[Span],
 ) -> Result<(u64, Option<Covered>), StoreError> {
     let mut conditions = Conditions::default();
-    conditions.within_time("s.closed_ns", 1, bounds(&query.filter));
+    let times = spans.iter().map(|span| (span.from, span.until));
+    let (Some(from), Some(until)) = (
+        times.clone().map(|(from, _)| from).min(),
+        times.map(|(_, until)| until).max(),
+    ) else {
+        return Ok((0, None));
+    };
+    conditions.within_time("s.counted_ns", 1, (from, until));
     if spans.iter().all(|span| span.table.is_none()) {
         conditions.and("s.first_record IS NOT NULL");
     }
@@ -113,13 +133,6 @@ GROUP BY a.host_id, a.netns, a.family, a.name",
     Ok((count, covered))
 }
 
-fn bounds(filter: &Filter) -> (i64, i64) {
-    (
-        filter.since.map_or(i64::MIN, nanoseconds),
-        filter.until.map_or(i64::MAX, nanoseconds),
-    )
-}
-
 /// The groups that one statement gives, sorted and cut by the database.
 fn groups<D: Database>(
     database: &mut D,
@@ -137,6 +150,7 @@ fn groups<D: Database>(
                 key: key(query, row)?,
                 counters: counters(row, keys)?,
                 error: None,
+                counted: None,
             });
             total = counters(row, keys + COUNTERS.len())?;
             group_count = row[keys + 2 * COUNTERS.len()].unsigned()?;

@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::net::IpAddr;
 
-use super::plan::Span;
+use super::span::Span;
 use super::statement::Statement;
 use crate::backend::sql::conditions::Conditions;
 use crate::backend::sql::parts::Part;
@@ -60,6 +60,7 @@ pub(super) fn remote_groups<D: Database>(
             key: ip.map(Value::Ip).into_iter().collect(),
             counters,
             error: None,
+            counted: None,
         })
         .collect();
     Ok((groups, group_count, total))

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! The statement that sums up over the spans of a query.
 
-use super::plan::Span;
+use super::span::Span;
 use crate::backend::sql::conditions::Conditions;
-use crate::backend::sql::rollup::SECOND_NS;
+use crate::backend::sql::rollup::{Rollup, SECOND_NS};
 use crate::backend::sql::{COUNTERS, Database, Value as Column, nanoseconds};
 use crate::query::{Field, Order, Query};
 use crate::time::timestamp;
@@ -94,15 +94,14 @@ fn select_span<D: Database>(query: &Query, span: &Span, summed: bool) -> (String
     conditions.hosts(&query.filter.hosts);
     let from = match &span.table {
         Some(rollup) => {
-            let period = format!("t.{}", rollup.period.column());
-            conditions.within_time(&period, SECOND_NS, (span.from, span.until));
+            span.select_periods(rollup, &mut conditions);
             format!(
                 "{} AS t {} ON t.host_id = a.host_id AND t.account_id = a.id",
                 rollup.table, dialect.by_primary_key
             )
         }
         None => {
-            conditions.within_time("s.closed_ns", 1, (span.from, span.until));
+            span.select_snapshots(&mut conditions);
             format!(
                 "snapshot AS s {by_key} ON s.host_id = a.host_id AND s.account_id = a.id
     {join} record AS r {by_primary_key} ON {records}",
@@ -115,8 +114,13 @@ fn select_span<D: Database>(query: &Query, span: &Span, summed: bool) -> (String
     let alias = if span.table.is_some() { "t" } else { "r" };
     conditions.fields(alias, &query.filter);
     let time_ns = match &span.table {
-        Some(rollup) => format!("t.{} * {SECOND_NS}", rollup.period.column()),
-        None => "s.closed_ns".to_owned(),
+        // A period belongs to the time that has its middle.
+        Some(Rollup { period, .. }) => format!(
+            "(t.{} * {SECOND_NS} + {})",
+            period.column(),
+            period.half_ns()
+        ),
+        None => "s.counted_ns".to_owned(),
     };
     let keys: Vec<String> = query
         .by
@@ -161,7 +165,7 @@ pub(super) fn epoch_key(field: Field, time_ns: &str, query: &Query, span: &Span)
         Field::Host => "h.hostname".to_owned(),
         Field::FiveMinutes => floor(time_ns, 300),
         Field::Hour => floor(time_ns, 3600),
-        Field::Day => floor(&local(&floor(time_ns, 3600), query, span), 86_400),
+        Field::Day => floor(&local(time_ns, query, span), 86_400),
         _ => return None,
     })
 }

@@ -5,6 +5,19 @@
 //! proved before it is kept, and proved again when it is read to be forwarded. What is
 //! kept survives the loss of power: the journal is a rollback journal, and
 //! `synchronous=EXTRA` syncs the folder too.
+//!
+//! ```text
+//!            kept                  stored
+//!   kernel ───────▶ waiting ──────────────────▶ (given up)
+//!                    │   ▲
+//!     refused several│   │ "spool retry"
+//!               times▼   │
+//!                   refused ──────────────────▶ (given up)
+//!                             "spool drop"
+//! ```
+
+mod entries;
+mod error;
 
 use std::fmt;
 use std::fs::{DirBuilder, OpenOptions};
@@ -15,22 +28,45 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use jiff::Timestamp;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use thiserror::Error;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::CParameter;
 
+pub use entries::{SpoolState, SpooledEpoch};
+pub use error::SpoolError;
+
 use super::recorder::Recorder;
-use crate::account::Account;
 use crate::kill_point::KillPoint;
 use crate::origin::Origin;
 use crate::snapshot::{Snapshot, SnapshotError};
+use error::failed;
 
 /// Where the spool is unless the user says otherwise.
 pub const DEFAULT_SPOOL_PATH: &str = "/var/lib/trafstat/spool.db";
 
 /// How large the spool may become unless the user says otherwise.
 pub const DEFAULT_SPOOL_SIZE: ByteSize = ByteSize::gib(1);
+
+/// Statements that bring the spool's schema from each version to the next.
+const MIGRATIONS: [&str; 2] = [
+    include_str!("0001_initial.sql"),
+    include_str!("0002_set_aside.sql"),
+];
+
+/// The version of the spool's schema.
+const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// How much of a snapshot is compressed at once.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// The most pages that SQLite lets a file have.
+const MAX_PAGES: i64 = 0xffff_fffe;
+
+const CACHE_KIB: i64 = 2 * 1024;
+
+/// Longer than another process takes to keep a snapshot.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where the spool is, and how large it may become.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,91 +91,6 @@ pub(super) struct Spooled {
     pub(super) origin: Origin,
 }
 
-/// Why the spool failed.
-#[derive(Debug, Error)]
-pub enum SpoolError {
-    /// The file or its folder cannot be made or opened.
-    #[error("cannot open the spool {}: {source}", .path.display())]
-    Open {
-        /// The file or folder.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// Its own limit.
-    #[error(
-        "the spool {} is full: it holds the {limit} that it may (spool-size)",
-        .path.display()
-    )]
-    Full {
-        /// The file.
-        path: PathBuf,
-        /// Its limit.
-        limit: ByteSize,
-    },
-    /// The disk's limit.
-    #[error(
-        "the disk of the spool {} is full; make room, or name a file on another disk \
-         (spool)",
-        .0.display()
-    )]
-    DiskFull(PathBuf),
-    /// The file cannot be written.
-    #[error(
-        "the spool {} is read-only; is its file system mounted read-only?",
-        .0.display()
-    )]
-    ReadOnly(PathBuf),
-    /// Another collector has it.
-    #[error(
-        "the spool {} is in use by another program; collect with one trafstat-store at a time",
-        .0.display()
-    )]
-    Locked(PathBuf),
-    /// The file is damaged, or no spool.
-    #[error(
-        "the spool {} is damaged, or is none: {reason}. Move it away, so that a new one is \
-         made; \"sqlite3 FILE .recover\" saves what is left of it",
-        .path.display()
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Written by a later release.
-    #[error(
-        "the spool {} has version {found}, this program knows {VERSION}: upgrade trafstat",
-        .path.display()
-    )]
-    TooNew {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-    },
-    /// The identity is kept with another header.
-    #[error(
-        "epoch {epoch} of account {account} waits in the spool already, but with other totals; \
-         it is not kept again"
-    )]
-    Conflict {
-        /// The account.
-        account: Account,
-        /// Its epoch.
-        epoch: u64,
-    },
-    /// The database library failed.
-    #[error("the spool {} failed: {source}", .path.display())]
-    Failed {
-        /// The file.
-        path: PathBuf,
-        /// Its error.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
 /// Why a snapshot was not spooled.
 #[derive(Debug, Error)]
 pub(super) enum SpoolingError {
@@ -151,7 +102,7 @@ pub(super) enum SpoolingError {
 
 impl SpoolPlace {
     /// Whether there is a spool.
-    pub(super) fn exists(&self) -> bool {
+    pub fn exists(&self) -> bool {
         self.path.exists()
     }
 }
@@ -179,7 +130,8 @@ impl Spool {
             )?;
             connection.busy_timeout(BUSY_TIMEOUT)?;
             connection.pragma_update(None, "synchronous", "extra")?;
-            connection.pragma_update(None, "foreign_keys", true)?;
+            // A migration makes a table anew that another one refers to.
+            connection.pragma_update(None, "foreign_keys", false)?;
             connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
             let version = version(&connection)?;
             Ok((connection, version))
@@ -193,38 +145,21 @@ impl Spool {
             return Err(SpoolError::TooNew {
                 path: place.path.clone(),
                 found: version,
+                known: VERSION,
             });
         }
         spool.prepare().map_err(|error| failed(place, error))?;
         Ok(spool)
     }
 
-    /// How many snapshots wait.
-    ///
-    /// # Errors
-    /// The spool's.
-    pub fn len(&self) -> Result<u64, SpoolError> {
-        self.connection
-            .query_row("SELECT COUNT(*) FROM epoch", [], |row| row.get::<_, i64>(0))
-            .map(|count| count as u64)
-            .map_err(|error| failed(&self.place, error))
-    }
-
-    /// Whether no snapshot waits.
-    ///
-    /// # Errors
-    /// The spool's.
-    pub fn is_empty(&self) -> Result<bool, SpoolError> {
-        Ok(self.len()? == 0)
-    }
-
-    /// Keeps a snapshot that was opened through a recorder and not read any further;
-    /// true if it is new. Once this returns, a loss of power keeps it.
+    /// Keeps a snapshot that was opened through a recorder and not read any further; gives its
+    /// id, which is an earlier one's if that is the same. Once this returns, a loss of power
+    /// keeps it.
     pub(super) fn append<R: Read>(
         &mut self,
         origin: &Origin,
         snapshot: &mut Snapshot<Recorder<'_, R>>,
-    ) -> Result<bool, SpoolingError> {
+    ) -> Result<i64, SpoolingError> {
         let place = self.place.clone();
         let failed = |error| SpoolingError::Spool(failed(&place, error));
         let header = snapshot.header().clone();
@@ -235,26 +170,20 @@ impl Spool {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(failed)?;
-        let kept: Option<Vec<u8>> = transaction
+        let kept: Option<i64> = transaction
             .query_row(
-                "SELECT header FROM epoch WHERE account_id = ?1 AND epoch = ?2",
-                (header.account_id, epoch),
+                "SELECT id FROM epoch WHERE account_id = ?1 AND epoch = ?2 AND header = ?3",
+                (header.account_id, epoch, &header_bytes),
                 |row| row.get(0),
             )
             .optional()
             .map_err(failed)?;
-        if let Some(kept) = kept {
-            if kept != header_bytes {
-                return Err(SpoolingError::Spool(SpoolError::Conflict {
-                    account: header.account,
-                    epoch: header.epoch,
-                }));
-            }
+        if let Some(id) = kept {
             // What is to be given up is checked to its end all the same.
             while snapshot.next_batch()?.is_some() {
                 snapshot.reader_mut().forget();
             }
-            return Ok(false);
+            return Ok(id);
         }
         let id: i64 = transaction
             .query_row(
@@ -310,16 +239,19 @@ impl Spool {
         }
         KillPoint::BeforeSpoolCommit.pass();
         transaction.commit().map_err(failed)?;
-        Ok(true)
+        Ok(id)
     }
 
-    /// The first snapshot after another one, in the order in which they came.
-    pub(super) fn next(&self, after: i64) -> Result<Option<Spooled>, SpoolError> {
-        self.connection
-            .query_row(
-                "SELECT id, machine_id, hostname, netns FROM epoch WHERE id > ?1 ORDER BY id LIMIT 1",
-                [after],
-                |row| {
+    /// The snapshots that wait, in the order in which they are to be offered: as they came, but
+    /// one that failed before does not keep the others waiting.
+    pub(super) fn waiting(&self) -> Result<Vec<Spooled>, SpoolError> {
+        let read = || {
+            self.connection
+                .prepare(
+                    "SELECT id, machine_id, hostname, netns FROM epoch WHERE state = 'waiting'
+                     ORDER BY tries, id",
+                )?
+                .query_map([], |row| {
                     Ok(Spooled {
                         id: row.get(0)?,
                         origin: Origin {
@@ -328,9 +260,30 @@ impl Spool {
                             netns: row.get(3)?,
                         },
                     })
-                },
+                })?
+                .collect::<Result<Vec<_>, _>>()
+        };
+        read().map_err(|error| failed(&self.place, error))
+    }
+
+    /// Notes that the store did not take a snapshot. True if it is set aside, which it is after
+    /// so many failures; none to go on trying.
+    pub(super) fn note_failure(
+        &mut self,
+        id: i64,
+        reason: &str,
+        set_aside_after: Option<i64>,
+    ) -> Result<bool, SpoolError> {
+        self.connection
+            .query_row(
+                "UPDATE epoch SET tries = tries + 1, reason = ?2,
+                     state = CASE WHEN tries + 1 >= ?3 THEN 'refused' ELSE state END
+                 WHERE id = ?1 AND state = 'waiting' RETURNING state = 'refused'",
+                params![id, reason, set_aside_after],
+                |row| row.get(0),
             )
             .optional()
+            .map(Option::unwrap_or_default)
             .map_err(|error| failed(&self.place, error))
     }
 
@@ -372,8 +325,13 @@ impl Spool {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Again under the lock: another process may have made it meanwhile.
-        if version(&transaction)? == 0 {
-            transaction.execute_batch(include_str!("spool.sql"))?;
+        let found = version(&transaction)?;
+        if found < VERSION {
+            for (migration, to) in MIGRATIONS.iter().zip(1..) {
+                if to > found {
+                    transaction.execute_batch(migration)?;
+                }
+            }
             transaction.pragma_update(None, "user_version", VERSION)?;
         }
         // Reads a page of each, so that another program's file fails here.
@@ -383,6 +341,7 @@ impl Spool {
             |_| Ok(()),
         )?;
         transaction.commit()?;
+        self.connection.pragma_update(None, "foreign_keys", true)?;
         // After the schema: it does not go below what there is.
         let limit = i64::try_from(self.place.limit.as_u64()).unwrap_or(i64::MAX);
         let pages = (limit / page_size).clamp(1, MAX_PAGES);
@@ -392,7 +351,7 @@ impl Spool {
 }
 
 /// Reads a spooled snapshot, a piece at a time.
-pub(super) struct SpooledReader<'a> {
+pub struct SpooledReader<'a> {
     spool: &'a Spool,
     id: i64,
     next: i64,
@@ -441,23 +400,6 @@ impl fmt::Debug for SpooledReader<'_> {
     }
 }
 
-/// The version of the spool's schema.
-const VERSION: i64 = 1;
-
-/// How much of a snapshot is compressed at once.
-const PIECE_BYTES: usize = 1 << 20;
-
-/// The most pages that SQLite lets a file have.
-const MAX_PAGES: i64 = 0xffff_fffe;
-
-const CACHE_KIB: i64 = 2 * 1024;
-
-/// Longer than another process takes to keep a snapshot.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Less room on a disk than this is none.
-const DISK_FULL_BYTES: u64 = 4 << 20;
-
 fn create(path: &Path) -> Result<(), (PathBuf, io::Error)> {
     if let Some(folder) = path
         .parent()
@@ -491,37 +433,4 @@ fn compressor() -> io::Result<Compressor<'static>> {
     let mut compressor = Compressor::new(1)?;
     compressor.set_parameter(CParameter::ChecksumFlag(true))?;
     Ok(compressor)
-}
-
-fn failed(place: &SpoolPlace, error: rusqlite::Error) -> SpoolError {
-    let path = place.path.clone();
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => match free_bytes(&path) {
-            Some(free) if free < DISK_FULL_BYTES => SpoolError::DiskFull(path),
-            _ => SpoolError::Full {
-                path,
-                limit: place.limit,
-            },
-        },
-        Some(ErrorCode::ReadOnly) => SpoolError::ReadOnly(path),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => SpoolError::Locked(path),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => SpoolError::Damaged {
-            path,
-            reason: error.to_string(),
-        },
-        // The schema says that this is a spool, and a table or column is missing.
-        Some(ErrorCode::Unknown) => SpoolError::Damaged {
-            path,
-            reason: error.to_string(),
-        },
-        _ => SpoolError::Failed {
-            path,
-            source: error.into(),
-        },
-    }
-}
-
-fn free_bytes(path: &Path) -> Option<u64> {
-    let statistics = rustix::fs::statvfs(path).ok()?;
-    Some(statistics.f_bavail * statistics.f_frsize)
 }
