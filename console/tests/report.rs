@@ -27,6 +27,14 @@ struct Database {
     folder: tempfile::TempDir,
 }
 
+fn origin() -> Origin {
+    Origin {
+        machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
+        hostname: "gateway".to_owned(),
+        netns: "init".to_owned(),
+    }
+}
+
 impl Database {
     fn new() -> Self {
         Self::of(|snapshot| snapshot)
@@ -52,14 +60,9 @@ impl Database {
             snapshot.header.duration_ns = HOUR_NS - 60_000_000_000;
             snapshot.header.closed_ns = snapshot.header.opened_ns + snapshot.header.duration_ns;
             let bytes = change(snapshot).bytes();
-            let origin = Origin {
-                machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
-                hostname: "gateway".to_owned(),
-                netns: "init".to_owned(),
-            };
             append(
                 &mut store,
-                &origin,
+                &origin(),
                 &mut Snapshot::open(&bytes[..]).unwrap(),
             )
             .unwrap();
@@ -147,15 +150,10 @@ fn percentile_of_an_account_is_over_its_own_samples() {
         let mut snapshot = SnapshotBuilder::new("dmz", epoch, vec![record(9, 1, 6, 25, 10)]);
         snapshot.header.opened_ns = DAY_NS + (epoch - 25) * HOUR_NS;
         snapshot.header.closed_ns = snapshot.header.opened_ns + HOUR_NS;
-        let origin = Origin {
-            machine_id: "0123456789abcdef0123456789abcdef".to_owned(),
-            hostname: "gateway".to_owned(),
-            netns: "init".to_owned(),
-        };
         let bytes = snapshot.bytes();
         append(
             &mut store,
-            &origin,
+            &origin(),
             &mut Snapshot::open(&bytes[..]).unwrap(),
         )
         .unwrap();
@@ -206,9 +204,18 @@ fn what_is_not_exact_is_told_in_every_form() {
         records_before: Some(all),
         quarterly_before: Some(all),
         hourly_before: Some(all),
+        even_most: true,
         ..Retention::default()
     };
     let mut store = Sqlite::open(&database.path()).unwrap();
+    // Later than what is deleted.
+    let late = SnapshotBuilder::new("late", 31 * 24, Vec::new()).bytes();
+    append(
+        &mut store,
+        &origin(),
+        &mut Snapshot::open(&late[..]).unwrap(),
+    )
+    .unwrap();
     store.rotate(&retention, None).unwrap();
     let day = ["day", "2026-01-31"];
     let json = database.json(&day);

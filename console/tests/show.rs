@@ -505,9 +505,18 @@ fn what_is_not_exact_is_told_in_every_format() {
         records_before: Some(january),
         quarterly_before: Some(january),
         hourly_before: Some("2026-02-01T00:00:00Z".parse().unwrap()),
+        even_most: true,
         ..Retention::default()
     };
     let mut store = Sqlite::open(&database.path()).unwrap();
+    // Later than what is deleted.
+    let late = SnapshotBuilder::new("late", 48, Vec::new()).bytes();
+    append(
+        &mut store,
+        &origin(),
+        &mut Snapshot::open(&late[..]).unwrap(),
+    )
+    .unwrap();
     store.rotate(&retention, None).unwrap();
     // The day counts as a whole where its middle is.
     let cut = ["--by", "local-ip", "--until", "2026-01-31 13:00"];

@@ -514,13 +514,13 @@ pub enum StoreError {
     },
     /// All that there is would be deleted.
     #[error(
-        "nothing is deleted: the newest epoch closed at {newest}, and all that closed before \
+        "nothing is deleted: the newest epoch counts at {newest}, and all that counts before \
          {before} would be everything; is the clock right? Name a time that is no later"
     )]
     CutOffBeyondNewest {
         /// What is older was to be deleted.
         before: Timestamp,
-        /// When the newest epoch closed.
+        /// When the newest epoch counts.
         newest: Timestamp,
     },
     /// More than half of a level would be deleted; what it would be.

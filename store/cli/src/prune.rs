@@ -12,7 +12,7 @@ use trafstat_store::store::Retention;
 use crate::retention::delete;
 use crate::settings::{Settings, say};
 
-/// Delete the records of epochs that closed before a time.
+/// Delete the records of epochs that count before a time.
 ///
 /// A length of time counts back from the newest epoch, or from the database server's clock if
 /// that is earlier. The file keeps its size: what is freed is used again.

@@ -16,7 +16,9 @@ use crate::any::{any_epochs, any_query};
 use crate::common::{HOUR_NS, NOON_NS, SnapshotBuilder, record};
 use crate::databases::Database;
 use crate::model::{expected, recorded_volume};
-use crate::support::{NOTHING_WRONG, by, lan, many_addresses, origin, pruned, stored, time};
+use crate::support::{
+    NOTHING_WRONG, by, lan, many_addresses, origin, pruned, pruned_but_newest, stored, time,
+};
 
 const QUARTER_NS: u64 = HOUR_NS / 4;
 
@@ -125,15 +127,17 @@ pub fn days_of_every_zone_are_exact_while_quarters_are_kept<D: Database>() {
         }
         days
     };
-    let everything = time(NOON_NS + 100 * 24 * HOUR_NS);
+    let newest = store.retention_time().unwrap();
     let levels = [
         Retention::default(),
         Retention {
-            records_before: Some(everything),
+            records_before: newest,
+            even_most: true,
             ..Retention::default()
         },
         Retention {
-            quarterly_before: Some(everything),
+            quarterly_before: newest,
+            even_most: true,
             ..Retention::default()
         },
     ];
@@ -213,7 +217,7 @@ pub fn default_query_needs_no_records<D: Database>() {
         let reads_records = |step: &String| step.split_whitespace().any(|word| word == "r");
         assert!(!steps.iter().any(reads_records), "{steps:?}");
     }
-    store.prune(time(NOON_NS + 100 * HOUR_NS)).unwrap();
+    pruned_but_newest(&mut *store);
     for (query, before) in queries.iter().zip(before) {
         assert_eq!(store.query(query).unwrap(), before);
     }

@@ -107,7 +107,7 @@ pub fn total(store: &mut dyn Store) -> Counters {
     store.query(&by(&[Field::Protocol])).unwrap().total
 }
 
-/// Deletes the records of what closed before a time, however many they are.
+/// Deletes the records of what counts before a time, however many they are.
 pub fn pruned(store: &mut dyn Store, before_ns: u64) -> (u64, u64) {
     let retention = Retention {
         records_before: Some(time(before_ns)),
@@ -116,6 +116,16 @@ pub fn pruned(store: &mut dyn Store, before_ns: u64) -> (u64, u64) {
     };
     let rotated = store.rotate(&retention, None).unwrap();
     (rotated.epochs, rotated.records)
+}
+
+/// Deletes the records of all but the newest epoch.
+pub fn pruned_but_newest(store: &mut dyn Store) {
+    let retention = Retention {
+        records_before: store.retention_time().unwrap(),
+        even_most: true,
+        ..Retention::default()
+    };
+    store.rotate(&retention, None).unwrap();
 }
 
 pub fn time(nanoseconds: u64) -> Timestamp {

@@ -64,7 +64,8 @@ CREATE TABLE IF NOT EXISTS record_deletion (
     PRIMARY KEY (host_id, account_id, epoch)
 ) ENGINE = InnoDB;
 
--- Retention once believed a clock that was years ahead, and `kept` stayed there. From the newest
+-- Retention once believed a clock that was years ahead, and `kept` stayed there. It is put right
+-- before epochs are counted anew, which moves only sums that are kept. From the newest
 -- epoch without records on all have theirs.
 UPDATE kept SET since_ns = LEAST(
     since_ns,

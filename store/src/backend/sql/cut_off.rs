@@ -12,7 +12,7 @@ use super::{Database, Value, first_row, nanoseconds, one_integer};
 use crate::store::{Retention, StoreError};
 use crate::time::timestamp;
 
-/// The time from which retention counts back: the newest epoch's closing, or the database's
+/// The time from which retention counts back: when the newest epoch counts, or the database's
 /// clock if that is earlier; none if no epoch is stored.
 pub(in crate::backend) fn retention_time<D: Database>(
     database: &mut D,
@@ -93,9 +93,9 @@ pub(super) fn now<D: Database>(database: &mut D) -> Result<i64, StoreError> {
     }
 }
 
-/// When the newest epoch closed.
+/// When the newest epoch counts.
 fn newest<D: Database>(database: &mut D) -> Result<Option<i64>, StoreError> {
-    match first_row(database, "SELECT MAX(closed_ns) FROM snapshot", &[])?.as_deref() {
+    match first_row(database, "SELECT MAX(counted_ns) FROM snapshot", &[])?.as_deref() {
         Some([Value::Null]) | None => Ok(None),
         Some(row) => row[0].integer().map(Some),
     }

@@ -69,7 +69,8 @@ CREATE TABLE record_deletion (
     PRIMARY KEY (host_id, account_id, epoch)
 ) STRICT, WITHOUT ROWID;
 
--- Retention once believed a clock that was years ahead, and `kept` stayed there. From the newest
+-- Retention once believed a clock that was years ahead, and `kept` stayed there. It is put right
+-- before epochs are counted anew, which moves only sums that are kept. From the newest
 -- epoch without records on all have theirs.
 UPDATE kept SET since_ns = MIN(
     since_ns,
