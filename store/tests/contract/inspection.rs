@@ -213,7 +213,7 @@ pub fn views_show_addresses_as_people_write_them<D: Database>() {
     assert_eq!(pending, [["198.51.100.1", "30"]]);
     let nothing = SnapshotBuilder::new("lan", 2, Vec::new());
     stored(&mut *store, &nothing).unwrap();
-    assert_eq!(pruned(&mut *store, NOON_NS + 2 * HOUR_NS), (1, 2));
+    assert_eq!(pruned(&mut *store, NOON_NS + HOUR_NS), (1, 2));
     let added = database.run("SELECT remote_ip, SUM(sent_packets) FROM remote_month GROUP BY 1");
     assert_eq!(added, pending);
     for (view, keys) in [
