@@ -19,7 +19,7 @@ use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The service, and the socket on which systemd would listen.
 struct Service {
