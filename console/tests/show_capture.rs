@@ -96,3 +96,32 @@ fn stdout(output: &Output) -> String {
 fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
+
+#[test]
+fn silence_of_a_capture_is_time_that_was_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.pcap");
+    // A packet of 28 bytes an hour, through a whole day.
+    let times: Vec<u32> = (0..=24).map(|hour| NOON_SECS + hour * 3600).collect();
+    std::fs::write(&path, capture(&times)).unwrap();
+    for by in ["local-ip", "hour", "day"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_trafstat"))
+            .args([
+                "show", "--rates", "--format", "json", "--epoch", "5m", "--by", by,
+            ])
+            .arg(format!("--source=pcap:{}", path.display()))
+            .args(["--local-net", "192.0.2.0/24"])
+            .env("TZ", "UTC")
+            .output()
+            .unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let rate = answer["total"]["sent_bits_per_second"].as_f64().unwrap();
+        let expected = 25.0 * 28.0 * 8.0 / 86_400.0;
+        assert!((rate / expected - 1.0).abs() < 0.01, "{by}: {rate}");
+        let hour = answer["records"][1]["sent_bits_per_second"].as_f64();
+        if by == "hour" {
+            let expected = 28.0 * 8.0 / 3600.0;
+            assert!((hour.unwrap() / expected - 1.0).abs() < 0.01, "{hour:?}");
+        }
+    }
+}

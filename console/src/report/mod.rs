@@ -71,7 +71,7 @@ pub struct ReportOptions {
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Deliver it to the folder and the addresses that [report] of the configuration names.
+    /// Deliver it to the folder and the addresses that section `report` of the configuration names.
     #[arg(long, conflicts_with_all = ["format", "output"])]
     deliver: bool,
 

@@ -340,7 +340,8 @@ mod tests {
     fn maintainer_scripts_name_the_units_that_can_be_enabled() {
         let script = String::from_utf8(maintainer_script("trafstat.postrm").unwrap()).unwrap();
         let purged = "deb-systemd-helper purge trafstat-collect.timer trafstat-last-collect.service \
-                      trafstat-prune.timer trafstat-quota.timer trafstat-rules.service \
+                      trafstat-prune.timer trafstat-quota.timer trafstat-report.timer \
+                      trafstat-rules.service \
                       trafstat-store.service >";
         assert!(script.contains(purged), "{script}");
     }

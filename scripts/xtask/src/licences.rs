@@ -180,9 +180,9 @@ fn comment(path: &str, text: &str) -> Result<&'static str> {
         "css" => "/* {} */",
         "js" => "// {}",
         "man" => ".\\\" {}",
-        "toml" | "py" | "sh" | "yml" | "conf" | "config" | "service" | "timer" | "cron"
-        | "modprobe" | "init" | "allow" | "t" | "preinst" | "postinst" | "prerm" | "postrm"
-        | "gitignore" | "editorconfig" | "clang-format" | "hbs" => "# {}",
+        "toml" | "py" | "sh" | "yml" | "conf" | "config" | "service" | "templates" | "timer"
+        | "cron" | "modprobe" | "init" | "allow" | "t" | "preinst" | "postinst" | "prerm"
+        | "postrm" | "gitignore" | "editorconfig" | "clang-format" | "hbs" => "# {}",
         _ if text.starts_with("#!") || matches!(name, "Kbuild" | "figures" | "Makefile") => "# {}",
         _ => bail!("{path}: no form of comments is known for it"),
     })

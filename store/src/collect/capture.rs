@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Takes the epochs of a capture into a store, or into a query's answer.
 
+use std::collections::HashMap;
+
 use trafstat_capture::engine::Served;
 
 use super::append::{CollectError, Outcome, State, append};
@@ -56,11 +58,17 @@ pub fn sum_up(
     origin: &Origin,
     sums: &mut Accumulator<'_>,
 ) -> Result<(), CollectError> {
+    // When each account's last epoch closed: it went on to count, and closes none without packets.
+    let mut closed_ns = HashMap::new();
     loop {
         let goes_on = capture.advance();
         for (account, served) in capture.closed() {
             let mut snapshot = Snapshot::open(served)?;
-            sums.begin(origin, snapshot.header());
+            let header = snapshot.header();
+            if let Some(last_ns) = closed_ns.insert(account.clone(), header.closed_ns) {
+                sums.add_silence(origin, header, last_ns, header.opened_ns);
+            }
+            sums.begin(origin, header);
             capture.add_outside(snapshot.header().totals.outside.packets);
             while let Some(records) = snapshot.next_batch()? {
                 sums.add(records);

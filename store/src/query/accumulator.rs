@@ -16,6 +16,12 @@ use crate::origin::Origin;
 use crate::snapshot::{Counters, Header, Record};
 use crate::time::timestamp;
 
+/// A quarter of an hour.
+const QUARTER_NS: u64 = 900_000_000_000;
+
+/// A silence that is longer is a clock that was set.
+const LONGEST_SILENCE_NS: u64 = 366 * 24 * 3_600_000_000_000;
+
 /// The groups of a query, as far as epochs were added; each stays in memory.
 #[derive(Debug)]
 pub struct Accumulator<'a> {
@@ -66,13 +72,9 @@ impl<'a> Accumulator<'a> {
 
     /// Begins an epoch, whose records follow.
     pub fn begin(&mut self, origin: &Origin, header: &Header) {
-        let filter = &self.query.filter;
         let [opened, closed] = [header.opened_ns, header.closed_ns].map(timestamp);
-        let counted = timestamp(header.counted_ns());
         self.current = None;
-        if filter.since.is_some_and(|since| counted < since)
-            || filter.until.is_some_and(|until| counted >= until)
-        {
+        if !self.is_within(header) {
             return;
         }
         self.epochs += 1;
@@ -81,9 +83,7 @@ impl<'a> Accumulator<'a> {
         let counting = (origin.clone(), header.account.clone());
         let corrected = self.corrections.entry(counting).or_default();
         *corrected = corrected.saturating_add(correction_ns(header));
-        let account = &header.account.name;
-        let is_host = |host: &String| *host == origin.hostname || *host == origin.machine_id;
-        if one_of(&filter.accounts, |name| name == account) && one_of(&filter.hosts, is_host) {
+        if self.admits_epoch(origin, header) {
             let next = self.epoch_values.len() as u32;
             let values = self.values(origin, header);
             if self.query.counted {
@@ -98,6 +98,45 @@ impl<'a> Accumulator<'a> {
             self.accuracies[number as usize].add(&Accuracy::of(header));
             self.current = Some(number);
         }
+    }
+
+    /// Notes that the epoch's account counted from one time to another, in nanoseconds since 1970, and
+    /// saw nothing.
+    pub fn add_silence(&mut self, origin: &Origin, header: &Header, from_ns: u64, until_ns: u64) {
+        let is_believed = until_ns.saturating_sub(from_ns) < LONGEST_SILENCE_NS;
+        if !self.query.counted || !is_believed || !self.admits_epoch(origin, header) {
+            return;
+        }
+        let mut piece = header.clone();
+        piece.growth = None;
+        piece.opened_ns = from_ns;
+        while piece.opened_ns < until_ns {
+            // No period of any zone begins within one.
+            let next_ns = (piece.opened_ns / QUARTER_NS + 1) * QUARTER_NS;
+            piece.closed_ns = next_ns.min(until_ns);
+            if self.is_within(&piece) {
+                let values = self.values(origin, &piece);
+                let (closed, open) = (piece.closed_ns, piece.closed_ns - piece.opened_ns);
+                self.counting.add(values, closed as i64, open as i64);
+            }
+            piece.opened_ns = piece.closed_ns;
+        }
+    }
+
+    /// Whether an epoch counts in the time that is asked for.
+    fn is_within(&self, header: &Header) -> bool {
+        let filter = &self.query.filter;
+        let counted = timestamp(header.counted_ns());
+        filter.since.is_none_or(|since| counted >= since)
+            && filter.until.is_none_or(|until| counted < until)
+    }
+
+    /// Whether an epoch's account and host are asked for.
+    fn admits_epoch(&self, origin: &Origin, header: &Header) -> bool {
+        let filter = &self.query.filter;
+        let account = &header.account.name;
+        let is_host = |host: &String| *host == origin.hostname || *host == origin.machine_id;
+        one_of(&filter.accounts, |name| name == account) && one_of(&filter.hosts, is_host)
     }
 
     /// Adds records of the epoch that was begun last.
