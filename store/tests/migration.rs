@@ -504,7 +504,7 @@ fn what_is_kept_is_known_again_after_a_wrong_clock() {
     drop(store);
     let kept: Vec<i64> = Connection::open(&path)
         .unwrap()
-        .prepare("SELECT since_ns FROM kept WHERE level IN ('day', 'hour', 'month', 'record') ORDER BY level")
+        .prepare(KEPT_LEVELS)
         .unwrap()
         .query_map([], |row| row.get(0))
         .unwrap()
@@ -513,11 +513,14 @@ fn what_is_kept_is_known_again_after_a_wrong_clock() {
     assert_eq!(kept, KEPT);
 }
 
+const KEPT_LEVELS: &str = "SELECT since_ns FROM kept
+    WHERE level IN ('day', 'hour', 'month', 'record') ORDER BY level";
+
 /// Of days, hours, months and records.
 const KEPT: [i64; 4] = [
-    // 1 February, 16:00 on 31 January, and right after the second epoch.
+    // 1 February, its second hour, and right after the second epoch.
     1_769_904_000_000_000_000,
-    1_769_875_200_000_000_000,
+    1_769_907_600_000_000_000,
     1_769_904_000_000_000_000,
     1_769_868_000_000_000_001,
 ];
@@ -543,9 +546,7 @@ fn what_is_kept_is_known_again(socket: &Path) {
     }
     let mut store = Mysql::open(&mariadb_server::login(socket, &old)).unwrap();
     store.migrate().unwrap();
-    let kept: Vec<i64> = connection
-        .query("SELECT since_ns FROM kept WHERE level IN ('day', 'hour', 'month', 'record') ORDER BY level")
-        .unwrap();
+    let kept: Vec<i64> = connection.query(KEPT_LEVELS).unwrap();
     assert_eq!(kept, KEPT);
     assert_repaired(&mut store);
 }
