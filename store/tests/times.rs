@@ -159,6 +159,17 @@ impl Case {
             let mut snapshot = Snapshot::open(&bytes[..]).unwrap();
             append(&mut store, &origin, &mut snapshot).unwrap();
         }
+        // Later than what is deleted.
+        let mut late = SnapshotBuilder::new("dmz", 1, Vec::new());
+        late.header.closed_ns = self.time((DAYS as u64 + 2) * 1440).as_nanosecond() as u64;
+        late.header.duration_ns = MINUTE_NS;
+        let bytes = late.bytes();
+        append(
+            &mut store,
+            &origin,
+            &mut Snapshot::open(&bytes[..]).unwrap(),
+        )
+        .unwrap();
         let before = |minute: Option<u64>| minute.map(|minute| self.time(minute));
         let retention = Retention {
             records_before: before(self.deleted.records),
