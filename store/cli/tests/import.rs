@@ -222,6 +222,7 @@ fn rows_of_a_time_whose_records_were_deleted_are_known_or_refused() {
     let name = "trafstat_192_0_2_0_24";
     let time = "2024-01-31 12:00:00";
     import.import(name, &row(20, time), &[]);
+    import.import(name, &row(1, "2025-01-31 12:00:00"), &[]);
     let pruned = import.host.run(&["prune", "--before", "2025-01-01"]);
     assert_eq!(code(&pruned), Some(0), "{}", stderr(&pruned));
     assert_eq!(import.import(name, &row(20, time), &[])[..2], [0, 1]);
