@@ -76,7 +76,7 @@ fn unknown(accuracy: &Accuracy) -> Option<String> {
     })
 }
 
-/// What no record has, and what records have without an address, a sentence each.
+/// Sentences about packets that are in no record, and about those that lost an address.
 pub fn left_out(accuracy: &Accuracy) -> Vec<String> {
     let volume = |volume: Volume, what: &str| {
         (volume.packets > 0).then(|| {

@@ -6,7 +6,7 @@ use trafstat_store::query::Inexact;
 
 use crate::names::Names;
 
-/// What is not exact, a sentence each.
+/// Sentences about the parts of an answer that are not exact.
 pub fn sentences(inexact: Option<&Inexact>, names: &Names) -> Vec<String> {
     let Some(inexact) = inexact else {
         return Vec::new();

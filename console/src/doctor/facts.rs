@@ -58,7 +58,7 @@ pub struct Facts {
     pub recent_epochs: Result<u64, String>,
     /// Epochs in the store that closed later than now.
     pub future_epochs: u64,
-    /// What is in the spool, or why that cannot be told.
+    /// How many epochs are in the spool, or why that is unknown.
     pub spool: Result<SpoolCounts, String>,
     /// Free and all bytes of the store's file system, where it is a file here.
     pub store_space: Option<(u64, u64)>,

@@ -132,7 +132,7 @@ impl Usage {
         )
     }
 
-    /// What is not exact about it, a line each.
+    /// Sentences about the parts of its usage that are not exact, with its name.
     fn remarks(&self, names: &Names) -> Vec<String> {
         let sentences = inexact::sentences(self.inexact.as_ref(), names);
         let named = |sentence| format!("{}: {sentence}", self.name);

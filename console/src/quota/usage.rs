@@ -21,7 +21,7 @@ pub struct Usage {
     pub used_bytes: u64,
     /// What may go over.
     pub limit_bytes: u64,
-    /// What is not exact about it, since finer sums were deleted.
+    /// The parts of the usage that are not exact, since finer sums were deleted.
     pub inexact: Option<Inexact>,
 }
 

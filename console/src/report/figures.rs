@@ -52,13 +52,13 @@ pub struct Figures {
     pub epochs: u64,
     /// How exact the figures are.
     pub accuracy: Accuracy,
-    /// What they do not tell exactly, since finer sums were deleted.
+    /// The parts of the figures that are not exact, since finer sums were deleted.
     pub inexact: Option<Inexact>,
     /// The same of the period before.
     pub previous_inexact: Option<Inexact>,
-    /// What the percentiles have no samples of any more.
+    /// The time whose samples were deleted, which the percentiles leave out.
     pub missing_samples: Option<Missing>,
-    /// What the chart has no steps of any more.
+    /// The time whose steps were deleted, which the chart leaves out.
     pub missing_steps: Option<Missing>,
     /// Whether some epochs were longer than samples.
     pub samples_are_spread: bool,

@@ -1,34 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //! Sums up how exact the epochs are that an answer comes from, by their snapshots' rows.
 
+use super::snapshots;
 use super::span::Span;
-use super::statement::{accounts, epoch_key, group_by};
-use crate::backend::sql::conditions::Conditions;
-use crate::backend::sql::fields::value;
+use super::statement::Statement;
 use crate::backend::sql::{Database, Value as Column};
-use crate::query::{Accuracies, Accuracy, ClassSum, Field, Query};
+use crate::query::{Accuracies, Accuracy, ClassSum, Query};
 use crate::snapshot::{SampleClass, Volume};
 use crate::store::StoreError;
 
 /// The accuracy of the epochs that the spans sum up.
-///
-/// Snapshots keep their rows when records and sums are deleted, so a span's epochs are those
-/// that its table still has figures of.
 pub(super) fn read<D: Database>(
     database: &mut D,
     query: &Query,
     spans: &[Span],
 ) -> Result<Accuracies, StoreError> {
-    let fields: Vec<Field> = query.by_epoch().collect();
     let mut accuracies = Accuracies::new();
     for span in spans {
-        let (sql, parameters) = select::<D>(query, &fields, span);
-        database.select(&sql, &parameters, &mut |row| {
-            let columns = fields.iter().zip(row);
-            let key = columns
-                .map(|(&field, column)| value(field, column))
-                .collect::<Result<_, _>>()?;
-            let more = accuracy(&row[fields.len()..])?;
+        let statement = select::<D>(query, span);
+        database.select(&statement.sql, &statement.parameters, &mut |row| {
+            let (key, figures) = snapshots::split(query, row)?;
+            let more = accuracy(figures)?;
             accuracies.entry(key).or_default().add(&more);
             Ok(())
         })?;
@@ -36,21 +28,9 @@ pub(super) fn read<D: Database>(
     Ok(accuracies)
 }
 
-fn select<D: Database>(query: &Query, fields: &[Field], span: &Span) -> (String, Vec<Column>) {
-    let dialect = &D::DIALECT;
-    let mut conditions = Conditions::default();
-    conditions.accounts(&query.filter.accounts);
-    conditions.hosts(&query.filter.hosts);
-    span.select_snapshots(&mut conditions);
-    if span.table.is_none() {
-        conditions.and("s.first_record IS NOT NULL");
-    }
-    let keys: Vec<String> = fields
-        .iter()
-        .filter_map(|&field| epoch_key(field, "s.counted_ns", query, span))
-        .collect();
-    let integer = |sum: &str| format!("CAST({sum} AS {})", dialect.integer);
-    let mut selected = keys.clone();
+fn select<D: Database>(query: &Query, span: &Span) -> Statement {
+    let integer = |sum: &str| format!("CAST({sum} AS {})", D::DIALECT.integer);
+    let mut selected = Vec::new();
     for class in SampleClass::ALL.map(SampleClass::name) {
         selected.extend([
             integer(&format!("SUM(COALESCE(s.{class}_sampled_packets, 0))")),
@@ -70,19 +50,7 @@ fn select<D: Database>(query: &Query, fields: &[Field], span: &Span) -> (String,
             selected.push(integer(&format!("SUM(COALESCE(s.{volume}_{unit}, 0))")));
         }
     }
-    let sql = format!(
-        "SELECT {selected}
-FROM {accounts} {join} snapshot AS s {by_key}
-    ON s.host_id = a.host_id AND s.account_id = a.id
-WHERE 1 = 1{conditions} {group}",
-        selected = selected.join(", "),
-        accounts = accounts::<D>(query),
-        join = dialect.ordered_join,
-        by_key = dialect.by_key,
-        conditions = conditions.sql,
-        group = group_by(&keys),
-    );
-    (sql, conditions.parameters)
+    snapshots::select::<D>(query, span, selected, true)
 }
 
 /// What a row of [`select`] has after its key.

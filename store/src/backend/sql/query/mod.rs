@@ -12,6 +12,7 @@ mod counted;
 mod inexact;
 mod plan;
 mod remote;
+mod snapshots;
 mod span;
 mod statement;
 
